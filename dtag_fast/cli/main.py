@@ -1,0 +1,77 @@
+"""Entry of the `dtag` command: picks the verb's module and turns user errors into one sentence.
+
+A verb is a module of `dtag_fast.cli` with `main(argv: list[str]) -> int`. It is imported only when its verb is
+asked for, so `dtag --help` answers without loading torch. A verb raises ValueError, OSError or a Gymnasium
+error for anything the user can put right; that becomes one line on stderr and exit code 2.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+VERBS = {
+    "demo": "make a PointMaze dataset, train, evaluate with and without Action Gradient; table and plots",
+    "train": "train a policy (dt, reinformer) or a critic (iql) on a dataset",
+    "evaluate": "run a trained policy in its environment, with any Action Gradient settings in one batch",
+    "data": "list, show and make datasets",
+    "plot": "plot the results of runs",
+    "doctor": "versions, instruction sets, backends and datasets found on this machine",
+}
+
+EXIT_DONE, EXIT_INCOMPLETE, EXIT_USER_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+def usage() -> str:
+    """The text of `dtag --help`."""
+    verbs = "\n".join(f"  {verb:<10}{text}" for verb, text in VERBS.items())
+    return f"usage: dtag VERB ...\n\n{verbs}\n\n`dtag VERB --help` shows the options of a verb."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `dtag` with `argv` (default: the process arguments).
+
+    Returns:
+        0 when everything asked for was done, 1 when a verb finished but something asked for failed, 2 on a user
+        error (one sentence on stderr; the traceback with DTAG_TRACEBACK=1), 130 when interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return EXIT_DONE if arguments else EXIT_USER_ERROR
+    if arguments[0] == "--version":
+        import dtag_fast
+
+        print(f"dtag_fast {dtag_fast.__version__}")
+        return EXIT_DONE
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        return _complain(
+            "dtag", f"unknown verb {verb!r}; the verbs are {', '.join(VERBS)} (see `dtag --help`)"
+        )
+    try:
+        return int(import_module(f"dtag_fast.cli.{verb}").main(rest) or EXIT_DONE)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except SystemExit as stop:  # tyro leaves this way after --help (0) and after a bad option (2)
+        return stop.code if isinstance(stop.code, int) else EXIT_USER_ERROR
+    except Exception as error:
+        if os.environ.get("DTAG_TRACEBACK") == "1" or not _is_user_error(error):
+            raise
+        return _complain(f"dtag {verb}", str(error))
+
+
+def _is_user_error(error: Exception) -> bool:
+    if isinstance(error, (ValueError, OSError)):
+        return True
+    gymnasium_errors = sys.modules.get("gymnasium.error")  # absent when the verb never needed Gymnasium
+    return gymnasium_errors is not None and isinstance(error, gymnasium_errors.Error)
+
+
+def _complain(who: str, sentence: str) -> int:
+    print(f"{who}: {' '.join(sentence.split())}", file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

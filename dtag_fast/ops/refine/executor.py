@@ -1,0 +1,91 @@
+"""What a backend is: the protocol between `api.py` and the loops that do the arithmetic.
+
+Semantics every executor follows to the letter (reference.py is this text in code), per row and candidate:
+
+    a_0 = clip(actions, low, high)                         (NaN stays NaN)
+    for i in 0..steps:
+        q_i, g_i = Q(s, a_i), dQ/da(s, a_i)                of the reduced ensemble
+        u_i      = optimizer(shape(g_i))                   shape: "raw" | "unit" | ClipNorm
+        a_{i+1}  = clip(ball(a_i + u_i, a_0), low, high)
+
+- Reduction: the program's own `reduction`, else `options.reduce`. "min": q of the smallest member and that
+  member's gradient, the first on ties, and the first NaN member when there is one (torch.min); "mean": both
+  averaged over members; int: that member. "max" mirrors "min".
+- unit: g / ||g||_2, a zero gradient stays zero. ClipNorm(c): g * min(1, c / ||g||_2). The norm must neither
+  overflow nor underflow for finite g: take max |g| out of the root.
+- ball: radius "inf": clip to [a_0 - r, a_0 + r]; "l2": d = a - a_0, a_0 + d * (r / ||d||) when ||d|| > r,
+  else a untouched.
+- q_0 not finite: the row ends at a_0. g_i not finite in any entry: the row ends at a_i. A row ends after its
+  own `steps` too; at its last iterate no gradient is needed.
+- select "best": the a_i of greatest finite q_i, the earliest on ties; a_0 when none is finite. "last": the
+  a_i where the row ended. `q_best`/`best_index` are Q and index of the iterate returned, in both cases.
+- Candidates: each of the M runs alone; the one of greatest finite q_best wins, the first on ties, candidate 0
+  when none is finite.
+- Traces hold a_i, q_i, g_i (raw, before `gradient`) for i up to where the row ended and NaN after; g at a
+  row's last iterate is NaN unless the backend had it anyway.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from .program import CriticProgram
+
+
+@dataclass
+class InfoBuffers:
+    """Where `run` writes details. B rows, M candidates, A dimensions, n = largest number of steps.
+
+    q_0, q_best (B, M) float32; best_index (B, M) int32; best_candidate (B,) int32;
+    trace_actions, trace_grad (n+1, B, M, A) float32, trace_q (n+1, B, M) float32, or None when not asked for.
+    """
+
+    q_0: Tensor
+    q_best: Tensor
+    best_index: Tensor
+    best_candidate: Tensor
+    trace_actions: Tensor | None = None
+    trace_q: Tensor | None = None
+    trace_grad: Tensor | None = None
+
+
+class Executor(Protocol):
+    """A critic program bound to one set of options.
+
+    Built as `Executor(program, options, precision, steps=10, lr=0.03)`: a CriticProgram, a RefineOptions, "fp32"
+    or "bf16". Safe to call from several threads at once. Beside the class, each backend module has
+    `why_not(program, options, device, precision) -> str | None`: None when it can run that, else the reason
+    that `explain` shows.
+    """
+
+    name: str  # "cpu", "torch", ...
+
+    def repack(self, program: CriticProgram) -> None:
+        """Take the new numbers of a program of the same structure."""
+
+    def run(
+        self,
+        states: Tensor,
+        actions: Tensor,
+        out: Tensor,
+        *,
+        steps: int | Tensor,
+        lr: float | Tensor,
+        info: InfoBuffers | None,
+    ) -> None:
+        """Refine `actions` into `out`, never touching `states` or `actions`.
+
+        states (B, S) float32 with stride(1) == 1 (rows may be strided); actions (B, M, A) float32 contiguous;
+        out (B, A) float32 contiguous; steps int or int32 (B,); lr float or float32 (B, 1) | (1, A) | (B, A),
+        contiguous. All on the executor's device. B >= 1.
+        """
+
+
+class FastExecutor(Executor, Protocol):
+    """Has the bare call too: one candidate, no info, the `steps` and `lr` given to the constructor."""
+
+    def run_fast(self, states_ptr: int, actions_ptr: int, out_ptr: int, batch: int) -> None:
+        """As `run` for contiguous float32 (batch, S), (batch, A), (batch, A) given by address."""

@@ -1,1 +1,1 @@
-"""The `dtag` command: one module per verb, each with `main(argv) -> int` (0 = everything asked for was done)."""
+"""The `dtag` command: one module per verb with `main(argv) -> int`, 0 when everything asked for was done."""

@@ -1,8 +1,8 @@
 """Entry of the `dtag` command: picks the verb's module and turns user errors into one sentence.
 
-A verb is a module of `dtag_fast.cli` with `main(argv: list[str]) -> int`. It is imported only when its verb is
-asked for, so `dtag --help` answers without loading torch. A verb raises ValueError, OSError or a Gymnasium
-error for anything the user can put right; that becomes one line on stderr and exit code 2.
+A verb is a module of `dtag_fast.cli` with `main(argv: list[str]) -> int`. It is imported only when asked
+for, so `dtag --help` answers without loading torch. A verb raises ValueError, OSError or a Gymnasium error
+for anything the user can put right; that becomes one line on stderr and exit code 2.
 """
 
 import os
@@ -32,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `dtag` with `argv` (default: the process arguments).
 
     Returns:
-        0 when everything asked for was done, 1 when a verb finished but something asked for failed, 2 on a user
-        error (one sentence on stderr; the traceback with DTAG_TRACEBACK=1), 130 when interrupted.
+        0 when everything asked for was done, 1 when a verb finished but something asked for failed, 2 on a
+        user error (one sentence on stderr; the traceback with DTAG_TRACEBACK=1), 130 when interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):

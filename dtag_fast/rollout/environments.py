@@ -1,0 +1,243 @@
+"""Gymnasium environments for evaluation: built from what a checkpoint records, stepped many at once.
+
+`Environments` is a plain list of environments and not a Gymnasium vector environment: nothing here resets
+an environment on its own, so no reset step and no second episode can be counted, each slot can be seeded and
+restarted alone, and a step costs less (64 Hopper-v5 on a busy 2-core AMD EPYC, Zen 3: 3.4k steps/s here,
+4.7k with two threads, 2.9k by SyncVectorEnv).
+"""
+
+import importlib.util
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
+
+import gymnasium
+import numpy as np
+
+from dtag_fast.data.pointmaze import goal_reward, maze_of, sample_start
+
+# Printed from C for every HalfCheetah that is built; it concerns Gymnasium's model file, not the user.
+_NOISE = re.compile(r"[^\n]*compiler attribute 'settotalmass' is deprecated[^\n]*\n\n?")
+_MIN_ENVS_PER_THREAD = 8  # below this, handing work to a thread costs as much as the work
+
+
+class Maze2d(gymnasium.Wrapper):
+    """D4RL's maze2d protocol around a Gymnasium-Robotics PointMaze: one goal, any start, 0/1 reward, no end.
+
+    A start depends on the seed alone (`sample_start` with a generator of that seed); without a seed it
+    continues the last generator.
+    """
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        self.maze = maze_of(env.spec.id)
+        self._rng = np.random.default_rng()
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        _, info = self.env.reset(seed=seed, options=options)
+        base = self.unwrapped
+        base.goal = self.maze.goal.copy()
+        base.update_target_site_pos()
+        position, velocity = sample_start(self.maze, self._rng)
+        base.point_env.set_state(position, velocity)
+        observation = base._get_obs(np.concatenate([position, velocity]))
+        info["success"] = bool(goal_reward(position, self.maze.goal))
+        return observation, info
+
+    def step(self, action):
+        observation, _, terminated, truncated, info = self.env.step(action)
+        reward = float(goal_reward(observation["achieved_goal"], self.maze.goal))
+        info["success"] = bool(reward)
+        return observation, reward, terminated, truncated, info
+
+
+_WRAPPERS = {"maze2d": Maze2d}
+
+
+def make_env(
+    env_id: str, env_spec: dict | None = None, max_episode_steps: int | None = None
+) -> gymnasium.Env:
+    """Build one environment as the dataset of a checkpoint describes it.
+
+    Args:
+        env_id: Gymnasium id ("Hopper-v5", "my_package:MyEnv-v0").
+        env_spec: the dataset's description: Gymnasium's EnvSpec as a dict, or {"id", "kwargs",
+            "max_episode_steps", "wrapper": "maze2d"}. Used when its id is `env_id`; another `env_id` is
+            built from its registration.
+        max_episode_steps: time limit in steps, when `env_spec` has none.
+
+    Raises:
+        ValueError: unknown `wrapper`, or an environment of Gymnasium-Robotics without that package.
+        gymnasium.error.Error: an id nobody registered.
+    """
+    spec = env_spec if env_spec and env_spec.get("id") == env_id else {}
+    wrapper = spec.get("wrapper")
+    if wrapper is not None and wrapper not in _WRAPPERS:
+        raise ValueError(f"env_spec: wrapper {wrapper!r} is unknown; this version has {', '.join(_WRAPPERS)}")
+    limit = spec.get("max_episode_steps") or max_episode_steps
+    with _construction_noise_removed():
+        _register_robotics(env_id)
+        if "entry_point" in spec:
+            described = gymnasium.envs.registration.EnvSpec.from_json(json.dumps(spec))
+            env = gymnasium.make(described, max_episode_steps=limit, disable_env_checker=True)
+        else:
+            env = gymnasium.make(
+                env_id, max_episode_steps=limit, disable_env_checker=True, **spec.get("kwargs", {})
+            )
+    return _WRAPPERS[wrapper](env) if wrapper else env
+
+
+def flatten_observation(observation, keys: Sequence[str] | None, out: np.ndarray | None = None) -> np.ndarray:
+    """One observation as a flat float32 vector, Dict entries in the order of `keys`.
+
+    Raises:
+        ValueError: a Dict observation without `keys`, or a key that it does not have.
+    """
+    if isinstance(observation, dict):
+        missing = [key for key in keys or () if key not in observation]
+        if missing or not keys:
+            raise ValueError(
+                f"observation: a Dict with keys {sorted(observation)} cannot be read with "
+                f"observation_keys={list(keys or [])}; the checkpoint must name keys that the environment has"
+            )
+        observation = np.concatenate([np.ravel(observation[key]) for key in keys])
+    flat = np.asarray(observation, dtype=np.float32).reshape(-1)
+    if out is None:
+        return flat
+    if flat.shape != out.shape:
+        raise ValueError(
+            f"observation: expected {out.shape[0]} numbers as in the training data, got {flat.shape[0]}; "
+            "evaluate in the environment of the dataset"
+        )
+    out[:] = flat
+    return out
+
+
+class Environments:
+    """N environments of one kind with their last observations, rewards and end flags in flat arrays.
+
+    Args:
+        make: builds one environment.
+        num_envs: N >= 1.
+        state_dim: S, length of the flattened observation.
+        observation_keys: entries of a Dict observation, in order; None for Box observations.
+        threads: MuJoCo releases Python's lock while it integrates, so its environments are stepped by this
+            many threads, others by one. One thread at a time touches an environment: results do not change.
+
+    Attributes:
+        observations: (N, S) float32, what the agent sees next.
+        rewards: (N,) float64 of the last step.
+        terminated, truncated: (N,) bool of the last step; then `reset` the slot before its next step.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], gymnasium.Env],
+        num_envs: int,
+        state_dim: int,
+        observation_keys: Sequence[str] | None = None,
+        threads: int = 1,
+    ):
+        self.envs = [make() for _ in range(num_envs)]
+        self.observation_keys = observation_keys
+        self.observations = np.zeros((num_envs, state_dim), np.float32)
+        self.rewards = np.zeros(num_envs)
+        self.terminated = np.zeros(num_envs, bool)
+        self.truncated = np.zeros(num_envs, bool)
+        self._threads = threads if threads > 1 and _integrates_without_the_lock(self.envs[0]) else 1
+        self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
+
+    def reset(self, row: int, seed: int) -> None:
+        """Start a new episode in slot `row`."""
+        observation, _ = self.envs[row].reset(seed=seed)
+        flatten_observation(observation, self.observation_keys, self.observations[row])
+        self.rewards[row] = 0.0
+        self.terminated[row] = self.truncated[row] = False
+
+    def step(self, rows: np.ndarray, actions: np.ndarray) -> None:
+        """Step the slots `rows` (R,) with `actions` (R, A); all other slots stay untouched.
+
+        Raises:
+            RuntimeError: a slot whose episode is over.
+        """
+        over = rows[self.terminated[rows] | self.truncated[rows]]
+        if over.size:
+            raise RuntimeError(
+                f"rows: the episode of slot {int(over[0])} is over; reset it before its next step"
+            )
+        parts = min(self._threads, max(1, len(rows) // _MIN_ENVS_PER_THREAD))
+        if parts == 1:
+            return self._step_serially(rows, actions)
+        cuts = np.linspace(0, len(rows), parts + 1).astype(int)
+        spans = [slice(low, high) for low, high in pairwise(cuts)]
+        futures = [self._pool.submit(self._step_serially, rows[span], actions[span]) for span in spans[1:]]
+        self._step_serially(rows[spans[0]], actions[spans[0]])
+        for future in futures:
+            future.result()
+
+    def _step_serially(self, rows: np.ndarray, actions: np.ndarray) -> None:
+        for row, action in zip(rows.tolist(), actions, strict=True):
+            observation, reward, terminated, truncated, _ = self.envs[row].step(action)
+            flatten_observation(observation, self.observation_keys, self.observations[row])
+            self.rewards[row], self.terminated[row], self.truncated[row] = reward, terminated, truncated
+
+    def close(self) -> None:
+        """Close every environment and stop the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+        for env in self.envs:
+            env.close()
+
+    def __enter__(self) -> "Environments":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def _integrates_without_the_lock(env: gymnasium.Env) -> bool:
+    mujoco = sys.modules.get("mujoco")
+    return mujoco is not None and isinstance(getattr(env.unwrapped, "model", None), mujoco.MjModel)
+
+
+def _register_robotics(env_id: str) -> None:
+    if env_id in gymnasium.registry or ":" in env_id:
+        return
+    if importlib.util.find_spec("gymnasium_robotics") is not None:
+        import gymnasium_robotics
+
+        gymnasium.register_envs(gymnasium_robotics)
+    elif env_id.startswith(("PointMaze", "AntMaze", "Adroit", "FrankaKitchen", "Fetch", "HandManipulate")):
+        raise ValueError(
+            f"env_id: {env_id} needs the package gymnasium-robotics, which is missing; "
+            "pip install gymnasium-robotics"
+        )
+
+
+@contextmanager
+def _construction_noise_removed() -> Iterator[None]:
+    """Hold back what is written to file descriptor 2 meanwhile, then pass on all but MuJoCo's known noise."""
+    sys.stderr.flush()
+    try:
+        saved = os.dup(2)
+    except OSError:  # no stderr at all: nothing to clean
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
+            held.seek(0)
+            sys.stderr.write(_NOISE.sub("", held.read().decode(errors="replace")))

@@ -8,10 +8,8 @@ restarted alone, and a step costs less (64 Hopper-v5 on a busy 2-core AMD EPYC, 
 
 import importlib.util
 import json
-import os
-import re
 import sys
-import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,8 +20,8 @@ import numpy as np
 
 from dtag_fast.data.pointmaze import goal_reward, maze_of, sample_start
 
-# Printed from C for every HalfCheetah that is built; it concerns Gymnasium's model file, not the user.
-_NOISE = re.compile(r"[^\n]*compiler attribute 'settotalmass' is deprecated[^\n]*\n\n?")
+# Said for every HalfCheetah that is built; it concerns Gymnasium's model file, not the user.
+_NOISE = "compiler attribute 'settotalmass' is deprecated"
 _MIN_ENVS_PER_THREAD = 8  # below this, handing work to a thread costs as much as the work
 
 
@@ -83,7 +81,7 @@ def make_env(
     if wrapper is not None and wrapper not in _WRAPPERS:
         raise ValueError(f"env_spec: wrapper {wrapper!r} is unknown; this version has {', '.join(_WRAPPERS)}")
     limit = spec.get("max_episode_steps") or max_episode_steps
-    with _construction_noise_removed():
+    with _mujoco_noise_removed():
         _register_robotics(env_id)
         if "entry_point" in spec:
             described = gymnasium.envs.registration.EnvSpec.from_json(json.dumps(spec))
@@ -223,21 +221,23 @@ def _register_robotics(env_id: str) -> None:
 
 
 @contextmanager
-def _construction_noise_removed() -> Iterator[None]:
-    """Hold back what is written to file descriptor 2 meanwhile, then pass on all but MuJoCo's known noise."""
-    sys.stderr.flush()
-    try:
-        saved = os.dup(2)
-    except OSError:  # no stderr at all: nothing to clean
+def _mujoco_noise_removed() -> Iterator[None]:
+    """While models are compiled, hand MuJoCo's warnings to Python's `warnings`, all but the known noise.
+
+    Left alone, MuJoCo prints them from C and appends them to MUJOCO_LOG.TXT in the working directory.
+    """
+    if importlib.util.find_spec("mujoco") is None:
         yield
         return
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(saved, 2)
-            os.close(saved)
-            held.seek(0)
-            sys.stderr.write(_NOISE.sub("", held.read().decode(errors="replace")))
+    import mujoco
+
+    def forward(message: str) -> None:
+        if _NOISE not in message:
+            warnings.warn(f"MuJoCo: {message}", RuntimeWarning, stacklevel=2)
+
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(forward)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)

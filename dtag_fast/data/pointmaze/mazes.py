@@ -1,13 +1,13 @@
 """The maze2d protocol in one table: layouts, the evaluation goal, starts, reward, limits, reference scores.
 
-D4RL's maze2d tasks (Fu et al., 2020) on the physics of Gymnasium-Robotics' PointMaze: one fixed goal, reward 1
-for every step that ends within `GOAL_RADIUS` of it and 0 otherwise, no termination, a time limit of 300, 600 or
-800 steps. The data collector labels rewards with the functions below and the evaluation environment returns
-them, so the two can not drift apart.
+D4RL's maze2d tasks (Fu et al., 2020) on the physics of Gymnasium-Robotics' PointMaze: one fixed goal,
+reward 1 for every step that ends within `GOAL_RADIUS` of it and 0 otherwise, no termination, a time limit of
+300, 600 or 800 steps. The data collector labels rewards with the functions below and the evaluation
+environment returns them, so the two can not drift apart.
 
-Coordinates are those of Gymnasium-Robotics: cell (row i, column j) has its centre at x = j + 0.5 - width / 2,
-y = height / 2 - i - 0.5 (metres). D4RL writes a cell as (row, column) too, so its goal cells carry over as they
-are; only the axes are mirrored.
+Coordinates are those of Gymnasium-Robotics: cell (row i, column j) has its centre at
+x = j + 0.5 - columns / 2, y = rows / 2 - i - 0.5 (metres). D4RL writes a cell as (row, column) too, so its
+goal cells carry over as they are; only the axes are turned.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from functools import cached_property
 
 import numpy as np
 
-# D4RL's radius, which its reference scores were measured with. Gymnasium-Robotics 1.4 itself uses 0.45 in its code.
+# D4RL's radius, which its reference scores were measured with. (Gymnasium-Robotics 1.4 rewards within 0.45.)
 GOAL_RADIUS = 0.5
-# D4RL's starts: the centre of a random free cell (the goal's included), uniform position noise, normal velocity noise.
+# D4RL's starts: the centre of a random free cell (the goal's included), with noise on position and velocity.
 START_POSITION_NOISE = 0.1  # metres, half width
 START_VELOCITY_NOISE = 0.1  # metres per second, standard deviation
 
@@ -164,7 +164,7 @@ def sample_start(maze: Maze, rng: np.random.Generator) -> tuple[np.ndarray, np.n
 def env_spec(maze: Maze) -> dict:
     """What a dataset's metadata holds under "env_spec", enough to build the evaluation environment again.
 
-    "wrapper": "maze2d" stands for this module's goal, starts and reward around the environment `id(**kwargs)`.
+    "wrapper": "maze2d" stands for this module's goal, starts and reward around the environment.
     """
     return {
         "id": maze.env_id,

@@ -1,7 +1,7 @@
 """Builds `dtag_fast._C` with CMake; everything else about the package is in pyproject.toml.
 
 Environment:
-    DTAG_BUILD=0               leave the compiled module out: a pure-Python install (torch and Triton backends)
+    DTAG_BUILD=0               leave the compiled module out: pure Python, with the torch and Triton backends
     DTAG_CUDA=AUTO|ON|OFF      compile the CUDA kernels: when nvcc is found (default), or fail, or never
     DTAG_SANITIZE=address|undefined|address,undefined
     CMAKE_CUDA_ARCHITECTURES   CMake's list, for example "90a"
@@ -84,19 +84,19 @@ class CMakeBuild(build_ext):
         find_compiler()
         for tool in ("cmake", "ninja"):
             if not shutil.which(tool):
-                sys.exit(f"error: dtag_fast needs {tool} to compile: pip install {tool}, or {NO_EXTENSION_HINT}.")
+                sys.exit(f"error: dtag_fast needs {tool} to build: install it, or {NO_EXTENSION_HINT}.")
         folder = build_folder()
         folder.mkdir(parents=True, exist_ok=True)
         for command in (["cmake", *cmake_arguments(folder)], ["cmake", "--build", str(folder)]):
             if subprocess.run(command).returncode:
-                sys.exit(f"error: compiling dtag_fast._C failed, the reason is above; to go on, {NO_EXTENSION_HINT}.")
+                sys.exit(f"error: dtag_fast._C did not compile (see above): mend it, or {NO_EXTENSION_HINT}.")
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         self.copy_file(str(folder / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"), str(target))
 
 
 class Build(build):
-    """Starts from an empty staging folder: setuptools would otherwise pack files deleted since the last build."""
+    """Starts from an empty staging folder: setuptools would pack files deleted since the last build."""
 
     def run(self) -> None:
         shutil.rmtree(self.build_lib, ignore_errors=True)

@@ -1,0 +1,89 @@
+"""Which Minari datasets lie on this machine, and where Minari looks for them."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT_VARIABLE = "MINARI_DATASETS_PATH"
+METADATA_FILE = "metadata.json"
+
+
+@dataclass(frozen=True)
+class LocalDataset:
+    """One dataset folder under the Minari root.
+
+    Attributes:
+        dataset_id: path below the root, which is Minari's id.
+        path: folder that holds metadata.json and the data.
+        episodes, steps: as metadata.json says; None where it does not.
+        size: bytes of the files in `path`.
+        env_id: Gymnasium id of the environment, or None.
+        problem: a sentence if metadata.json can not be used, else None.
+    """
+
+    dataset_id: str
+    path: Path
+    episodes: int | None
+    steps: int | None
+    size: int
+    env_id: str | None
+    problem: str | None = None
+
+
+def minari_root() -> Path:
+    """Minari's folder of datasets: $MINARI_DATASETS_PATH, else ~/.minari/datasets. It need not exist."""
+    root = os.environ.get(ROOT_VARIABLE)
+    return Path(root) if root is not None else Path.home() / ".minari" / "datasets"
+
+
+def list_local(root: str | os.PathLike | None = None) -> list[LocalDataset]:
+    """All datasets under `root` (default: `minari_root()`), sorted by id; broken ones have a `problem`."""
+    root = minari_root() if root is None else Path(root)
+    return sorted((_describe(root, path) for path in _data_folders(root)), key=lambda set_: set_.dataset_id)
+
+
+def not_found(name: str) -> FileNotFoundError:
+    """The error for a dataset that is not on this machine: what there is, where it belongs, how to get it."""
+    root = minari_root()
+    ids = [dataset.dataset_id for dataset in list_local(root)]
+    return FileNotFoundError(
+        f"dataset: {name!r} is neither a folder nor a Minari dataset under {root} ({_origin()}), which holds "
+        f"{', '.join(ids) if ids else 'no datasets'}; put it at {root / name / 'data'}, point {ROOT_VARIABLE} to "
+        f"its root, download it with `minari download {name}`, or make one with "
+        "`dtag data make pointmaze-umaze`"
+    )
+
+
+def _origin() -> str:
+    return f"from {ROOT_VARIABLE}" if ROOT_VARIABLE in os.environ else f"the default; {ROOT_VARIABLE} is not set"
+
+
+def _data_folders(folder: Path) -> Iterator[Path]:
+    """As Minari does: a folder with an entry "data" is a dataset, any other a namespace; hidden ones are left."""
+    if not folder.is_dir():
+        return
+    if (folder / "data").exists():
+        yield folder / "data"
+        return
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.name.startswith("."):
+            yield from _data_folders(entry)
+
+
+def _describe(root: Path, path: Path) -> LocalDataset:
+    dataset_id = path.parent.relative_to(root).as_posix()
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    try:
+        metadata = json.loads((path / METADATA_FILE).read_text())
+        spec = json.loads(metadata["env_spec"]) if metadata.get("env_spec") else {}
+        episodes, steps = int(metadata["total_episodes"]), int(metadata["total_steps"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = f"{METADATA_FILE} can not be used: {type(error).__name__}: {error}"
+        return LocalDataset(dataset_id, path, None, None, size, None, problem)
+    problem = None
+    if metadata.get("dataset_id") != dataset_id:
+        problem = f"{METADATA_FILE} has the id {metadata.get('dataset_id')!r}; Minari wants that of the
+        folder"
+    return LocalDataset(dataset_id, path, episodes, steps, size, spec.get("id"), problem)

@@ -1,0 +1,231 @@
+"""Random windows and transitions, gathered on the training device from flat tensors."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from dtag_fast.data.returns import returns_to_go
+from dtag_fast.data.store import TrajectoryStore
+
+
+class Windows(NamedTuple):
+    """A batch of B windows of K steps; padded places hold zeros and are False in `mask`.
+
+    The three float tensors are column ranges of one gathered block: `.view(B * K, -1)` works,
+    `.is_contiguous()` is False.
+
+    Attributes:
+        states: (B, K, S) float32, standardised with the sampler's mean and std.
+        actions: (B, K, A) float32.
+        returns_to_go: (B, K, 1) float32, return from this step to the end of the episode / return_scale.
+        timesteps: (B, K) int64, position within the episode.
+        mask: (B, K) bool, True on real steps.
+    """
+
+    states: torch.Tensor
+    actions: torch.Tensor
+    returns_to_go: torch.Tensor
+    timesteps: torch.Tensor
+    mask: torch.Tensor
+
+
+class Transitions(NamedTuple):
+    """N transitions, all float32.
+
+    Attributes:
+        states: (N, S), as stored (not standardised).
+        actions: (N, A).
+        rewards: (N, 1).
+        next_states: (N, S).
+        terminations: (N, 1), 1 where the environment ended the episode; a time-out is 0.
+    """
+
+    states: torch.Tensor
+    actions: torch.Tensor
+    rewards: torch.Tensor
+    next_states: torch.Tensor
+    terminations: torch.Tensor
+
+
+class WindowSampler:
+    """Draws windows for sequence models.
+
+    Reinformer and min-decision-transformer: padding="right", weighting="uniform", start="inside". The
+    original Decision Transformer and ODT: padding="left", weighting="length", start="anywhere" (their
+    published padding of actions, -10, only ever stands behind the mask; here it is 0).
+
+    Args:
+        store: the trajectories.
+        context_len: K >= 1, steps per window.
+        batch_size: B >= 1.
+        padding: side of the padding of windows with fewer than K steps, "right" or "left".
+        weighting: probability of an episode, "uniform" or in proportion to its "length".
+        start: first step of a window; "inside": uniform in 0 .. max(length - K, 0), "anywhere": uniform in
+            0 .. length - 1, the window then ends where the episode does.
+        return_scale: returns-to-go are divided by it.
+        reward_scale, reward_shift: rewards enter the returns as reward * reward_scale + reward_shift.
+        discount: of the returns-to-go, 1 in all published Decision Transformers.
+        state_mean, state_std: (S,) numbers; states become (state - mean) / std. None: left as stored.
+        device: where the tensors lie and the batches are made.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        store: TrajectoryStore,
+        context_len: int,
+        batch_size: int,
+        *,
+        padding: str = "right",
+        weighting: str = "uniform",
+        start: str = "inside",
+        return_scale: float = 1.0,
+        reward_scale: float = 1.0,
+        reward_shift: float = 0.0,
+        discount: float = 1.0,
+        state_mean: np.ndarray | None = None,
+        state_std: np.ndarray | None = None,
+        device: str | torch.device = "cpu",
+    ):
+        _choice("padding", padding, ("right", "left"))
+        _choice("weighting", weighting, ("uniform", "length"))
+        _choice("start", start, ("inside", "anywhere"))
+        _positive_int("context_len", context_len)
+        _positive_int("batch_size", batch_size)
+        if not return_scale > 0:
+            raise ValueError(f"return_scale: expected a number above 0, got {return_scale}")
+        self.context_len, self.batch_size = context_len, batch_size
+        self.padding, self.weighting, self.start = padding, weighting, start
+        self.device = torch.device(device)
+
+        rewards = store.rewards.astype(np.float64) * reward_scale + reward_shift
+        rtg = returns_to_go(rewards, store.offsets, discount) / return_scale
+        states = store.observations[store.state_rows]
+        if state_mean is not None:
+            states -= _per_state("state_mean", state_mean, store.state_dim)
+        if state_std is not None:
+            states /= _per_state("state_std", state_std, store.state_dim)
+        # (N + 1, S + A + 1): state, action and return-to-go of each step, gathered together, and a row of
+        # zeros that every padded place of a window points to.
+        self._widths = (store.state_dim, store.action_dim, 1)
+        table = np.zeros((store.num_steps + 1, sum(self._widths)), dtype=np.float32)
+        table[:-1, : store.state_dim] = states
+        table[:-1, store.state_dim : -1] = store.actions
+        table[:-1, -1] = rtg
+        self._table = torch.from_numpy(table).to(self.device)
+
+        self._num_steps = store.num_steps
+        self._zero_row = self._tensor(np.int64(store.num_steps))
+        self._zero = self._tensor(np.int64(0))
+        lengths = store.episode_lengths
+        self._first_row = self._tensor(store.offsets[:-1])  # (E,)
+        self._lengths = self._tensor(lengths)  # (E,)
+        starts = np.maximum(lengths - context_len, 0) + 1 if start == "inside" else lengths
+        self._num_starts = self._tensor(starts.astype(np.float64))  # (E,)
+        if weighting == "length":  # a uniform step belongs to an episode with probability ~ its length
+            self._episode_of_step = self._tensor(np.repeat(np.arange(store.num_episodes), lengths))  # (N,)
+        self._positions = torch.arange(context_len, device=self.device)  # (K,)
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.array(array)).to(self.device)
+
+    def sample(self, generator: torch.Generator) -> Windows:
+        """Draw a batch; the same generator state gives the same batch, bit for bit.
+
+        Args:
+            generator: lies on the sampler's device, or on the CPU (drawn there and copied).
+        """
+        size, where = (self.batch_size,), generator.device
+        high = self._num_steps if self.weighting == "length" else len(self._lengths)
+        episodes = torch.randint(high, size, generator=generator, device=where).to(self.device)
+        uniform = torch.rand(size, dtype=torch.float64, generator=generator, device=where).to(self.device)
+        if self.weighting == "length":
+            episodes = self._episode_of_step.index_select(0, episodes)
+        starts = uniform.mul_(self._num_starts.index_select(0, episodes)).long()
+        return self.windows(episodes, starts)
+
+    def windows(self, episodes: torch.Tensor, starts: torch.Tensor) -> Windows:
+        """The windows of given episodes and first steps.
+
+        Args:
+            episodes: (B,) int64 episode indices.
+            starts: (B,) int64 first step of each window, below the episode's length.
+        """
+        left = (
+            self._lengths.index_select(0, episodes) - starts
+        )  # (B,) steps from the start to the episode's end
+        steps = self._positions  # (K,) step within the window; negative before a left-padded one
+        if self.padding == "left":
+            steps = steps - (self.context_len - left).clamp_(min=0).unsqueeze(1)  # (B, K)
+            mask = steps >= 0
+        else:
+            mask = steps < left.unsqueeze(1)
+        first_rows = self._first_row.index_select(0, episodes) + starts  # (B,)
+        rows = torch.where(mask, first_rows.unsqueeze(1) + steps, self._zero_row)  # (B, K)
+        timesteps = torch.where(mask, starts.unsqueeze(1) + steps, self._zero)
+        block = self._table.index_select(0, rows.view(-1)).view(*mask.shape, -1)  # (B, K, S + A + 1)
+        return Windows(*block.split_with_sizes(self._widths, dim=-1), timesteps, mask)
+
+
+def transitions(
+    store: TrajectoryStore,
+    device: str | torch.device = "cpu",
+    *,
+    reward_scale: float = 1.0,
+    reward_shift: float = 0.0,
+) -> Transitions:
+    """All N transitions of a store as float32 tensors on `device`; rewards become r * reward_scale +
+    reward_shift.
+
+    The last step of an episode keeps its true next state, whether it terminated or was cut.
+    """
+    rows = store.state_rows
+    rewards = (store.rewards.astype(np.float64) * reward_scale + reward_shift).astype(np.float32)
+    arrays = (
+        store.observations[rows],
+        np.array(store.actions),
+        rewards[:, None],
+        store.observations[rows + 1],
+        store.terminations[:, None].astype(np.float32),
+    )
+    return Transitions(*(torch.from_numpy(array).to(device) for array in arrays))
+
+
+class TransitionSampler:
+    """Draws transitions uniformly, with replacement.
+
+    Args:
+        transitions: the whole dataset, see `transitions`.
+        batch_size: B >= 1.
+    """
+
+    def __init__(self, transitions: Transitions, batch_size: int):
+        _positive_int("batch_size", batch_size)
+        self.transitions, self.batch_size = transitions, batch_size
+
+    def sample(self, generator: torch.Generator) -> Transitions:
+        """A batch of B transitions; the same generator state gives the same batch."""
+        states = self.transitions.states
+        rows = torch.randint(len(states), (self.batch_size,), generator=generator, device=generator.device)
+        rows = rows.to(states.device)
+        return Transitions(*(tensor.index_select(0, rows) for tensor in self.transitions))
+
+
+def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: expected {' or '.join(map(repr, choices))}, got {value!r}")
+
+
+def _positive_int(name: str, value: int) -> None:
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name}: expected an integer above 0, got {value!r}")
+
+
+def _per_state(name: str, value, state_dim: int) -> np.ndarray:
+    array = np.asarray(value, dtype=np.float32)
+    if array.shape != (state_dim,):
+        raise ValueError(f"{name}: expected ({state_dim},) to match the states, got {array.shape}")
+    return array

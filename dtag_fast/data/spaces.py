@@ -1,0 +1,106 @@
+"""Observation and action spaces as Minari writes them in metadata.json, and how Dict observations become
+vectors.
+
+An observation of a Dict space is the concatenation of some of its entries, listed by their paths
+("observation", "desired_goal", "desired_goal/kettle"). The same list, kept in a store's metadata as
+`observation_keys`, flattens what the environment returns during evaluation.
+"""
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+GOAL_KEYS = ("observation", "desired_goal")  # what a goal-conditioned policy needs to see
+
+
+def flatten_observation(observation, keys: Sequence[str] | None) -> np.ndarray:
+    """The float32 vector of an environment's observation.
+
+    Args:
+        observation: array (..., S), or nested dicts of such arrays for Dict spaces (a batch has its leading
+            dimensions in every entry).
+        keys: `observation_keys` of the store's metadata; None for an observation that is an array already.
+
+    Returns:
+        (..., S) float32.
+    """
+    if keys is None:
+        return np.asarray(observation, dtype=np.float32)
+    return np.concatenate([np.asarray(_entry(observation, key), dtype=np.float32) for key in keys], axis=-1)
+
+
+def _entry(observation, path: str):
+    for name in path.split("/"):
+        observation = observation[name]
+    return observation
+
+
+def parse_space(serialized: str | dict) -> dict:
+    """A space of metadata.json ("type", then "shape", "low", "high" of a Box or "subspaces" of a Dict)."""
+    return json.loads(serialized) if isinstance(serialized, str) else serialized
+
+
+def observation_paths(space: dict, keys: Sequence[str] | None, where: str) -> list[str] | None:
+    """Which entries of the observation become the state, in order.
+
+    Args:
+        space: the observation space, from `parse_space`.
+        keys: entries chosen by the user or the dataset; an entry that is itself a Dict stands for all its
+            entries. None: "observation" and, where there is one, "desired_goal".
+        where: names the dataset in errors.
+
+    Returns:
+        Paths of Box entries; None for an observation space that is one Box.
+
+    Raises:
+        ValueError: not a Box of one dimension or a Dict of such; an unknown key.
+    """
+    if space["type"] != "Dict":
+        if keys:
+            raise ValueError(f"observation_keys: {where} has {_name(space)} observations, which have no keys")
+        _expect_vector(space, f"{where}: observations")
+        return None
+    entries = space["subspaces"]
+    if keys is None:
+        keys = [key for key in GOAL_KEYS if key in entries]
+        if "observation" not in entries:
+            raise ValueError(
+                f"{where}: observations: a Dict with {', '.join(entries)} and no 'observation'; choose entries "
+                "with observation_keys"
+            )
+    paths = [path for key in keys for path in _leaves(entries, key, where)]
+    if not paths:
+        raise ValueError(f"observation_keys: expected at least one of {', '.join(entries)}, got none")
+    return paths
+
+
+def _leaves(entries: dict, path: str, where: str) -> list[str]:
+    space = {"type": "Dict", "subspaces": entries}
+    for name in path.split("/"):
+        if space["type"] != "Dict" or name not in space["subspaces"]:
+            raise ValueError(f"observation_keys: {where} has {', '.join(entries)}, not {path!r}")
+        space = space["subspaces"][name]
+    if space["type"] == "Dict":
+        return [leaf for name in space["subspaces"] for leaf in _leaves(entries, f"{path}/{name}", where)]
+    _expect_vector(space, f"{where}: observations/{path}")
+    return [path]
+
+
+def action_bounds(space: dict, where: str) -> tuple[list[float], list[float]]:
+    """Lowest and highest action per dimension; infinite where unbounded.
+
+    Raises:
+        ValueError: the space is not a Box of one dimension.
+    """
+    _expect_vector(space, f"{where}: actions")
+    return space["low"], space["high"]
+
+
+def _expect_vector(space: dict, where: str) -> None:
+    if space["type"] != "Box" or len(space["shape"]) != 1:
+        raise ValueError(f"{where}: expected a Box of one dimension, got {_name(space)}")
+
+
+def _name(space: dict) -> str:
+    return f"{space['type']}{tuple(space['shape'])}" if "shape" in space else space["type"]

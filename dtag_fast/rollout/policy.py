@@ -1,0 +1,129 @@
+"""A sequence policy acting in N environments at once, exactly as the published one-environment loops do.
+
+Decision Transformer: R_{t+1} = R_t - r_t / return_scale from the target return, the last K steps are re-run
+at every step, timesteps are absolute (Chen et al., 2021). Reinformer: the return it predicts at a step stays
+in the history, nothing is subtracted (Zhuang et al., 2024). In both, the executed action enters the history:
+with Action Gradient that is the refined one.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dtag_fast.rollout.history import History
+
+
+class SequencePolicy:
+    """Acts for N rollouts that start and end on their own.
+
+    Args:
+        model: a DecisionTransformer or Reinformer; put into eval mode. The history lives on its device.
+        num_envs: N >= 1.
+        target_return: what to ask for, in units of the environment's return: one number or (N,). Needed by
+            models that do not predict returns themselves, not taken by those that do.
+        min_batch: smaller batches are filled up to this many rows by repeating the first, because matrix
+            products of one or two rows are rounded differently from larger ones.
+
+    Raises:
+        ValueError: a target return missing or not wanted.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        num_envs: int,
+        target_return: float | np.ndarray | None = None,
+        min_batch: int = 1,
+    ):
+        config = model.config
+        self.model, self.device = model.eval(), next(model.parameters()).device
+        self.num_envs, self.min_batch = num_envs, min_batch
+        self.predicts_returns = predicts_returns(model)
+        self.history = History(
+            num_envs, config.context_len, config.state_dim, config.action_dim, model.padding, self.device
+        )
+        # Kept in float64 so that a thousand subtractions do not drift; the model sees float32.
+        self._returns_to_go = np.zeros(num_envs)  # (N,), divided by return_scale
+        self.reset(np.ones(num_envs, bool), target_return)
+
+    def reset(self, which: np.ndarray, target_return: float | np.ndarray | None = None) -> None:
+        """Start new episodes.
+
+        Args:
+            which: (N,) bool, rollouts to restart.
+            target_return: one number or one for each restarted rollout; None for models that predict returns.
+        """
+        rows = np.flatnonzero(which)
+        self.history.reset(rows)
+        self._check_target(target_return)
+        if target_return is not None:
+            self._returns_to_go[rows] = np.asarray(target_return, np.float64) / self.model.config.return_scale
+
+    @torch.inference_mode()
+    def act(self, observations: np.ndarray, active: np.ndarray) -> np.ndarray:
+        """Actions of the active rollouts for what they see now.
+
+        Args:
+            observations: (N, S) raw states; rows of inactive rollouts are not read.
+            active: (N,) bool.
+
+        Returns:
+            (N, A) float32, zeros for inactive rollouts. Follow it with `record`.
+
+        Raises:
+            ValueError: a rollout longer than the model's timestep table, or an action that is not finite.
+        """
+        rows = np.flatnonzero(active)
+        actions = np.zeros((self.num_envs, self.model.config.action_dim), np.float32)
+        if rows.size == 0:
+            return actions
+        if self.history.lengths[rows].max() >= self.model.config.max_timestep:
+            raise ValueError(
+                f"max_timestep: the policy knows {self.model.config.max_timestep} timesteps and the episode "
+                "is longer; train it with a larger max_timestep or limit the episode"
+            )
+        states = self.model.normalize_states(self._tensor(observations[rows]))
+        self.history.begin(rows, states, self._tensor(self._returns_to_go[rows]))
+        padded = rows
+        if rows.size < self.min_batch:
+            padded = np.concatenate([rows, np.repeat(rows[:1], self.min_batch - rows.size)])
+        chosen, predicted = self.model.act(*self.history.window(padded))
+        if predicted is not None:
+            self.history.set_returns(rows, predicted[: rows.size])
+        actions[rows] = chosen[: rows.size].float().cpu().numpy()
+        if not np.isfinite(actions).all():
+            raise ValueError(
+                "policy: it gave an action that is not finite; its parameters or the observations hold NaN"
+            )
+        return actions
+
+    @torch.inference_mode()
+    def record(self, executed_actions: np.ndarray, rewards: np.ndarray, active: np.ndarray) -> None:
+        """Enter what was executed and what it earned.
+
+        Args:
+            executed_actions: (N, A), the actions given to the environments, refined or not.
+            rewards: (N,) of that step, in the environment's units.
+            active: (N,) bool, the same as in `act`.
+        """
+        rows = np.flatnonzero(active)
+        self.history.set_actions(rows, self._tensor(executed_actions[rows]))
+        if not self.predicts_returns:
+            self._returns_to_go[rows] -= rewards[rows] / self.model.config.return_scale
+
+    def _check_target(self, target_return: float | np.ndarray | None) -> None:
+        name = type(self.model).__name__
+        if self.predicts_returns and target_return is not None:
+            raise ValueError(
+                f"target_return: {name} predicts the returns it acts on, got {target_return}; leave it out"
+            )
+        if not self.predicts_returns and (target_return is None or not np.isfinite(target_return).all()):
+            raise ValueError(f"target_return: {name} needs a finite return to aim for, got {target_return}")
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.asarray(array, np.float32)).to(self.device)
+
+
+def predicts_returns(model: nn.Module) -> bool:
+    """True when the return token follows the state token: the model predicts the return it acts on."""
+    return model.ORDER.index("state") < model.ORDER.index("return")

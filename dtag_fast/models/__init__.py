@@ -1,0 +1,23 @@
+"""Networks: sequence policies over (return, state, action) tokens, critics, and what they are made of."""
+
+from dtag_fast.models.critics import TwinCritic, ValueNet
+from dtag_fast.models.decision_transformer import DecisionTransformer, DecisionTransformerConfig
+from dtag_fast.models.normalizer import ActionBounds, InputNormalizer
+from dtag_fast.models.policies import GaussianPolicy
+from dtag_fast.models.reinformer import Reinformer, ReinformerConfig
+from dtag_fast.models.sequence import SequenceConfig, SequenceModel, SequenceOutput
+
+__all__ = [
+    "ActionBounds",
+    "DecisionTransformer",
+    "DecisionTransformerConfig",
+    "GaussianPolicy",
+    "InputNormalizer",
+    "Reinformer",
+    "ReinformerConfig",
+    "SequenceConfig",
+    "SequenceModel",
+    "SequenceOutput",
+    "TwinCritic",
+    "ValueNet",
+]

@@ -1,0 +1,96 @@
+"""Reinformer (Zhuang et al. 2024, arXiv 2405.08740): act on the highest return the model finds reachable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+
+from dtag_fast.models.sequence import SequenceConfig, SequenceModel, SequenceOutput, Window
+
+LOG_STD_RANGE = (-20.0, 2.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReinformerConfig(SequenceConfig):
+    """Defaults of the published network: K 5, 4 blocks of width 256 with 8 heads, padding on the right."""
+
+    context_len: int = 5
+    d_model: int = 256
+    n_layer: int = 4
+    n_head: int = 8
+
+
+class Reinformer(SequenceModel):
+    """Tokens (s_t, R_t, a_t) per step: the state token predicts the return, the return token the action.
+
+    The action distribution is Normal(tanh mean, exp(log_std)), not squashed; log_std is one free vector,
+    the same for every input, clamped to [-20, 2]. The published code has a next-state head too, which
+    takes no part in its loss; it is left out here.
+    """
+
+    ORDER = ("state", "return", "action")
+
+    def __init__(self, config: ReinformerConfig, *args, **kwargs):
+        super().__init__(config, *args, **kwargs)
+        self.return_head = nn.Linear(config.d_model, 1)
+        self.action_head = nn.Linear(config.d_model, config.action_dim)
+        self.action_log_std = nn.Parameter(torch.zeros(config.action_dim))
+
+    def forward(
+        self,
+        states: Tensor,
+        actions: Tensor,
+        returns_to_go: Tensor,
+        timesteps: Tensor,
+        mask: Tensor,
+        generator: Generator | None = None,
+    ) -> SequenceOutput:
+        """Predict the return of every step from its state, and its action from its state and given return.
+
+        Args:
+            states: (B, K, S) standardised. actions: (B, K, A). returns_to_go: (B, K, 1) divided by
+            return_scale.
+            timesteps: (B, K) int64 in [0, max_timestep). mask: (B, K) bool, True at real steps.
+            generator: randomness of dropout in training mode; None takes PyTorch's global one.
+        """
+        hidden = self.hidden(states, actions, returns_to_go, timesteps, mask, ("state", "return"), generator)
+        return SequenceOutput(
+            actions=self.bounded(self.action_head(hidden[:, :, 1])),
+            returns=self.return_head(hidden[:, :, 0]),
+            log_std=self.action_log_std.clamp(*LOG_STD_RANGE),
+        )
+
+    @torch.inference_mode()
+    def act(
+        self, states: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Predict the return of the last real step, then act on it: (B, A) mean action, (B, 1) scaled return.
+
+        Equal, within rounding, to two calls of `forward`, the second with the predicted return in place.
+        Only the return token differs between those two and nothing before it sees it, so one pass over the
+        tokens up to the last state keeps each block's keys and values, and the return token alone follows.
+
+        Arguments as in `forward`, padded on the side `padding` names; every row has at least one real
+        step; return and action of the last step are ignored. Call it in eval mode.
+        """
+        window = self.window(states, actions, returns_to_go, timesteps, mask)
+        tokens = self.embed(*window[:4])[:, :-1]  # (B, 3K-2, D), ends with the last state
+        bias = self.window_bias(window, tokens.shape[1])
+        rows = 3 * window.last[:, None]  # (B, 1), each window's last state token
+        kept: list[tuple[Tensor, Tensor]] = []
+        hidden = self.transformer(tokens, bias, rows[0] if window.full else rows, keep=kept)
+        predicted = self.return_head(hidden[:, 0])  # (B, 1)
+
+        token = self._return_token(window, predicted)
+        seen = (
+            None if window.full else bias.gather(2, rows[:, None, :, None].expand(-1, -1, -1, bias.shape[3]))
+        )
+        hidden = self.transformer.extend(token, kept, seen)
+        return self.bounded(self.action_head(hidden[:, 0])), predicted
+
+    def _return_token(self, window: Window, returns: Tensor) -> Tensor:
+        """(B, 1) returns at each window's last step -> (B, 1, D) tokens."""
+        time = self.embed_timestep(window.timesteps.gather(1, window.last[:, None]))
+        return self.embed_norm(self.embed_return(returns)[:, None] + time)

@@ -1,0 +1,185 @@
+"""What Decision Transformer and Reinformer share: configuration, token embedding, windows to act on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from dtag_fast.models.attention import attention_bias, causal_bias
+from dtag_fast.models.dropout import dropout
+from dtag_fast.models.normalizer import ActionBounds, InputNormalizer
+from dtag_fast.models.transformer import ActivationName, Norm, Transformer
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceConfig:
+    """Architecture of a sequence policy. Saved in its checkpoint."""
+
+    state_dim: int
+    action_dim: int
+    context_len: int = 20  # K: steps (three tokens each) the policy looks back
+    d_model: int = 128  # width of a token
+    n_layer: int = 3
+    n_head: int = 1
+    dropout: float = 0.1  # on attention weights, after attention, after the MLP
+    max_timestep: int = 4096  # rows of the timestep embedding; episodes must be shorter
+    norm: Norm = "post"  # LayerNorm after ("post") or before ("pre") attention and MLP
+    activation: ActivationName = "gelu"
+    padding: Literal["left", "right"] = "right"  # side on which short histories are filled up
+    return_scale: float = 1.0  # returns-to-go are divided by this before they become tokens
+
+    def __post_init__(self) -> None:
+        for name in (
+            "state_dim",
+            "action_dim",
+            "context_len",
+            "d_model",
+            "n_layer",
+            "n_head",
+            "max_timestep",
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: expected a probability in [0, 1), got {self.dropout}")
+        if not self.return_scale > 0:
+            raise ValueError(f"return_scale: expected a positive number, got {self.return_scale}")
+        for name, known in (
+            ("norm", ("post", "pre")),
+            ("activation", ("gelu", "relu")),
+            ("padding", ("left", "right")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
+
+
+class SequenceOutput(NamedTuple):
+    """Predictions for every step of a window; those of padding steps mean nothing."""
+
+    actions: Tensor  # (B, K, A), the mean of the action distribution, inside the action bounds
+    returns: Tensor | None  # (B, K, 1) predicted scaled return-to-go, or None
+    log_std: Tensor | None  # (A,) log standard deviation of the actions, or None for a deterministic policy
+
+
+class Window(NamedTuple):
+    """A window prepared for acting: empty columns cut away, and where each row's last real step stands."""
+
+    states: Tensor
+    actions: Tensor
+    returns_to_go: Tensor
+    timesteps: Tensor
+    mask: Tensor
+    last: Tensor  # (B,) column of the last real step
+    full: bool  # True when no column of any row is padding
+
+
+class SequenceModel(nn.Module):
+    """Three tokens per step through a causal transformer.
+
+    Subclasses name the order of the tokens and add heads. `forward` takes windows whose states are already
+    standardised and whose returns are already scaled, as samplers give them; `normalize_states` does the
+    former for raw states in a rollout.
+
+    Args:
+        config: architecture.
+        state_mean, state_std: (S,) statistics of the training states; identity when absent.
+        action_low, action_high: (A,) finite bounds of the actions; -1 and 1 when absent.
+    """
+
+    ORDER: ClassVar[tuple[str, str, str]]
+
+    def __init__(
+        self,
+        config: SequenceConfig,
+        state_mean: Tensor | None = None,
+        state_std: Tensor | None = None,
+        action_low: Sequence[float] | None = None,
+        action_high: Sequence[float] | None = None,
+    ):
+        super().__init__()
+        self.config = config
+        d = config.d_model
+        self.normalizer = InputNormalizer(config.state_dim, state_mean, state_std)
+        self.action_bounds = ActionBounds(config.action_dim, action_low, action_high)
+        self.embed_timestep = nn.Embedding(config.max_timestep, d)
+        self.embed_return = nn.Linear(1, d)
+        self.embed_state = nn.Linear(config.state_dim, d)
+        self.embed_action = nn.Linear(config.action_dim, d)
+        self.embed_norm = nn.LayerNorm(d)
+        self.transformer = Transformer(
+            d, config.n_layer, config.n_head, config.dropout, config.norm, config.activation
+        )
+
+    @property
+    def padding(self) -> str:
+        return self.config.padding
+
+    def normalize_states(self, states: Tensor) -> Tensor:
+        """Standardise raw states (..., S) with the statistics of the training data."""
+        return self.normalizer(states)
+
+    def embed(self, states: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor) -> Tensor:
+        """Tokens in this model's order, without the last action: no output depends on it. -> (B, 3K-1, D)"""
+        by_name = {
+            "return": self.embed_return(returns_to_go),
+            "state": self.embed_state(states),
+            "action": self.embed_action(actions),
+        }
+        tokens = torch.stack([by_name[name] for name in self.ORDER], dim=2)  # (B, K, 3, D)
+        tokens = tokens + self.embed_timestep(timesteps)[:, :, None]
+        return self.embed_norm(tokens.flatten(1, 2)[:, :-1])
+
+    def hidden(
+        self,
+        states: Tensor,
+        actions: Tensor,
+        returns_to_go: Tensor,
+        timesteps: Tensor,
+        mask: Tensor,
+        wanted: tuple[str, ...],
+        generator: Generator | None,
+    ) -> Tensor:
+        """Last hidden states of the tokens of the wanted kinds, in order of time: (B, K, len(wanted), D)."""
+        steps = mask.shape[1]
+        tokens = self.embed(states, actions, returns_to_go, timesteps)
+        if self.training and self.config.norm == "pre":  # GPT-2 drops out its inputs too
+            tokens = dropout(tokens, self.config.dropout, generator)
+        valid = mask.repeat_interleave(3, dim=1)[:, :-1]
+        slots = torch.tensor([self.ORDER.index(kind) for kind in wanted], device=mask.device)
+        rows = (3 * torch.arange(steps, device=mask.device)[:, None] + slots).flatten()
+        out = self.transformer(tokens, attention_bias(valid), rows, generator)
+        return out.unflatten(1, (steps, len(wanted)))
+
+    def window(
+        self, states: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor, mask: Tensor
+    ) -> Window:
+        """Prepare a window for `act`: on the CPU, cut away the columns that are padding in every row."""
+        steps = mask.shape[1]
+        lengths = mask.sum(dim=1)
+        last = lengths - 1 if self.padding == "right" else torch.full_like(lengths, steps - 1)
+        if mask.device.type != "cpu":  # looking at the lengths would make the host wait for the device
+            return Window(states, actions, returns_to_go, timesteps, mask, last, full=False)
+        shortest, longest = (int(x) for x in torch.aminmax(lengths))
+        if longest < steps:
+            columns = slice(0, longest) if self.padding == "right" else slice(steps - longest, steps)
+            states, actions, returns_to_go, timesteps, mask = (
+                x[:, columns] for x in (states, actions, returns_to_go, timesteps, mask)
+            )
+            last = last - columns.start
+        return Window(states, actions, returns_to_go, timesteps, mask, last, full=shortest == longest)
+
+    def window_bias(self, window: Window, tokens: int) -> Tensor:
+        """Attention mask (B or 1, 1, S, S) of the first `tokens` tokens of a window."""
+        if window.full:
+            return causal_bias(tokens, window.mask.device)
+        return attention_bias(window.mask.repeat_interleave(3, dim=1)[:, :tokens])
+
+    def bounded(self, unbounded: Tensor) -> Tensor:
+        """tanh, then onto the action bounds."""
+        return self.action_bounds(F.tanh(unbounded))

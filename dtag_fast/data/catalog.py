@@ -50,18 +50,20 @@ def not_found(name: str) -> FileNotFoundError:
     ids = [dataset.dataset_id for dataset in list_local(root)]
     return FileNotFoundError(
         f"dataset: {name!r} is neither a folder nor a Minari dataset under {root} ({_origin()}), which holds "
-        f"{', '.join(ids) if ids else 'no datasets'}; put it at {root / name / 'data'}, point {ROOT_VARIABLE} to "
-        f"its root, download it with `minari download {name}`, or make one with "
+        f"{', '.join(ids) or 'no datasets'}; put it at {root / name / 'data'}, point {ROOT_VARIABLE} "
+        f"to its root, download it with `minari download {name}`, or make one with "
         "`dtag data make pointmaze-umaze`"
     )
 
 
 def _origin() -> str:
-    return f"from {ROOT_VARIABLE}" if ROOT_VARIABLE in os.environ else f"the default; {ROOT_VARIABLE} is not set"
+    if ROOT_VARIABLE in os.environ:
+        return f"from {ROOT_VARIABLE}"
+    return f"the default, as {ROOT_VARIABLE} is not set"
 
 
 def _data_folders(folder: Path) -> Iterator[Path]:
-    """As Minari does: a folder with an entry "data" is a dataset, any other a namespace; hidden ones are left."""
+    """As Minari: a folder with an entry "data" is a dataset, any other a namespace; hidden ones are left."""
     if not folder.is_dir():
         return
     if (folder / "data").exists():
@@ -84,6 +86,5 @@ def _describe(root: Path, path: Path) -> LocalDataset:
         return LocalDataset(dataset_id, path, None, None, size, None, problem)
     problem = None
     if metadata.get("dataset_id") != dataset_id:
-        problem = f"{METADATA_FILE} has the id {metadata.get('dataset_id')!r}; Minari wants that of the
-        folder"
+        problem = f"{METADATA_FILE} has the id {metadata.get('dataset_id')!r}; not its folder's"
     return LocalDataset(dataset_id, path, episodes, steps, size, spec.get("id"), problem)

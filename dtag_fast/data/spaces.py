@@ -66,8 +66,8 @@ def observation_paths(space: dict, keys: Sequence[str] | None, where: str) -> li
         keys = [key for key in GOAL_KEYS if key in entries]
         if "observation" not in entries:
             raise ValueError(
-                f"{where}: observations: a Dict with {', '.join(entries)} and no 'observation'; choose entries "
-                "with observation_keys"
+                f"{where}: observations: a Dict with {', '.join(entries)} and no 'observation'; choose "
+                "entries with observation_keys"
             )
     paths = [path for key in keys for path in _leaves(entries, key, where)]
     if not paths:

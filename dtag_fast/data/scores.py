@@ -1,0 +1,154 @@
+"""Reference scores and normalised returns: 100 * (return - random) / (expert - random).
+
+Table: D4RL (Fu et al., 2020), `d4rl/infos.py`. A dataset's own references go first and the source is always
+named, so that numbers of two scales are never mixed in silence.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+# name -> (return of a random policy, return of the reference expert)
+D4RL_REFERENCES = {
+    "hopper": (-20.272305, 3234.3),
+    "halfcheetah": (-280.178953, 12135.0),
+    "walker2d": (1.629008, 4592.3),
+    "ant": (-325.6, 3879.7),
+    "maze2d-open-v0": (0.01, 20.66),
+    "maze2d-umaze-v0": (0.94, 62.6),
+    "maze2d-medium-v0": (5.77, 85.14),
+    "maze2d-large-v0": (4.83, 191.99),
+    "maze2d-umaze-v1": (23.85, 161.86),
+    "maze2d-medium-v1": (13.13, 277.39),
+    "maze2d-large-v1": (6.7, 273.99),
+    "maze2d-open-dense-v0": (11.17817, 27.166538620695782),
+    "maze2d-umaze-dense-v1": (68.537689, 193.66285642381482),
+    "maze2d-medium-dense-v1": (44.264742, 297.4552547777125),
+    "maze2d-large-dense-v1": (30.569041, 303.4857382709002),
+    "antmaze": (0.0, 1.0),
+    "pen": (96.262799, 3076.8331017826877),
+    "door": (-56.512833, 2880.5693087298737),
+    "hammer": (-274.856578, 12794.134825156867),
+    "relocate": (-6.425911, 4233.877797728884),
+    "kitchen": (0.0, 4.0),
+}
+
+# Names for which the table holds: pattern -> key. Environments whose protocol may differ from D4RL's
+# (PointMaze, AntMaze, FrankaKitchen, sparse Adroit) are left out on purpose: their datasets carry their own
+# references.
+_NAMES = (
+    (r"(Hopper|HalfCheetah|Walker2d|Ant)-v\d+", r"\1"),
+    (r"AdroitHand(Pen|Door|Hammer|Relocate)-v\d+", r"\1"),
+    (r"(hopper|halfcheetah|walker2d|ant)-[a-z-]+-v[0-2]", r"\1"),
+    (r"(pen|door|hammer|relocate)-(?:human|cloned|expert)-v[01]", r"\1"),
+    (r"(antmaze)-(?:umaze|medium|large)(?:-(?:play|diverse))?-v[0-2]", r"\1"),
+    (r"(kitchen)-(?:complete|partial|mixed)-v0", r"\1"),
+    (r"(maze2d-(?:open|umaze|medium|large)(?:-dense)?-v[01])", r"\1"),
+    (r"mujoco/(hopper|halfcheetah|walker2d|ant)/[\w-]+-v\d+", r"\1"),
+    (r"D4RL/(pen|door|hammer|relocate)/(?:human|cloned|expert)-v\d+", r"\1"),
+)
+
+_NOTES = (
+    (
+        r"Walker2d-v5|mujoco/walker2d/.*",
+        "D4RL's walker2d is v2 (v4 alike); v5 changed foot friction and reward",
+    ),
+    (r"Ant-v5|mujoco/ant/.*", "D4RL's ant is v2 (v4 alike); v5 changed observation and reward"),
+    (r"AdroitHandPen-v\d+|D4RL/pen/.*", "D4RL's pen episodes have 100 steps, Gymnasium-Robotics' 200"),
+)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Returns that stand for a score of 0 and of 100.
+
+    Attributes:
+        ref_min, ref_max: undiscounted returns.
+        source: "dataset..." (its metadata) or "d4rl: NAME" (this module's table).
+        note: how the task differs from the one the references were measured in; "" where it does not.
+    """
+
+    ref_min: float
+    ref_max: float
+    source: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class NormalizedScore:
+    """Scores in percent of the way from a random policy to an expert, with the references they were taken
+    with.
+
+    Attributes:
+        score: float, or array of the shape of the returns.
+        ref_min, ref_max, source, note: see Reference.
+    """
+
+    score: float | np.ndarray
+    ref_min: float
+    ref_max: float
+    source: str
+    note: str = ""
+
+
+def reference_of(task: str | Mapping, source: str | None = None) -> Reference | None:
+    """References of a task.
+
+    Args:
+        task: metadata of a store, or the id of an environment ("Hopper-v4"), of a D4RL dataset
+            ("hopper-medium-v2") or of a Minari dataset ("mujoco/hopper/medium-v0").
+        source: "dataset" or "d4rl" to allow only that one; None: the dataset's own first.
+
+    Returns:
+        None where there is no reference.
+    """
+    if source not in (None, "dataset", "d4rl"):
+        raise ValueError(f"source: expected 'dataset', 'd4rl' or None, got {source!r}")
+    if isinstance(task, str):
+        return None if source == "dataset" else _from_table(task)
+    if source != "d4rl" and task.get("ref_min_score") is not None and task.get("ref_max_score") is not None:
+        return Reference(
+            float(task["ref_min_score"]), float(task["ref_max_score"]), task.get("ref_source") or "dataset"
+        )
+    if source == "dataset":
+        return None
+    # A wrapper ("wrapper" in the environment's spec) makes another task of the same environment id.
+    wrapped = (task.get("env_spec") or {}).get("wrapper")
+    names = (task.get("dataset_id"),) if wrapped else (task.get("env_id"), task.get("dataset_id"))
+    return next((found for name in names if name and (found := _from_table(name))), None)
+
+
+def normalized_score(returns, task: str | Mapping, source: str | None = None) -> NormalizedScore | None:
+    """Normalised score of undiscounted returns, 0 for a random policy and 100 for the reference expert.
+
+    Args:
+        returns: a number, or numbers of any shape.
+        task, source: see `reference_of`.
+
+    Returns:
+        None where the task has no references.
+    """
+    reference = reference_of(task, source)
+    if reference is None:
+        return None
+    span = reference.ref_max - reference.ref_min
+    score = 100.0 * (np.asarray(returns, dtype=np.float64) - reference.ref_min) / span
+    return NormalizedScore(
+        float(score) if score.ndim == 0 else score,
+        reference.ref_min,
+        reference.ref_max,
+        reference.source,
+        reference.note,
+    )
+
+
+def _from_table(name: str) -> Reference | None:
+    for pattern, key in _NAMES:
+        match = re.fullmatch(pattern, name)
+        family = match.expand(key).lower() if match else None
+        if family in D4RL_REFERENCES:
+            note = next((text for pattern, text in _NOTES if re.fullmatch(pattern, name)), "")
+            return Reference(*D4RL_REFERENCES[family], f"d4rl: {family}", note)
+    return None

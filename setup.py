@@ -50,6 +50,13 @@ def build_folder() -> Path:
     return ROOT / "build" / "-".join(parts)
 
 
+def forget_moved_sources(folder: Path) -> None:
+    """CMake refuses a folder it configured for sources at another path (a checkout that moved)."""
+    cache = folder / "CMakeCache.txt"
+    if cache.exists() and f"CMAKE_HOME_DIRECTORY:INTERNAL={ROOT}\n" not in cache.read_text():
+        shutil.rmtree(folder)
+
+
 def pybind11_headers(folder: Path) -> Path:
     """A copy of pybind11's headers at a path that stays: pip's isolated build gives a new one, with new file
     times, to each run, and every file that includes them would be compiled again."""
@@ -86,6 +93,7 @@ class CMakeBuild(build_ext):
             if not shutil.which(tool):
                 sys.exit(f"error: dtag_fast needs {tool} to build: install it, or {NO_EXTENSION_HINT}.")
         folder = build_folder()
+        forget_moved_sources(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for command in (["cmake", *cmake_arguments(folder)], ["cmake", "--build", str(folder)]):
             if subprocess.run(command).returncode:

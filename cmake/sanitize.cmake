@@ -6,6 +6,9 @@ if(DTAG_SANITIZE)
       message(FATAL_ERROR "DTAG_SANITIZE: expected address, undefined or both with a comma, got '${DTAG_SANITIZE}'.")
     endif()
   endforeach()
+  if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    add_link_options(-shared-libsan)  # the runtime must be the one that is loaded before Python
+  endif()
   add_compile_options(-fsanitize=${DTAG_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
   add_link_options(-fsanitize=${DTAG_SANITIZE})
   set(CMAKE_CXX_FLAGS_RELEASE "-O1")  # asserts stay on

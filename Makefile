@@ -1,0 +1,63 @@
+# Each target does its own set-up: Python >= 3.11 and a C++ compiler are all a machine needs.
+#   make demo    the main job on a small problem, results under runs/demo (DEMO=quick: a short form)
+#   make test    the tests
+# Variables: PYTHON (interpreter for .venv), CXX, DTAG_CUDA, DTAG_BUILD=0 (no compiled module), TESTS, BENCH
+
+VENV := .venv
+BIN := $(VENV)/bin
+TESTS ?= tests
+BENCH ?= benchmarks
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+SOURCES := setup.py CMakeLists.txt $(shell find csrc cmake -type f 2>/dev/null)
+FOR_USE := $(VENV)/.installed-for-use
+FOR_TESTS := $(VENV)/.installed-for-tests
+FOR_BENCH := $(VENV)/.installed-for-benchmarks
+BUILT := $(VENV)/.built
+
+# One torch thread per test worker, or the workers fight for the cores.
+PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+
+.NOTPARALLEL:
+.PHONY: demo test bench lint sanitize clean
+
+demo: $(FOR_USE) $(BUILT)
+	$(BIN)/dtag demo $(if $(filter quick,$(DEMO)),--quick)
+
+test: $(FOR_TESTS) $(BUILT)
+	$(PYTEST) $(TESTS)
+
+# Both cores, one process: times of two benchmarks at once mean nothing.
+bench: $(FOR_BENCH) $(BUILT)
+	$(BIN)/python -m pytest $(BENCH) --benchmark-only --benchmark-json build/benchmark.json
+	$(BIN)/python -m benchmarks.report build/benchmark.json
+
+lint: $(FOR_TESTS)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python tools/make_tables.py --check
+
+# The binding's fuzz on a build of the C++ core that stops at every bad access and undefined operation.
+sanitize: $(FOR_TESTS)
+	tools/sanitize.sh
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -f dtag_fast/_C.*.so
+	find dtag_fast tests benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(FOR_USE): constraints.txt pyproject.toml tools/setup_venv.sh
+	tools/setup_venv.sh robotics
+	touch $@ $(BUILT)
+
+$(FOR_TESTS): constraints.txt pyproject.toml tools/setup_venv.sh
+	tools/setup_venv.sh robotics,test
+	touch $@ $(FOR_USE) $(BUILT)
+
+$(FOR_BENCH): constraints.txt pyproject.toml tools/setup_venv.sh
+	tools/setup_venv.sh dev
+	touch $@ $(FOR_TESTS) $(FOR_USE) $(BUILT)
+
+$(BUILT): $(SOURCES)
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-build-isolation --no-deps -e .
+	touch $@

@@ -1,0 +1,95 @@
+"""The sdist and the wheel hold all they should, and the installed wheel passes the tests away from the sources."""
+
+import os
+import shutil
+import subprocess
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+
+
+@pytest.fixture(scope="module")
+def packages(run, tree: Path) -> Path:
+    """dist/ with an sdist and the wheel built from that sdist."""
+    run("-m", "build", "--no-isolation", ".", cwd=tree)
+    return tree / "dist"
+
+
+def python_files(sources: Path) -> set[str]:
+    return {str(path.relative_to(sources)) for path in (sources / "dtag_fast").rglob("*.py")}
+
+
+def data_files(sources: Path) -> set[str]:
+    found = [*(sources / "dtag_fast").rglob("*.json"), *(sources / "dtag_fast").rglob("py.typed")]
+    return {str(path.relative_to(sources)) for path in found}
+
+
+def test_the_sdist_holds_every_source(packages: Path, tree: Path):
+    (sdist,) = packages.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    compiled = {str(path.relative_to(tree)) for path in (tree / "csrc").rglob("*") if path.is_file()}
+    wanted = {"CMakeLists.txt", "cmake/cuda.cmake", "setup.py", "LICENSE", "Makefile", "constraints.txt"}
+    wanted |= compiled | python_files(tree) | data_files(tree) | {"tests/build/conftest.py"}
+    assert wanted <= names, sorted(wanted - names)
+    assert not [name for name in names if name.endswith(".so") or "__pycache__" in name]
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(packages: Path, tree: Path):
+    (wheel,) = packages.glob("*.whl")
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert names == python_files(tree) | data_files(tree) | {f"dtag_fast/_C{SUFFIX}"}
+
+
+def test_the_installed_wheel_passes_the_tests(packages: Path, sources: Path, tmp_path: Path):
+    """In a fresh environment that borrows the dependencies of this one, from a folder that holds only the tests."""
+    (wheel,) = packages.glob("*.whl")
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv/bin/python"
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(tmp_path / "venv")}))
+    # Not a site folder of the new environment, so the .pth file of an editable install in it is not read.
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--force-reinstall"]
+    subprocess.run([python, *pip, wheel], check=True)
+
+    away = tmp_path / "away"
+    shutil.copytree(sources / "tests", away / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(sources / "pyproject.toml", away)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "PYTHONPATH"))}
+    environment |= {"OMP_NUM_THREADS": "1", "EXPECTED": str(site)}
+    check = "import dtag_fast, dtag_fast._C as c, os; e = os.environ['EXPECTED']; print(dtag_fast.__file__, c.__file__); "
+    check += "assert dtag_fast.__file__.startswith(e) and c.__file__.startswith(e)"
+    subprocess.run([python, "-c", check], check=True, cwd=away, env=environment)
+    subprocess.run([tmp_path / "venv/bin/dtag", "--help"], check=True, cwd=away, env=environment)
+    pytest_command = [python, "-m", "pytest", "-n", "auto", "--maxprocesses", "8", "-p", "no:cacheprovider"]
+    subprocess.run(pytest_command, check=True, cwd=away, env=environment)
+
+
+@pytest.mark.skipif(not shutil.which("clang++"), reason="needs clang++")
+def test_clang_builds_a_module_that_passes_the_cpu_tests(run, sources: Path, tmp_path: Path):
+    site = tmp_path / "site"
+    pip = ("-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-build-isolation", "--no-deps")
+    run(*pip, "--target", site, ".", cwd=sources, CXX="clang++")
+    check = "import dtag_fast._C as c, sys; assert c.__file__.startswith(sys.argv[1]); print(c.build_info())"
+    assert "Clang" in run("-c", check, site, cwd=tmp_path, PYTHONPATH=str(site)).stdout
+    tests = sorted((sources / "tests/ops/refine").glob("test_cpu*.py"))
+    assert tests
+    run(
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-x",
+        *tests,
+        cwd=sources,
+        PYTHONPATH=str(site),
+        OMP_NUM_THREADS="1",
+    )

@@ -8,6 +8,8 @@ import torch
 from dtag_fast.data.returns import returns_to_go
 from dtag_fast.data.store import TrajectoryStore
 
+_FLOAT32_INTEGERS = 1 << 24  # timesteps ride in a float32 column, which counts exactly up to here
+
 
 class Windows(NamedTuple):
     """A batch of B windows of K steps; padded places hold zeros and are False in `mask`.
@@ -97,6 +99,10 @@ class WindowSampler:
         _positive_int("batch_size", batch_size)
         if not return_scale > 0:
             raise ValueError(f"return_scale: expected a number above 0, got {return_scale}")
+        if (longest := store.episode_lengths.max()) >= _FLOAT32_INTEGERS:
+            raise ValueError(
+                f"store: expected episodes below {_FLOAT32_INTEGERS} steps, got one of {longest}"
+            )
         self.context_len, self.batch_size = context_len, batch_size
         self.padding, self.weighting, self.start = padding, weighting, start
         self.device = torch.device(device)
@@ -108,23 +114,23 @@ class WindowSampler:
             states -= _per_state("state_mean", state_mean, store.state_dim)
         if state_std is not None:
             states /= _per_state("state_std", state_std, store.state_dim)
-        # (N + 1, S + A + 1): state, action and return-to-go of each step, gathered together, and a row of
-        # zeros that every padded place of a window points to.
-        self._widths = (store.state_dim, store.action_dim, 1)
+        # (N + 1, S + A + 2): state, action, return-to-go and timestep of each step, gathered together, and a
+        # row of zeros that every padded place of a window points to.
+        lengths = store.episode_lengths
+        self._widths = (store.state_dim, store.action_dim, 1, 1)
         table = np.zeros((store.num_steps + 1, sum(self._widths)), dtype=np.float32)
         table[:-1, : store.state_dim] = states
-        table[:-1, store.state_dim : -1] = store.actions
-        table[:-1, -1] = rtg
+        table[:-1, store.state_dim : -2] = store.actions
+        table[:-1, -2] = rtg
+        table[:-1, -1] = np.arange(store.num_steps) - np.repeat(store.offsets[:-1], lengths)
         self._table = torch.from_numpy(table).to(self.device)
 
-        self._num_steps = store.num_steps
         self._zero_row = self._tensor(np.int64(store.num_steps))
-        self._zero = self._tensor(np.int64(0))
-        lengths = store.episode_lengths
         self._first_row = self._tensor(store.offsets[:-1])  # (E,)
-        self._lengths = self._tensor(lengths)  # (E,)
+        self._end_row = self._tensor(store.offsets[1:])  # (E,)
         starts = np.maximum(lengths - context_len, 0) + 1 if start == "inside" else lengths
         self._num_starts = self._tensor(starts.astype(np.float64))  # (E,)
+        self._num_draws = store.num_steps if weighting == "length" else store.num_episodes
         if weighting == "length":  # a uniform step belongs to an episode with probability ~ its length
             self._episode_of_step = self._tensor(np.repeat(np.arange(store.num_episodes), lengths))  # (N,)
         self._positions = torch.arange(context_len, device=self.device)  # (K,)
@@ -139,8 +145,7 @@ class WindowSampler:
             generator: lies on the sampler's device, or on the CPU (drawn there and copied).
         """
         size, where = (self.batch_size,), generator.device
-        high = self._num_steps if self.weighting == "length" else len(self._lengths)
-        episodes = torch.randint(high, size, generator=generator, device=where).to(self.device)
+        episodes = torch.randint(self._num_draws, size, generator=generator, device=where).to(self.device)
         uniform = torch.rand(size, dtype=torch.float64, generator=generator, device=where).to(self.device)
         if self.weighting == "length":
             episodes = self._episode_of_step.index_select(0, episodes)
@@ -154,20 +159,19 @@ class WindowSampler:
             episodes: (B,) int64 episode indices.
             starts: (B,) int64 first step of each window, below the episode's length.
         """
-        left = (
-            self._lengths.index_select(0, episodes) - starts
-        )  # (B,) steps from the start to the episode's end
-        steps = self._positions  # (K,) step within the window; negative before a left-padded one
+        first = self._first_row.index_select(0, episodes) + starts  # (B,) row of the window's first step
+        end = self._end_row.index_select(0, episodes)  # (B,) row after the episode's last step
         if self.padding == "left":
-            steps = steps - (self.context_len - left).clamp_(min=0).unsqueeze(1)  # (B, K)
-            mask = steps >= 0
+            padded = (first + self.context_len - end).clamp_(min=0)  # (B,)
+            rows = (first - padded).unsqueeze(1) + self._positions  # (B, K)
+            mask = rows >= first.unsqueeze(1)
         else:
-            mask = steps < left.unsqueeze(1)
-        first_rows = self._first_row.index_select(0, episodes) + starts  # (B,)
-        rows = torch.where(mask, first_rows.unsqueeze(1) + steps, self._zero_row)  # (B, K)
-        timesteps = torch.where(mask, starts.unsqueeze(1) + steps, self._zero)
-        block = self._table.index_select(0, rows.view(-1)).view(*mask.shape, -1)  # (B, K, S + A + 1)
-        return Windows(*block.split_with_sizes(self._widths, dim=-1), timesteps, mask)
+            rows = first.unsqueeze(1) + self._positions
+            mask = rows < end.unsqueeze(1)
+        rows = torch.where(mask, rows, self._zero_row)
+        block = self._table.index_select(0, rows.view(-1)).view(*mask.shape, -1)  # (B, K, S + A + 2)
+        states, actions, returns_to_go, timesteps = block.split_with_sizes(self._widths, dim=-1)
+        return Windows(states, actions, returns_to_go, timesteps.squeeze(-1).long(), mask)
 
 
 def transitions(

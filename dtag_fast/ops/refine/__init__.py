@@ -1,7 +1,11 @@
 """Action Gradient refinement of actions under a critic: `refine`, `Refiner`, `explain` and their options."""
 
+from .api import explain, refine
+from .explain import Explanation
+from .info import RefineInfo
 from .options import SGD, Adam, ClipNorm, Radius, RMSprop
 from .program import Activation, CriticProgram, LayerNorm, Linear
+from .refiner import Refiner
 
 __all__ = [
     "SGD",
@@ -9,8 +13,13 @@ __all__ = [
     "Adam",
     "ClipNorm",
     "CriticProgram",
+    "Explanation",
     "LayerNorm",
     "Linear",
     "RMSprop",
     "Radius",
+    "RefineInfo",
+    "Refiner",
+    "explain",
+    "refine",
 ]

@@ -55,8 +55,8 @@ class InfoBuffers:
 class Executor(Protocol):
     """A critic program bound to one set of options.
 
-    Built as `Executor(program, options, precision, steps=10, lr=0.03)`: a CriticProgram, a RefineOptions, "fp32"
-    or "bf16". Safe to call from several threads at once. Beside the class, each backend module has
+    Built as `Executor(program, options, precision, steps=10, lr=0.03)`: a CriticProgram, a RefineOptions and
+    "fp32" or "bf16". Safe to call from several threads at once. Beside the class, each backend module has
     `why_not(program, options, device, precision) -> str | None`: None when it can run that, else the reason
     that `explain` shows.
     """
@@ -64,7 +64,10 @@ class Executor(Protocol):
     name: str  # "cpu", "torch", ...
 
     def repack(self, program: CriticProgram) -> None:
-        """Take the new numbers of a program of the same structure."""
+        """Take the new numbers of a program of the same structure.
+
+        A `run` in another thread finishes with the old numbers or starts with the new ones, never a mix.
+        """
 
     def run(
         self,

@@ -182,6 +182,23 @@ def parse_select(value: Any) -> Literal["best", "last"]:
     raise _unknown("select", value, '"best" or "last"', str)
 
 
+def parse_options(*, optimizer: Any, reduce: Any, gradient: Any, radius: Any, select: Any) -> RefineOptions:
+    """Everything that does not depend on the critic's dimensions."""
+    return RefineOptions(
+        optimizer=parse_optimizer(optimizer),
+        reduce=parse_reduce(reduce),
+        gradient=parse_gradient(gradient),
+        radius=parse_radius(radius),
+        select=parse_select(select),
+    )
+
+
+def check_choice(name: str, value: Any, taken: tuple) -> None:
+    """`value` must be one of `taken`."""
+    if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in taken):
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, taken))}, got {value!r}")
+
+
 def _unknown(name: str, value: Any, taken: str, right_type: type) -> Exception:
     error = ValueError if isinstance(value, right_type) else TypeError
     return error(f"{name}: expected {taken}, got {value!r}")

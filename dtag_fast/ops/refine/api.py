@@ -1,0 +1,138 @@
+"""`refine` and `explain`: the functions users call."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import inputs
+from .binding import Critic
+from .cache import WeakCache
+from .critic import CriticCall, CriticError
+from .explain import Explanation, describe
+from .program import MAX_ACTION, CriticProgram
+from .refiner import DEFAULT_BOUNDS, Refiner
+
+_refiners = WeakCache(limit=32)
+
+
+def refine(
+    critic: nn.Module | Sequence[nn.Module] | CriticProgram,
+    states: Any,
+    actions: Any,
+    *,
+    steps: int | Tensor = 10,
+    lr: float | Tensor = 0.03,
+    optimizer: Any = "sgd",
+    bounds: Any = DEFAULT_BOUNDS,
+    reduce: str | int = "min",
+    gradient: Any = "raw",
+    radius: Any = None,
+    select: str = "best",
+    precision: str | None = None,
+    backend: str | None = None,
+    return_info: bool | str = False,
+) -> Any:
+    """Move actions uphill on a critic and return the best ones seen: Action Gradient (arXiv 2510.05285).
+
+        a_0 = clip(actions);  a_{i+1} = project(a_i + update(dQ/da(s, a_i)));  result: the a_i of greatest
+        Q(s, a_i)
+
+    Args:
+        critic: nn.Module called as critic(states, actions) or critic(cat([states, actions], -1)), returning
+        Q as
+            (B,), (B, 1), (E, B), (B, E), (E, B, 1) or a tuple of those; several modules; or a CriticProgram.
+        states: (B, S) or (S,), torch or NumPy, floating point. The raw states the critic expects.
+        actions: (B, A), (A,), or (B, M, A) with M candidates per state, of which the best end is returned.
+        steps: n >= 0, or integers (B,).
+        lr: step size >= 0 in units of action per unit of gradient; also (B,), (A,), (B, 1), (1, A) or (B, A).
+        optimizer: "sgd", "adam", "rmsprop", or SGD(...), Adam(...), RMSprop(...); its state starts at zero.
+        bounds: Gymnasium Box, (low, high) of numbers or (A,) arrays, or None. While left at the default, host
+            actions outside (-1, 1) raise; on a GPU only with DTAG_CHECK=1 in the environment.
+        reduce: over ensemble members: "min", "mean" or the number of one. A critic that reduces itself is
+        taken
+            as it is.
+        gradient: "raw", "unit" (g / ||g||) or ClipNorm(c).
+        radius: None, r for ||a_i - a_0||_inf <= r, or Radius(r, "l2").
+        select: "best" of all iterates (the earliest on ties), or "last".
+        precision: "highest" (fp32), "high", "medium" (bf16 weights, fp32 sums), or None for
+            torch.get_float32_matmul_precision().
+        backend: None, or "cpu", "torch" to insist; see `explain`.
+        return_info: True adds a RefineInfo, "trace" one with every iterate.
+
+    Returns:
+        The refined actions, (B, A) or (A,), of the type, dtype and device of `actions`; with return_info a
+        pair (actions, RefineInfo). Never worse than a_0 in Q under select="best"; rows whose Q is not finite
+        come back as a_0.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what was given and what is taken.
+    """
+    settings = {
+        "optimizer": optimizer,
+        "bounds": bounds,
+        "reduce": reduce,
+        "gradient": gradient,
+        "radius": radius,
+        "select": select,
+        "precision": precision or torch.get_float32_matmul_precision(),
+        "backend": backend,
+        "return_info": return_info,
+    }
+    refiner = _cached(critic, steps, lr, settings)
+    return refiner(states, actions)
+
+
+def _cached(critic: Any, steps: Any, lr: Any, settings: dict[str, Any]) -> Refiner:
+    """The Refiner for these settings, kept as long as the critic lives."""
+    if not isinstance(critic, nn.Module | CriticProgram | list | tuple):
+        Critic(critic, weak=True)  # raises
+    parts = tuple(critic) if isinstance(critic, list | tuple | nn.ModuleList) else (critic,)
+    try:
+        key: Hashable = (steps, lr, *settings.values(), settings["bounds"] is DEFAULT_BOUNDS)
+        refiner = _refiners.get(parts, key)
+    except TypeError:  # an array or a tensor among the settings: nothing to look up by
+        return Refiner(critic, steps=steps, lr=lr, **settings)
+    if refiner is None:
+        refiner = Refiner._weak(Critic(critic, weak=True), steps=steps, lr=lr, **settings)
+        _refiners.put(parts, key, refiner)
+    return refiner
+
+
+def explain(critic: Any, states: Any, actions: Any = None, **settings: Any) -> Explanation:
+    """Which backend `refine` takes for this critic, and why not the others.
+
+    Args:
+        critic, states: as in `refine`. actions: for their width; left out, the smallest width the critic
+        accepts
+            is taken. settings: the options of `refine`.
+
+    Returns:
+        An Explanation; print it.
+    """
+    s = inputs.as_tensor("states", states)
+    refiner = Refiner(critic, **settings)
+    if actions is not None:
+        a = inputs.as_tensor("actions", actions)
+        inputs.check_pair(s, a)
+        return describe(refiner.binding(s.shape[-1], a.shape[-1], s.device))
+    return describe(refiner.binding(s.shape[-1], _action_width(refiner, s.shape[-1]), s.device))
+
+
+def _action_width(refiner: Refiner, state_dim: int) -> int:
+    """The smallest A with which the critic can be called."""
+    critic = refiner._critic
+    if critic.is_program:
+        return critic.parts()[0].action_dim
+    errors = []
+    for width in range(1, MAX_ACTION + 1):
+        try:
+            CriticCall(critic.parts(), state_dim, width)
+        except CriticError as error:
+            errors.append(error)
+        else:
+            return width
+    raise errors[0]

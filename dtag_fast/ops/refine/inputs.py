@@ -1,0 +1,175 @@
+"""Checks and conversions of what the user passes in a call: states, actions, steps, lr, out."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+MAX_STEPS = 1_000_000  # far above any use; a larger number is a mistake, not a wish
+
+
+def as_tensor(name: str, value: Any) -> Tensor:
+    """A floating tensor sharing memory with a torch tensor or NumPy array."""
+    if isinstance(value, np.ndarray):
+        if value.dtype not in (np.float32, np.float64, np.float16):
+            raise TypeError(
+                f"{name}: expected a floating point array, got dtype {value.dtype}; use .astype('float32')"
+            )
+        if any(stride < 0 for stride in value.strides) or not value.flags.writeable:
+            value = value.copy()  # torch takes neither negative strides nor read-only memory
+        return torch.from_numpy(value)
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name}: expected a torch tensor or a NumPy array, got {type(value).__name__}; "
+            "use torch.as_tensor or np.asarray"
+        )
+    if value.dtype not in FLOATS:
+        raise TypeError(
+            f"{name}: expected dtype float32, float64, float16 or bfloat16, got {value.dtype}; use .float()"
+        )
+    return value.detach()
+
+
+def check_pair(states: Tensor, actions: Tensor) -> None:
+    """states (B, S) or (S,), actions (B, A), (A,) or (B, M, A) with the same B, on one device."""
+    expected = {1: (1,), 2: (2, 3)}.get(states.ndim)
+    if expected is None:
+        raise ValueError(f"states: expected shape (B, S) or (S,), got {tuple(states.shape)}")
+    if actions.ndim not in expected:
+        shapes = "(A,)" if states.ndim == 1 else "(B, A), or (B, M, A) for M candidates per state,"
+        raise ValueError(
+            f"actions: expected shape {shapes} beside states {tuple(states.shape)}, got "
+            f"{tuple(actions.shape)}"
+        )
+    if states.ndim == 2 and states.shape[0] != actions.shape[0]:
+        raise ValueError(
+            f"actions: expected the {states.shape[0]} rows of states, got {actions.shape[0]}; "
+            "states and actions must have the same B"
+        )
+    if actions.shape[-1] == 0 or states.shape[-1] == 0 or (actions.ndim == 3 and actions.shape[1] == 0):
+        name, shape = ("states", states.shape) if states.shape[-1] == 0 else ("actions", actions.shape)
+        raise ValueError(f"{name}: expected at least one number per row, got shape {tuple(shape)}")
+    if states.device != actions.device:
+        raise ValueError(
+            f"actions: expected the device of states, {states.device}, got {actions.device}; move one "
+            "with .to()"
+        )
+
+
+def check_out(out: Any, shape: tuple[int, ...], actions: Any) -> None:
+    """`out` must be of the type, dtype, device and shape of the result."""
+    if type(out) is not type(actions) and not (isinstance(out, Tensor) and isinstance(actions, Tensor)):
+        raise TypeError(f"out: expected {type(actions).__name__} like actions, got {type(out).__name__}")
+    device = getattr(actions, "device", None)
+    if tuple(out.shape) != shape or out.dtype != actions.dtype or getattr(out, "device", None) != device:
+        raise ValueError(
+            f"out: expected shape {shape}, {actions.dtype} on {device}, got {tuple(out.shape)}, {out.dtype} "
+            f"on {getattr(out, 'device', None)}"
+        )
+
+
+def check_default_bounds(actions: Tensor) -> None:
+    """Actions outside bounds that are only the default mean a forgotten `bounds`, not a wish to clip."""
+    low, high = (float(x) for x in torch.aminmax(actions)) if actions.numel() else (0.0, 0.0)
+    if math.isnan(low):  # NaN hides the rest; those rows come back as they are
+        finite = actions[~actions.isnan()]
+        return check_default_bounds(finite)
+    if low < -1.0 or high > 1.0:
+        raise_outside_default(low, high)
+    return None
+
+
+def raise_outside_default(low: float, high: float) -> None:
+    raise ValueError(
+        f"actions: the default bounds are (-1, 1), got actions from {low:g} to {high:g}; pass "
+        "bounds=(low, high), "
+        "bounds=env.action_space, or bounds=None for an unbounded action"
+    )
+
+
+def check_steps(steps: Any) -> int | Tensor:
+    """An int >= 0, or an int32 host or device tensor (B,) (shape checked per call)."""
+    if isinstance(steps, Integral) and not isinstance(steps, bool):
+        steps = int(steps)
+        if not 0 <= steps <= MAX_STEPS:
+            raise ValueError(f"steps: expected an integer in 0..{MAX_STEPS}, got {steps}")
+        return steps
+    if isinstance(steps, Tensor | np.ndarray | list | tuple):
+        steps = torch.as_tensor(steps)
+        if steps.dtype in (torch.int32, torch.int64, torch.int16, torch.int8, torch.uint8):
+            if steps.ndim != 1:
+                raise ValueError(f"steps: expected an integer or shape (B,), got shape {tuple(steps.shape)}")
+            if (
+                steps.device.type == "cpu"
+                and steps.numel()
+                and not 0 <= int(steps.min()) <= int(steps.max()) <= MAX_STEPS
+            ):
+                raise ValueError(
+                    f"steps: expected integers in 0..{MAX_STEPS}, got {int(steps.min())}..{int(steps.max())}"
+                )
+            return steps.to(torch.int32).contiguous()
+        raise TypeError(f"steps: expected integers, got dtype {steps.dtype}")
+    raise TypeError(f"steps: expected an integer or integers of shape (B,), got {steps!r}")
+
+
+def check_lr(lr: Any) -> float | Tensor:
+    """A number >= 0, or a float32 tensor of one or two axes (shape checked per call)."""
+    if isinstance(lr, Real) and not isinstance(lr, bool):
+        lr = float(lr)
+        if not (0 <= lr < math.inf):
+            raise ValueError(f"lr: expected a finite number >= 0, got {lr}")
+        return lr
+    if isinstance(lr, Tensor | np.ndarray | list | tuple):
+        lr = torch.as_tensor(lr).detach()
+        if lr.dtype is torch.bool or lr.is_complex():
+            raise TypeError(f"lr: expected real numbers, got dtype {lr.dtype}")
+        if lr.ndim > 2:
+            raise ValueError(f"lr: expected a number, (B,), (A,) or (B, A), got shape {tuple(lr.shape)}")
+        lr = lr.to(torch.float32)
+        if lr.device.type == "cpu" and lr.numel() and not (lr.isfinite().all() and lr.min() >= 0):
+            raise ValueError(f"lr: expected finite numbers >= 0, got {lr.min():g}..{lr.max():g}")
+        return lr
+    raise TypeError(f"lr: expected a number or numbers of shape (B,), (A,) or (B, A), got {lr!r}")
+
+
+def fit_steps(steps: int | Tensor, batch: int, device: torch.device) -> int | Tensor:
+    """Per-row steps must have one entry per row."""
+    if isinstance(steps, Tensor):
+        if steps.shape[0] != batch:
+            raise ValueError(f"steps: expected {batch} entries, one per row, got {steps.shape[0]}")
+        return steps.to(device)
+    return steps
+
+
+def fit_lr(lr: float | Tensor, batch: int, width: int, device: torch.device) -> float | Tensor:
+    """Per-row and per-dimension lr as a contiguous (B, 1), (1, A) or (B, A) tensor."""
+    if not isinstance(lr, Tensor):
+        return lr
+    if lr.ndim == 0:
+        lr = lr.expand(1, width)
+    elif lr.ndim == 1:
+        per_row, per_dimension = lr.shape[0] == batch, lr.shape[0] == width
+        if per_row and per_dimension and batch > 1:
+            raise ValueError(
+                f"lr: {batch} entries fit both the {batch} rows and the {width} action dimensions; "
+                "give shape (B, 1) or (1, A)"
+            )
+        if not (per_row or per_dimension):
+            raise ValueError(
+                f"lr: expected {batch} entries (one per row) or {width} (one per action dimension), "
+                f"got {lr.shape[0]}"
+            )
+        lr = lr[None] if per_dimension else lr[:, None]
+    elif lr.shape[0] not in (1, batch) or lr.shape[1] not in (1, width):
+        raise ValueError(
+            f"lr: expected shape (B, 1), (1, A) or (B, A) = ({batch}, {width}), got {tuple(lr.shape)}"
+        )
+    if lr.shape == (1, 1):
+        lr = lr.expand(1, width)
+    return lr.to(device).contiguous()

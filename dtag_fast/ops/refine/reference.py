@@ -1,0 +1,233 @@
+"""Action Gradient in plain torch: the oracle of every backend, and the backend of last resort.
+
+Any dtype, any device, any differentiable critic. The loop is the paper's (arXiv 2510.05285):
+
+    a_{i+1} = project(a_i + update(dQ/da(s, a_i))),   result = the a_i of greatest Q(s, a_i)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .executor import InfoBuffers
+from .options import SGD, Adam, ClipNorm, Radius, RefineOptions
+from .program import Activation, CriticProgram, LayerNorm, Linear
+
+Members = Callable[[Tensor, Tensor], Tensor]  # (N, S), (N, A) -> (E, N)
+
+
+class Iterates(NamedTuple):
+    """What the loop leaves: of each row the returned iterate, its Q and index, Q at the start, the trace."""
+
+    actions: Tensor  # (N, A)
+    q: Tensor  # (N,)
+    index: Tensor  # (N,) int32
+    q_0: Tensor  # (N,)
+    trace_actions: Tensor | None  # (n+1, N, A)
+    trace_q: Tensor | None  # (n+1, N)
+    trace_grad: Tensor | None  # (n+1, N, A)
+
+
+def action_gradient(
+    members: Members,
+    states: Tensor,
+    actions: Tensor,
+    options: RefineOptions,
+    *,
+    steps: int | Tensor,
+    lr: float | Tensor,
+    trace: bool = False,
+) -> Iterates:
+    """Run the loop in the dtype of `actions`.
+
+    Args:
+        members: (states (N, S), actions (N, A)) -> Q of every ensemble member (E, N), differentiable in
+            actions.
+        steps: int or (N,). lr: number or broadcastable to (N, A).
+
+    Returns:
+        Iterates, as executor.py defines them.
+    """
+    low, high = (_bound(bound, actions) for bound in (options.low, options.high))
+    a_0 = a = actions.clamp(low, high) if low is not None else actions.clone()
+    n = int(steps.max()) if isinstance(steps, Tensor) else steps
+    update, state = options.optimizer, None
+    running = torch.ones(len(a), dtype=torch.bool, device=a.device)  # rows that have an iterate i
+    traces: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    for i in range(n + 1):
+        q, g = value_and_gradient(members, states, a, options.reduce)
+        if i == 0:
+            q_0, best = q, (a, q, torch.zeros_like(q, dtype=torch.int32))
+            startable = q.isfinite()
+        takes = running & (q.isfinite() & (q > best[1]) if options.select == "best" else i > 0)
+        best = (
+            torch.where(takes[:, None], a, best[0]),
+            torch.where(takes, q, best[1]),
+            torch.where(takes, i, best[2]),
+        )
+        if trace:
+            traces.append(tuple(_keep(running, x) for x in (a, q, g)))
+        running = running & startable & (i < steps) & g.isfinite().all(-1)
+        delta, state = optimizer_step(update, shape_gradient(g, options.gradient), lr, state)
+        a_next = project(a + delta, a_0, options.radius, low, high)
+        a = torch.where(running[:, None], a_next, a)
+
+    stacked = [torch.stack(x) for x in zip(*traces, strict=True)] if trace else (None, None, None)
+    return Iterates(best[0], best[1], best[2], q_0, *stacked)
+
+
+def value_and_gradient(members: Members, states: Tensor, actions: Tensor, reduce: str | int):
+    """Reduced Q (N,) and its action gradient (N, A)."""
+    with torch.inference_mode(False), torch.enable_grad():
+        a = actions.detach().clone().requires_grad_()
+        q = reduce_members(members(states.clone() if states.is_inference() else states, a), reduce)
+        if not q.requires_grad:
+            raise ValueError(
+                "critic: its Q carries no gradient with respect to the actions; "
+                "remove no_grad or detach from its forward pass"
+            )
+        (g,) = torch.autograd.grad(q.sum(), a, allow_unused=True)
+    return q.detach().to(actions.dtype), torch.zeros_like(actions) if g is None else g
+
+
+def reduce_members(q: Tensor, reduce: str | int) -> Tensor:
+    """(E, N) -> (N,): smallest (first on ties), largest, mean, or one member."""
+    if reduce == "min":
+        return q.min(dim=0).values
+    if reduce == "max":
+        return q.max(dim=0).values
+    return q.mean(dim=0) if reduce == "mean" else q[reduce]
+
+
+def _norm(x: Tensor) -> Tensor:
+    """Euclidean length (N, 1), safe from overflow and underflow."""
+    largest = x.abs().amax(-1, keepdim=True)
+    scale = torch.where(largest > 0, largest, 1.0)
+    return scale * (x / scale).square().sum(-1, keepdim=True).sqrt()
+
+
+def shape_gradient(g: Tensor, gradient: str | ClipNorm) -> Tensor:
+    """Apply "raw", "unit" or ClipNorm to each row."""
+    if gradient == "raw":
+        return g
+    norm = _norm(g)
+    if gradient == "unit":
+        return g / torch.where(norm > 0, norm, 1.0)
+    return g * (gradient.limit / torch.where(norm > 0, norm, 1.0)).clamp(max=1.0)
+
+
+def optimizer_step(optimizer, g: Tensor, lr: float | Tensor, state):
+    """One ascent step: the change of `a` and the new state (None at the start), formulas of torch.optim."""
+    if isinstance(optimizer, SGD):
+        if optimizer.momentum == 0:
+            return lr * g, None
+        m = g if state is None else optimizer.momentum * state + g
+        return lr * (g + optimizer.momentum * m if optimizer.nesterov else m), m
+    if isinstance(optimizer, Adam):
+        (b1, b2), (t, m, v) = optimizer.betas, state or (0, torch.zeros_like(g), torch.zeros_like(g))
+        t, m, v = t + 1, b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        return lr / (1 - b1**t) * m / (v.sqrt() / (1 - b2**t) ** 0.5 + optimizer.eps), (t, m, v)
+    v = optimizer.alpha * (torch.zeros_like(g) if state is None else state) + (1 - optimizer.alpha) * g * g
+    return lr * g / (v.sqrt() + optimizer.eps), v
+
+
+def project(a: Tensor, a_0: Tensor, radius: Radius | None, low: Tensor | None, high: Tensor | None) -> Tensor:
+    """Onto the ball around a_0, then into the box. a_0 is in the box, so both hold afterwards."""
+    if radius is not None and radius.norm == "inf":
+        a = torch.minimum(torch.maximum(a, a_0 - radius.limit), a_0 + radius.limit)
+    elif radius is not None:
+        d = a - a_0
+        norm = _norm(d)
+        a = torch.where(norm > radius.limit, a_0 + d * (radius.limit / norm), a)
+    return a if low is None else a.clamp(low, high)
+
+
+def _bound(bound, like: Tensor) -> Tensor | None:
+    return None if bound is None else torch.as_tensor(bound, dtype=like.dtype, device=like.device)
+
+
+def _keep(rows: Tensor, x: Tensor) -> Tensor:
+    return torch.where(rows if x.ndim == 1 else rows[:, None], x, torch.nan)
+
+
+_FUNCTIONS = {
+    "identity": lambda x: x,
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "elu": F.elu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+    "mish": F.mish,
+    "tanh": torch.tanh,
+    "softplus": F.softplus,
+}
+
+
+def evaluate_program(program: CriticProgram, states: Tensor, actions: Tensor) -> Tensor:
+    """Q of every output of a program, (E, N), or (1, N) when it reduces itself, in its inputs' dtype."""
+    inputs = torch.cat([states, actions], -1)
+
+    def cast(t):
+        return None if t is None else t.to(inputs.dtype)
+
+    q = []
+    for layers in program.members:
+        x = inputs
+        for layer in layers:
+            if isinstance(layer, Linear):
+                x = F.linear(x, cast(layer.weight), cast(layer.bias))
+            elif isinstance(layer, LayerNorm):
+                x = F.layer_norm(x, (layer.width,), cast(layer.weight), cast(layer.bias), layer.eps)
+            elif isinstance(layer, Activation):
+                x = _FUNCTIONS[layer.kind](x, *layer.params)
+        q.append(x[:, 0])
+    q = torch.stack(q)
+    return q if program.reduction is None else reduce_members(q, program.reduction)[None]
+
+
+class TorchExecutor:
+    """The "torch" backend: the loop above over a callable `members`, in the dtype the inputs come in."""
+
+    name = "torch"
+
+    def __init__(self, members: Members, options: RefineOptions) -> None:
+        self.members = members
+        self.options = options
+
+    def run(self, states, actions, out, *, steps, lr, info: InfoBuffers | None = None) -> None:
+        batch, candidates, width = actions.shape
+
+        def per_candidate(x):
+            rowwise = isinstance(x, Tensor) and len(x) == batch
+            return x.repeat_interleave(candidates, 0) if rowwise and candidates > 1 else x
+
+        result = action_gradient(
+            self.members,
+            per_candidate(states),
+            actions.reshape(-1, width),
+            self.options,
+            steps=per_candidate(steps),
+            lr=per_candidate(lr),
+            trace=info is not None and info.trace_q is not None,
+        )
+        q = result.q.view(batch, candidates)
+        winner = torch.where(q.isfinite(), q, -torch.inf).argmax(1)  # (B,), candidate 0 when none is finite
+        rows = torch.arange(batch, device=winner.device)
+        out.copy_(result.actions.view(batch, candidates, width)[rows, winner])
+        if info is None:
+            return
+        info.q_0.copy_(result.q_0.view(batch, candidates))
+        info.q_best.copy_(q)
+        info.best_index.copy_(result.index.view(batch, candidates))
+        info.best_candidate.copy_(winner)
+        if info.trace_q is not None:
+            info.trace_q.copy_(result.trace_q.view(info.trace_q.shape))
+            info.trace_actions.copy_(result.trace_actions.view(info.trace_actions.shape))
+            info.trace_grad.copy_(result.trace_grad.view(info.trace_grad.shape))

@@ -1,0 +1,281 @@
+"""Refiner: the prepared form of `refine`. Weights packed once, re-packed when they change."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import inputs, options
+from .backends import BACKENDS, PRECISIONS
+from .binding import Binding, Critic, Lowering
+from .cache import WeakCache
+from .info import allocate, to_info
+from .program import CriticProgram
+from .watch import structure_of
+
+DEFAULT_BOUNDS = (
+    -1.0,
+    1.0,
+)  # recognised by identity: bounds are "only the default" while they are this object
+SMALL = 64  # up to this many numbers, actions are checked against the default bounds in Python
+
+_lowerings = WeakCache()
+_warned = WeakCache()
+
+
+class Refiner:
+    """A critic prepared for many calls: `refiner(states, actions, out=None)`.
+
+    Args: those of `refine`. `steps` and `lr` given per row fix the batch size. A Refiner keeps its critic
+    alive.
+
+    Weights are packed at the first call, and again when a parameter's version changed or a parameter was
+    replaced. Call `refresh()` after changes that show neither: writes through `.data`, CUDA graph replays,
+    changes of the module's structure. Safe to call from several threads.
+    """
+
+    def __init__(
+        self,
+        critic: nn.Module | Sequence[nn.Module] | CriticProgram,
+        *,
+        steps: int | Tensor = 10,
+        lr: float | Tensor = 0.03,
+        optimizer: Any = "sgd",
+        bounds: Any = DEFAULT_BOUNDS,
+        reduce: str | int = "min",
+        gradient: Any = "raw",
+        radius: Any = None,
+        select: str = "best",
+        precision: str | None = None,
+        backend: str | None = None,
+        return_info: bool | str = False,
+    ) -> None:
+        self._setup(
+            Critic(critic, weak=False),
+            steps=steps,
+            lr=lr,
+            optimizer=optimizer,
+            bounds=bounds,
+            reduce=reduce,
+            gradient=gradient,
+            radius=radius,
+            select=select,
+            precision=precision,
+            backend=backend,
+            return_info=return_info,
+        )
+
+    @classmethod
+    def _weak(cls, critic: Critic, **settings: Any) -> Refiner:
+        """A Refiner for a cache: the critic it is given may be a weak one."""
+        refiner = cls.__new__(cls)
+        refiner._setup(critic, **settings)
+        return refiner
+
+    def _setup(self, critic, *, steps, lr, bounds, precision, backend, return_info, **choices) -> None:
+        self._critic = critic
+        self.steps, self.lr = inputs.check_steps(steps), inputs.check_lr(lr)
+        self._bounds, self._only_default = bounds, bounds is DEFAULT_BOUNDS
+        self._options = options.parse_options(**choices)
+        options.check_choice("precision", precision, (None, *PRECISIONS))
+        options.check_choice("backend", backend, (None, *BACKENDS))
+        options.check_choice("return_info", return_info, (False, True, "trace"))
+        self.precision = precision or torch.get_float32_matmul_precision()
+        self.backend, self.return_info = backend, return_info
+        self._lock = threading.RLock()
+        self._bindings: dict[tuple, Binding] = {}
+        self._fast: tuple | None = None
+
+    def __call__(self, states: Tensor, actions: Tensor, out: Tensor | None = None):
+        """Refine: shapes and result as `refine`. `out` takes the result when given (it may be `actions`
+        itself).
+
+        Under torch.compile and export it is one registered operator, and `out` is not taken.
+        """
+        if torch.compiler.is_compiling():
+            from .compiled import call_operator
+
+            return call_operator(self, states, actions, out)
+        fast = self._fast
+        if fast is not None and type(states) is Tensor and type(actions) is Tensor:
+            run, changed, modes, refs, states_shape, actions_shape, batch, looks = fast
+            if (
+                actions.shape == actions_shape
+                and states.shape == states_shape
+                and actions.dtype is torch.float32
+                and states.dtype is torch.float32
+                and actions.is_contiguous()
+                and states.is_contiguous()
+                and actions.is_cpu
+                and states.is_cpu
+                and [ref().training for ref in refs] == modes
+                and not changed()
+            ):
+                if looks:
+                    look(actions)
+                if out is None:
+                    out = torch.empty_like(actions)
+                else:
+                    inputs.check_out(out, actions_shape, actions)
+                if out.is_contiguous():
+                    run(states.data_ptr(), actions.data_ptr(), out.data_ptr(), batch)
+                    return out
+        return self._call(states, actions, out)
+
+    def refresh(self) -> None:
+        """Read the critic's numbers again, whatever their versions say."""
+        with self._lock:
+            parts = self._critic.parts()
+            structure = () if self._critic.is_program else structure_of(parts)
+            for binding in self._bindings.values():
+                if binding.lowering.structure == structure:
+                    binding.update()
+                    continue
+                _lowerings.drop(parts)  # other layers than were traced: start anew
+                self._bindings.clear()
+                self._fast = None
+                break
+
+    def binding(self, state_dim: int, action_dim: int, device: torch.device) -> Binding:
+        """The executor for these dimensions with the critic's present numbers."""
+        key = (state_dim, action_dim, device, self._critic.modes())
+        binding = self._bindings.get(key)
+        if binding is not None and (binding.watch is None or not binding.watch.changed()):
+            return binding
+        with self._lock:
+            binding = self._bindings.get(key)
+            if binding is None:
+                binding = self._bindings[key] = self._bind(*key)
+            elif binding.watch is not None and binding.watch.changed():
+                binding.update()
+        return binding
+
+    def _bind(
+        self, state_dim: int, action_dim: int, device: torch.device, modes: tuple[bool, ...]
+    ) -> Binding:
+        parts = self._critic.parts()
+        key = (state_dim, action_dim, device, modes)
+        lowering = _lowerings.get(parts, key)
+        if lowering is None:
+            lowering = Lowering(self._critic, state_dim, action_dim)
+            _lowerings.put(parts, key, lowering)
+        bounds = options.parse_bounds(self._bounds, action_dim)
+        low, high = (None, None) if bounds is None else (b.astype(np.float32) for b in bounds)
+        binding = Binding(
+            self._critic,
+            lowering,
+            replace(self._options, low=low, high=high),
+            device,
+            setting=self.precision,
+            wanted=self.backend,
+            steps=self.steps,
+            lr=self.lr,
+        )
+        binding.bounds = bounds
+        if binding.choice.backend == "torch" and self.backend is None and _warned.get(parts, "slow") is None:
+            _warned.put(parts, "slow", True)
+            warnings.warn(
+                "refine: this critic runs on the slow autograd reference, because "
+                f"{binding.choice.slow_reason}",
+                RuntimeWarning,
+                stacklevel=6,
+            )
+        return binding
+
+    def _call(self, states, actions, out=None, steps=None, lr=None, return_info=None):
+        """The general path: any type, dtype, shape and option."""
+        steps = self.steps if steps is None else steps
+        lr = self.lr if lr is None else lr
+        return_info = self.return_info if return_info is None else return_info
+        s, a = inputs.as_tensor("states", states), inputs.as_tensor("actions", actions)
+        inputs.check_pair(s, a)
+        shape = (*a.shape[:-2], a.shape[-1]) if a.ndim == 3 else tuple(a.shape)
+        if out is not None:
+            inputs.check_out(out, shape, actions)
+        if self._only_default and (a.device.type == "cpu" or os.environ.get("DTAG_CHECK") == "1"):
+            inputs.check_default_bounds(a)
+        binding = self.binding(s.shape[-1], a.shape[-1], s.device)
+        single, multi = a.ndim == 1, a.ndim == 3
+        rows = a.view(1, 1, -1) if single else a if multi else a[:, None]  # (B, M, A)
+        buffers = self._buffers(rows, steps, return_info)
+        result = self._run(binding, s[None] if single else s, rows, out, steps, lr, buffers).view(shape)
+        if out is None:
+            out = result.numpy() if isinstance(actions, np.ndarray) else result
+        elif isinstance(out, np.ndarray):
+            out[...] = result.numpy()
+        elif result.data_ptr() != out.data_ptr() or not out.is_contiguous():
+            out.copy_(result)
+        self._remember(binding, s, a, steps, lr, return_info)
+        if not return_info:
+            return out
+        return out, to_info(buffers, multi=multi, single=single, numpy=isinstance(actions, np.ndarray))
+
+    def _buffers(self, rows: Tensor, steps, return_info):
+        batch, candidates, width = rows.shape
+        inexact = (
+            candidates > 1 and rows.dtype is not torch.float32
+        )  # needs the winner to give a_0's bits back
+        if not return_info and not inexact:
+            return None
+        return allocate(batch, candidates, width, steps, return_info == "trace", rows.device)
+
+    def _run(self, binding: Binding, states, actions, out, steps, lr, buffers) -> Tensor:
+        """Refine (B, M, A) `actions` of any floating dtype into a (B, A) tensor of that dtype."""
+        batch, candidates, width = actions.shape
+        steps = inputs.fit_steps(steps, batch, actions.device)
+        lr = inputs.fit_lr(lr, batch, width, actions.device)
+        dtype = binding.loop_dtype
+        s = states.to(dtype)
+        s = s if s.stride(-1) == 1 or s.shape[-1] == 1 else s.contiguous()
+        a = actions.to(dtype).contiguous()
+        exact = actions.dtype is torch.float32
+        direct = exact and dtype is torch.float32 and isinstance(out, Tensor) and out.is_contiguous()
+        target = out.view(batch, width) if direct else torch.empty(batch, width, dtype=dtype, device=a.device)
+        if batch:
+            binding.executor.run(s, a, target, steps=steps, lr=lr, info=buffers)
+        if exact:
+            return target.to(torch.float32)
+        winner = torch.zeros(batch, dtype=torch.long) if candidates == 1 else buffers.best_candidate.long()
+        original = actions[torch.arange(batch, device=a.device), winner.to(a.device)]
+        return restore(target, original, binding.bounds)
+
+    def _remember(self, binding: Binding, s: Tensor, a: Tensor, steps, lr, return_info) -> None:
+        """Let calls of this shape take the short path."""
+        run = getattr(binding.executor, "run_fast", None)
+        plain = steps is self.steps and lr is self.lr and isinstance(steps, int) and isinstance(lr, float)
+        if run is None or not plain or return_info or a.ndim != 2 or len(a) == 0:
+            return
+        modes = list(self._critic.modes())
+        refs = () if self._critic.is_program else self._critic.refs
+        self._fast = (run, binding.watch.changed, modes, refs, s.shape, a.shape, len(a), self._only_default)
+
+
+def look(actions: Tensor) -> None:
+    """check_default_bounds for the short path."""
+    if actions.numel() > SMALL:
+        inputs.check_default_bounds(actions)
+        return
+    for row in actions.tolist():
+        if max(row) > 1.0 or min(row) < -1.0:
+            inputs.check_default_bounds(actions)
+
+
+def restore(result: Tensor, original: Tensor, bounds: tuple[np.ndarray, np.ndarray] | None) -> Tensor:
+    """`result` (B, A) in the dtype of `original`; what the loop left at a_0 keeps the bits of a_0.
+
+    Bounds apply once more in that dtype, so that rounding does not step over them.
+    """
+    start, a_0, rounded = original.to(result.dtype), original, result.to(original.dtype)
+    if bounds is not None:
+        low, high = (torch.as_tensor(b, device=result.device) for b in bounds)
+        start = start.clamp(low.float(), high.float())
+        a_0, rounded = (x.clamp(low.to(x.dtype), high.to(x.dtype)) for x in (a_0, rounded))
+    return torch.where((result == start) | (result.isnan() & start.isnan()), a_0, rounded)

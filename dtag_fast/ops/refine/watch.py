@@ -1,0 +1,66 @@
+"""Noticing that a critic's numbers changed, cheaply enough for every call.
+
+A slot is a (dict, name) pair such as (module._parameters, "weight"); holding the dict instead of the module
+keeps a cache from prolonging the critic's life. In-place changes bump `Tensor._version`, replaced tensors
+are another object. Writes through `.data` and CUDA graph replays do neither: they need `Refiner.refresh()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter, getitem
+
+from torch import Tensor, nn
+
+Slot = tuple[dict, str]
+Snapshot = tuple[list[Tensor], list[int]]
+_version = attrgetter("_version")
+
+
+class Watch:
+    """Remembers which tensors stood in the slots at the last `accept`, and their versions."""
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self._dicts = [d for d, _ in slots]
+        self._names = [name for _, name in slots]
+        self._seen: Snapshot | None = None
+
+    def snapshot(self) -> Snapshot:
+        """The tensors now in the slots and their versions (inference tensors have none)."""
+        tensors = list(map(getitem, self._dicts, self._names))
+        return tensors, [0 if t.is_inference() else t._version for t in tensors]
+
+    def accept(self, snapshot: Snapshot) -> None:
+        """Take a snapshot as the numbers in use."""
+        self._seen = snapshot
+
+    def changed(self) -> bool:
+        """Whether a slot holds another tensor or another version than the accepted snapshot."""
+        if self._seen is None:
+            return True
+        live = list(map(getitem, self._dicts, self._names))
+        tensors, versions = self._seen
+        for now, before in zip(live, tensors, strict=True):
+            if now is not before:
+                return True
+        try:
+            return list(map(_version, live)) != versions
+        except RuntimeError:  # an inference tensor among them
+            return self.snapshot()[1] != versions
+
+
+def slots_of(modules: Sequence[nn.Module]) -> dict[tuple[int, str], Slot]:
+    """The slot of every parameter and buffer, by (number of module, dotted name)."""
+    slots: dict[tuple[int, str], Slot] = {}
+    for i, module in enumerate(modules):
+        for path, part in module.named_modules():
+            for store in (part._parameters, part._buffers):
+                for name, tensor in store.items():
+                    if tensor is not None:
+                        slots[i, f"{path}.{name}" if path else name] = (store, name)
+    return slots
+
+
+def structure_of(modules: Sequence[nn.Module]) -> tuple:
+    """What must stay for a traced graph to stay valid: the modules, their order and modes."""
+    return tuple((name, id(part), part.training) for m in modules for name, part in m.named_modules())

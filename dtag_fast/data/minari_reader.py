@@ -58,14 +58,20 @@ class MinariSource:
             ) from error
         with file:
             for index in range(self.num_episodes):
-                yield self._episode(file.id, index, f"{name}: episode {index}")
+                try:
+                    yield self._episode(file.id, index, f"{name}: episode {index}")
+                except OSError as error:
+                    raise ValueError(
+                        f"{name}: episode {index}: can not be read ({error}); the file is damaged, download "
+                        "or make the dataset again"
+                    ) from error
 
     def _episode(self, file_id, index: int, where: str) -> tuple[np.ndarray, ...]:
         from h5py import h5g
 
         try:
             group = h5g.open(file_id, f"episode_{index}".encode())
-        except KeyError:
+        except (KeyError, ValueError):  # HDF5's way of saying that it is not there
             raise ValueError(
                 f"{where}: missing from {DATA_FILE}, though {METADATA_FILE} counts {self.num_episodes} "
                 "episodes; download or make the dataset again"

@@ -1,0 +1,6 @@
+"""Training loop, run folders, checkpoints. Knows nothing of the algorithm it runs."""
+
+from dtag_fast.training.checkpoint import LoadedCritic, LoadedPolicy, RunInfo, load_critic, load_policy
+from dtag_fast.training.loop import train
+
+__all__ = ["LoadedCritic", "LoadedPolicy", "RunInfo", "load_critic", "load_policy", "train"]

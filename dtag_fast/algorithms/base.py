@@ -1,0 +1,138 @@
+"""What every algorithm offers to the training loop, and what it learns about the data before it starts."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
+
+from dtag_fast.data import TrajectoryStore
+
+
+@dataclass(frozen=True, eq=False)
+class DataSpec:
+    """The facts about a dataset that shape networks and scales."""
+
+    state_dim: int
+    action_dim: int
+    state_mean: np.ndarray  # (S,) float32
+    state_std: np.ndarray  # (S,) float32, deviation + 1e-6
+    action_low: list[float]  # (A,)
+    action_high: list[float]  # (A,)
+    returns: np.ndarray  # (E,) float64, undiscounted return of each episode
+    lengths: np.ndarray  # (E,) int64, steps of each episode
+
+    @classmethod
+    def of(cls, store: TrajectoryStore) -> DataSpec:
+        """Read them from a store.
+
+        Raises:
+            ValueError: its metadata names no action bounds.
+        """
+        for key in ("action_low", "action_high"):
+            if store.metadata.get(key) is None:
+                raise ValueError(
+                    f"metadata: expected {key!r}, one number per action dimension, got "
+                    f"{store.metadata.get(key)!r}; a policy needs to know the bounds of its actions"
+                )
+        mean, std = store.state_statistics()
+        return cls(
+            state_dim=store.state_dim,
+            action_dim=store.action_dim,
+            state_mean=mean,
+            state_std=std,
+            action_low=[float(x) for x in store.metadata["action_low"]],
+            action_high=[float(x) for x in store.metadata["action_high"]],
+            returns=store.episode_returns,
+            lengths=store.episode_lengths,
+        )
+
+
+class Algorithm(ABC):
+    """Networks, their optimizers and one update. Knows nothing of files, environments and loggers.
+
+    Attributes:
+        name: as in the registry. kind: what a user gets out of it, a "policy" or a "critic".
+        exports: networks a checkpoint offers to others, by file name: "model" (a policy), "critic".
+        modules: all networks, the exported ones included. optimizers: all optimizers.
+        generator: source of dropout noise. updates_done: number of updates so far.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[Literal["policy", "critic"]]
+    exports: dict[str, nn.Module]
+    modules: dict[str, nn.Module]
+    optimizers: dict[str, Optimizer]
+
+    def __init__(self, config: Any, data: DataSpec, *, seed: int = 0, device: str | torch.device = "cpu"):
+        self.config, self.data = config, data
+        self.device = torch.device(device)
+        self.generator = Generator(self.device).manual_seed(stream_seed(seed, "dropout"))
+        self.updates_done = 0
+        with seeded_initialisation(stream_seed(seed, "weights")):
+            self._build()
+
+    @abstractmethod
+    def _build(self) -> None:
+        """Create exports, modules and optimizers from self.config and self.data."""
+
+    @abstractmethod
+    def make_sampler(self, store: TrajectoryStore):
+        """An object whose `sample(generator)` gives the batches `update` takes, on `self.device`."""
+
+    @abstractmethod
+    def update(self, batch) -> dict[str, Tensor]:
+        """One gradient step; returns 0-dim tensors to log. Never waits for the device."""
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint must say besides the config: scales as resolved from the data (JSON values)."""
+        return {}
+
+    def extra_tensors(self) -> dict[str, Tensor]:
+        """Trained tensors that belong to no module; restored in place when a run is resumed."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes during training but the exported networks, which have files of their own."""
+        return {
+            "updates_done": self.updates_done,
+            "modules": {k: m.state_dict() for k, m in self.modules.items() if k not in self.exports},
+            "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
+            "generator": self.generator.get_state(),
+            "extra": {k: t.detach() for k, t in self.extra_tensors().items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave; the exported networks are loaded separately."""
+        self.updates_done = state["updates_done"]
+        for name, module_state in state["modules"].items():
+            self.modules[name].load_state_dict(module_state)
+        for name, optimizer_state in state["optimizers"].items():
+            self.optimizers[name].load_state_dict(optimizer_state)
+        self.generator.set_state(state["generator"])
+        with torch.no_grad():
+            for name, tensor in self.extra_tensors().items():
+                tensor.copy_(state["extra"][name])
+
+
+def stream_seed(seed: int, stream: str) -> int:
+    """Seed of one of a run's independent random streams, e.g. "weights", "dropout", "batches"."""
+    return int(np.random.SeedSequence([seed, *stream.encode()]).generate_state(1, np.uint64)[0])
+
+
+@contextlib.contextmanager
+def seeded_initialisation(seed: int) -> Iterator[None]:
+    """Weights created inside come from `seed`; the caller's global generator is left as it was."""
+    before = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(before)

@@ -1,0 +1,129 @@
+"""Algorithms by name, and their settings per dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import torch
+
+from dtag_fast.algorithms import dt, iql, reinformer
+from dtag_fast.algorithms.base import Algorithm, DataSpec
+from dtag_fast.data import TrajectoryStore
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An algorithm and its config class; `entry.config()` is the default config."""
+
+    algorithm: type[Algorithm]
+    config: type
+
+
+ALGORITHMS: dict[str, Entry] = {
+    "dt": Entry(dt.DT, dt.Config),
+    "reinformer": Entry(reinformer.Reinformer, reinformer.Config),
+    "iql": Entry(iql.IQL, iql.Config),
+}
+
+# part of an environment id or dataset id, in lower case without punctuation -> family of presets
+_FAMILIES = {
+    "halfcheetah": "halfcheetah",
+    "hopper": "hopper",
+    "walker2d": "walker2d",
+    "antmaze": "antmaze",
+    "pointmaze": "maze2d",
+    "maze2d": "maze2d",
+    "kitchen": "kitchen",
+    "door": "adroit",
+    "hammer": "adroit",
+    "pen": "adroit",
+    "relocate": "adroit",
+}
+_QUALITIES = ("medium-replay", "medium-expert", "medium")  # the first that the dataset id contains
+
+
+def lookup(name: str) -> Entry:
+    """The entry of an algorithm.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    if name not in ALGORITHMS:
+        raise ValueError(f"algorithm: expected one of {', '.join(ALGORITHMS)}, got {name!r}")
+    return ALGORITHMS[name]
+
+
+def create(
+    name: str,
+    store: TrajectoryStore,
+    config: Any = None,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> Algorithm:
+    """An algorithm ready to train on a store.
+
+    Args:
+        name: key of ALGORITHMS. store: decides sizes, statistics and scales.
+        config: the algorithm's config; None for the preset of the dataset.
+        seed: of weights and dropout. device: where it trains.
+    """
+    entry = lookup(name)
+    config = preset_config(name, store.metadata) if config is None else config
+    if not isinstance(config, entry.config):
+        raise TypeError(f"config: expected {entry.config.__module__}.Config for {name}, got {type(config)!r}")
+    return entry.algorithm(config, DataSpec.of(store), seed=seed, device=device)
+
+
+def preset_config(name: str, metadata: dict[str, Any]) -> Any:
+    """Config of an algorithm for a dataset: defaults, then the family's settings, then the dataset quality's.
+
+    Args:
+        name: key of ALGORITHMS.
+        metadata: of the store; env_id and dataset_id are looked at. Unknown environments get the defaults.
+    """
+    entry = lookup(name)
+    presets = _presets().get(name, {})
+    family = family_of(metadata)
+    settings = dict(presets.get(family, {}))
+    dataset = str(metadata.get("dataset_id") or "")
+    quality = next((q for q in _QUALITIES if q in dataset), None)
+    settings.update(presets.get(f"{family}-{quality}", {}))
+    return config_from_dict(entry.config, settings)
+
+
+def family_of(metadata: dict[str, Any]) -> str | None:
+    """Family of presets of a dataset, from its environment id or else its own id; None when it has none."""
+    for key in ("env_id", "dataset_id"):
+        text = "".join(c for c in str(metadata.get(key) or "").lower() if c.isalnum())
+        for part, family in _FAMILIES.items():
+            if part in text:
+                return family
+    return None
+
+
+def config_from_dict(config_class: type, values: dict[str, Any]) -> Any:
+    """A config from JSON values; lists become tuples, absent fields keep their defaults.
+
+    Raises:
+        ValueError: a key the config does not have.
+    """
+    known = {field.name for field in dataclasses.fields(config_class)}
+    foreign = ", ".join(sorted(set(values) - known))
+    if foreign:
+        raise ValueError(
+            f"config: expected fields of {config_class.__module__}.Config, got foreign {foreign}; "
+            "it may come from a newer version of dtag_fast"
+        )
+    return config_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+@cache
+def _presets() -> dict[str, dict[str, dict[str, Any]]]:
+    text = resources.files("dtag_fast.algorithms").joinpath("presets.json").read_text()
+    return {name: table for name, table in json.loads(text).items() if name != "sources"}

@@ -1,0 +1,150 @@
+"""Reinformer: max-return sequence modelling (Zhuang et al. 2024, arXiv 2405.08740).
+
+u    = (R - R^) / mean |R|                      error of the return predicted from the state, rescaled
+L    = mean |tau - 1[u < 0]| u^2                expectile of the return: tau -> 1 approaches the maximum
+     + mean -log N(a; mu, sigma)                likelihood of the action given the return
+     - lambda H,     H = entropy of N(mu, sigma)
+lambda follows d/d(log lambda) of lambda (H - H_target), H_target = -A
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dtag_fast.algorithms.base import Algorithm
+from dtag_fast.algorithms.lamb import Lamb, clip_
+from dtag_fast.algorithms.losses import (
+    expectile_loss,
+    gaussian_entropy,
+    gaussian_nll,
+    masked_mean,
+    return_scale_of,
+)
+from dtag_fast.algorithms.schedules import set_lr, warmup
+from dtag_fast.algorithms.sequence import check_lengths, resolve_return_scale, window_sampler
+from dtag_fast.data import TrajectoryStore, Windows
+from dtag_fast.models import Reinformer as ReinformerModel
+from dtag_fast.models import ReinformerConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """Defaults: the published code. Smaller networks (d_model 128, 3 layers, 1 head) lose little."""
+
+    context_len: int = 5  # K, steps the policy looks back
+    d_model: int = 256  # width of a token
+    n_layer: int = 4
+    n_head: int = 8
+    dropout: float = 0.1
+    max_timestep: int = 4096  # rows of the timestep embedding
+    padding: Literal["left", "right"] = "right"  # side on which short windows are filled up
+    weighting: Literal["uniform", "length"] = "uniform"  # probability of an episode
+    start: Literal["inside", "anywhere"] = "inside"  # first step of a window, see WindowSampler
+    reward_scale: float = 1.0  # rewards become reward_scale * r + reward_shift before they are summed
+    reward_shift: float = 0.0
+    return_scale: float | None = (
+        None  # divides returns-to-go; None: largest |return| of an episode in the data
+    )
+    expectile: float = 0.99  # tau of the return head
+    initial_temperature: float = 0.1  # lambda before the first update
+    temperature_lr: float = 1e-4  # Adam on log lambda
+    batch_size: int = 128  # windows
+    lr: float = 1e-4  # LAMB
+    weight_decay: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    warmup: int = 5_000  # updates of linear warm-up
+    max_grad_norm: float = 0.25  # clip of the trainer; LAMB clips at 1.0 by itself
+
+    def __post_init__(self) -> None:
+        if not 0 < self.expectile < 1:
+            raise ValueError(f"expectile: expected a number between 0 and 1, got {self.expectile}")
+
+
+class Reinformer(Algorithm):
+    """See the head of this file."""
+
+    name = "reinformer"
+    kind = "policy"
+
+    def _build(self) -> None:
+        c, data = self.config, self.data
+        check_lengths(c.max_timestep, data)
+        self.return_scale = resolve_return_scale(c, data)
+        self.model = ReinformerModel(
+            ReinformerConfig(
+                state_dim=data.state_dim,
+                action_dim=data.action_dim,
+                context_len=c.context_len,
+                d_model=c.d_model,
+                n_layer=c.n_layer,
+                n_head=c.n_head,
+                dropout=c.dropout,
+                max_timestep=c.max_timestep,
+                padding=c.padding,
+                return_scale=self.return_scale,
+            ),
+            data.state_mean,
+            data.state_std,
+            data.action_low,
+            data.action_high,
+        ).to(self.device)
+        self.exports = self.modules = {"model": self.model}
+        self.log_temperature = torch.tensor(
+            math.log(c.initial_temperature), device=self.device, requires_grad=True
+        )
+        self.optimizer = Lamb(
+            self.model.parameters(), lr=c.lr, betas=c.betas, eps=c.eps, weight_decay=c.weight_decay
+        )
+        self.temperature_optimizer = torch.optim.Adam([self.log_temperature], lr=c.temperature_lr)
+        self.optimizers = {"model": self.optimizer, "temperature": self.temperature_optimizer}
+
+    def make_sampler(self, store: TrajectoryStore):
+        return window_sampler(self, store)
+
+    def update(self, batch: Windows) -> dict[str, Tensor]:
+        c, mask = self.config, batch.mask
+        self.model.train()
+        out = self.model(*batch, generator=self.generator)
+        returns = batch.returns_to_go.squeeze(-1)  # (B, K)
+        u = (returns - out.returns.squeeze(-1)) / return_scale_of(returns, mask)
+        return_loss = masked_mean(expectile_loss(u, c.expectile), mask)
+        nll = masked_mean(gaussian_nll(batch.actions, out.actions, out.log_std), mask)
+        entropy = gaussian_entropy(out.log_std)
+        temperature = self.log_temperature.exp()
+        loss = return_loss + nll - temperature.detach() * entropy
+        loss.backward()
+        grad_norm = clip_([p.grad for p in self.model.parameters()], c.max_grad_norm)
+        set_lr(self.optimizer, c.lr * warmup(self.updates_done, c.warmup))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+        # the dual step: more weight on the entropy while it is below its target
+        (temperature * (entropy.detach() + self.data.action_dim)).backward()
+        self.temperature_optimizer.step()
+        self.temperature_optimizer.zero_grad()
+        self.updates_done += 1
+        return {
+            "loss": loss.detach(),
+            "return_loss": return_loss.detach(),
+            "nll": nll.detach(),
+            "entropy": entropy.detach(),
+            "temperature": temperature.detach(),
+            "grad_norm": grad_norm,
+        }
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "return_scale": self.return_scale,
+            "reward_scale": self.config.reward_scale,
+            "reward_shift": self.config.reward_shift,
+            "context_len": self.config.context_len,
+        }
+
+    def extra_tensors(self) -> dict[str, Tensor]:
+        return {"log_temperature": self.log_temperature}

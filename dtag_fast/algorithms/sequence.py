@@ -1,0 +1,62 @@
+"""Settings of sequence policies that are resolved from the data."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dtag_fast.algorithms.base import Algorithm, DataSpec
+from dtag_fast.data import TrajectoryStore, WindowSampler
+
+
+def transformed_returns(config, data: DataSpec) -> np.ndarray:
+    """(E,) episode returns after r -> reward_scale * r + reward_shift."""
+    return config.reward_scale * data.returns + config.reward_shift * data.lengths
+
+
+def resolve_return_scale(config, data: DataSpec) -> float:
+    """The configured divisor of returns, or the largest |return| of an episode when there is none.
+
+    Raises:
+        ValueError: not positive, or every episode of the data has return 0.
+    """
+    configured = config.return_scale
+    scale = np.abs(transformed_returns(config, data)).max() if configured is None else configured
+    if not scale > 0:
+        raise ValueError(
+            f"return_scale: expected a positive number, got {scale}"
+            + (
+                "; every episode of the dataset has return 0, so give it yourself"
+                if configured is None
+                else ""
+            )
+        )
+    return float(scale)
+
+
+def check_lengths(max_timestep: int, data: DataSpec) -> None:
+    """Every step of the data needs a row in the timestep embedding."""
+    longest = int(data.lengths.max())
+    if longest > max_timestep:
+        raise ValueError(
+            f"max_timestep: expected at least {longest}, the length of the longest episode of the dataset, "
+            f"got {max_timestep}"
+        )
+
+
+def window_sampler(algorithm: Algorithm, store: TrajectoryStore) -> WindowSampler:
+    """Windows of standardised states as `algorithm.config` asks for them."""
+    c = algorithm.config
+    return WindowSampler(
+        store,
+        c.context_len,
+        c.batch_size,
+        padding=c.padding,
+        weighting=c.weighting,
+        start=c.start,
+        return_scale=algorithm.return_scale,
+        reward_scale=c.reward_scale,
+        reward_shift=c.reward_shift,
+        state_mean=algorithm.data.state_mean,
+        state_std=algorithm.data.state_std,
+        device=algorithm.device,
+    )

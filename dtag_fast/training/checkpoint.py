@@ -1,0 +1,257 @@
+"""Checkpoints: a folder of safetensors and JSON, complete from the moment it is visible. No pickle.
+
+    RUN/checkpoints/STEP/
+        config.json                  format version, networks, everything needed to act: see RunInfo
+        model.safetensors            the policy        } whichever the algorithm trains
+        critic.safetensors           the critic        }
+        training_state/              what only a resumed training needs
+            state.json  tensors.safetensors
+    RUN/checkpoints/last -> STEP     the newest
+
+A checkpoint is written under another name and renamed when it is whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import torch
+from torch import nn
+
+import dtag_fast
+from dtag_fast.models.registry import build, describe
+from dtag_fast.training.files import point_link, read_json, read_tensors, sync, write_json, write_tensors
+from dtag_fast.training.state_tree import load_named, pack, unpack
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """What a checkpoint says about itself; all values are plain JSON."""
+
+    algorithm: str
+    kind: str  # "policy" or "critic"
+    step: int  # updates made
+    seed: int
+    state_dim: int
+    action_dim: int
+    state_mean: list[float]  # (S,) of the training states
+    state_std: list[float]  # (S,) deviation + 1e-6
+    action_low: list[float]  # (A,)
+    action_high: list[float]  # (A,)
+    best_return: float  # best undiscounted return of an episode in the training data
+    context_len: int | None = None  # K of a sequence policy
+    return_scale: float = 1.0  # divides returns-to-go
+    reward_scale: float = 1.0  # rewards were used as reward_scale * r + reward_shift
+    reward_shift: float = 0.0
+    discount: float = 1.0  # gamma of a critic
+    target_returns: list[float] = field(default_factory=list)  # to ask of a return-conditioned policy, raw
+    env_id: str | None = None
+    env_spec: dict | None = None
+    max_episode_steps: int | None = None
+    dataset_id: str | None = None
+    dataset_fingerprint: str | None = None
+    observation_keys: list[str] | None = None
+    ref_min_score: float | None = None
+    ref_max_score: float | None = None
+    ref_source: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)  # the algorithm's settings
+    versions: dict[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+class LoadedPolicy(NamedTuple):
+    """A policy in eval mode and what its checkpoint says."""
+
+    model: nn.Module
+    info: RunInfo
+
+
+class LoadedCritic(NamedTuple):
+    """A critic in eval mode and what its checkpoint says."""
+
+    critic: nn.Module
+    info: RunInfo
+
+
+def load_policy(path: str | os.PathLike, device: str | torch.device = "cpu") -> LoadedPolicy:
+    """Load the policy of a run (its last checkpoint) or of one checkpoint folder.
+
+    Outputs are bit-identical to those of the policy that was saved.
+
+    Raises:
+        FileNotFoundError: there is no run or checkpoint, or it holds no policy.
+        ValueError: a file is damaged, of a newer format, or has missing or foreign keys.
+    """
+    return LoadedPolicy(*_load_network(Path(path), "model", "policy", device))
+
+
+def load_critic(path: str | os.PathLike, device: str | torch.device = "cpu") -> LoadedCritic:
+    """Load the critic of a run (its last checkpoint) or of one checkpoint folder; errors as `load_policy`."""
+    return LoadedCritic(*_load_network(Path(path), "critic", "critic", device))
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The folder itself if it is a checkpoint, else the last checkpoint of the run it is.
+
+    Raises:
+        FileNotFoundError: it is neither.
+    """
+    if (path / "config.json").is_file() and "networks" in read_json(path / "config.json"):
+        return path
+    newest = newest_checkpoint(path)
+    if newest is None:
+        raise FileNotFoundError(f"{path}: expected a run or a checkpoint folder, found no checkpoint in it")
+    return newest
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The complete checkpoint of the highest step, or None."""
+    found = [p for p in (run / "checkpoints").glob("*") if p.name.isdecimal() and p.is_dir()]
+    return max(found, key=lambda p: int(p.name), default=None)
+
+
+def read_checkpoint_config(checkpoint: Path) -> dict[str, Any]:
+    """config.json of a checkpoint, its version checked."""
+    config = read_json(checkpoint / "config.json")
+    check_version(config, checkpoint / "config.json")
+    for key in ("networks", "info"):
+        if key not in config:
+            raise ValueError(f"{checkpoint / 'config.json'}: missing key {key!r}")
+    return config
+
+
+def check_version(config: dict[str, Any], path: Path) -> None:
+    """Refuse what a later dtag_fast wrote."""
+    version = config.get("format_version") if isinstance(config, dict) else None
+    if not isinstance(version, int):
+        raise ValueError(f"{path}: missing key 'format_version'; not written by dtag_fast")
+    if version > FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: written in format version {version}, this dtag_fast reads up to version "
+            f"{FORMAT_VERSION}; upgrade it"
+        )
+
+
+def _load_network(path: Path, stem: str, what: str, device: str | torch.device) -> tuple[nn.Module, RunInfo]:
+    checkpoint = find_checkpoint(path)
+    config = read_checkpoint_config(checkpoint)
+    info = _info(config["info"], checkpoint / "config.json")
+    if stem not in config["networks"]:
+        raise FileNotFoundError(f"{path}: expected a {what}, this run of {info.algorithm} holds none")
+    try:
+        network = build(config["networks"][stem])
+    except ValueError as error:
+        raise ValueError(f"{checkpoint / 'config.json'}: {error}") from error
+    weights = checkpoint / f"{stem}.safetensors"
+    load_named(network, read_tensors(weights), str(weights))
+    return network.to(device).eval(), info
+
+
+def _info(values: dict[str, Any], path: Path) -> RunInfo:
+    fields = {f.name: f for f in dataclasses.fields(RunInfo)}
+    foreign = sorted(set(values) - set(fields))
+    missing = sorted(
+        name
+        for name, f in fields.items()
+        if name not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    )
+    if foreign or missing:
+        complaint = f"foreign key {foreign[0]!r}" if foreign else f"missing key {missing[0]!r}"
+        raise ValueError(f"{path}: info: {complaint}")
+    return RunInfo(**values)
+
+
+def save_checkpoint(
+    run: Path, info: RunInfo, exports: dict[str, nn.Module], training_state: dict[str, Any]
+) -> Path:
+    """Write RUN/checkpoints/STEP and point `last` at it.
+
+    Args:
+        run: run folder. info: its step names the folder.
+        exports: networks by file stem ("model", "critic").
+        training_state: nested tensors and numbers for a resumed training.
+    Returns:
+        The checkpoint's folder. One that exists already for this step is left as it is: it holds the same.
+    """
+    folder = run / "checkpoints"
+    final = folder / str(info.step)
+    if not final.exists():
+        temporary = folder / f".{info.step}.tmp"
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        (temporary / "training_state").mkdir(parents=True)
+        for stem, network in exports.items():
+            write_tensors(temporary / f"{stem}.safetensors", network.state_dict())
+        tensors, tree = pack(training_state)
+        write_tensors(temporary / "training_state" / "tensors.safetensors", tensors)
+        write_json(temporary / "training_state" / "state.json", tree)
+        write_json(
+            temporary / "config.json",
+            {
+                "format_version": FORMAT_VERSION,
+                "networks": {stem: describe(network) for stem, network in exports.items()},
+                "info": dataclasses.asdict(info),
+            },
+        )
+        sync(temporary)
+        os.rename(temporary, final)
+        sync(folder)
+    point_link(folder / "last", final.name)
+    return final
+
+
+def load_training_state(checkpoint: Path, exports: dict[str, nn.Module]) -> dict[str, Any]:
+    """Load the exported networks in place and return the training state; errors as `load_policy`."""
+    read_checkpoint_config(checkpoint)
+    for stem, network in exports.items():
+        path = checkpoint / f"{stem}.safetensors"
+        load_named(network, read_tensors(path), str(path))
+    folder = checkpoint / "training_state"
+    tensors = read_tensors(folder / "tensors.safetensors")
+    tree = read_json(folder / "state.json")
+    try:
+        return unpack(tensors, tree)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error} for state.json; the files do not belong together") from error
+
+
+def prune_checkpoints(run: Path, keep_last: int) -> None:
+    """Delete all but the newest `keep_last` checkpoints, and what an interrupted writer left behind."""
+    folder = run / "checkpoints"
+    steps = sorted((p for p in folder.glob("*") if p.name.isdecimal()), key=lambda p: int(p.name))
+    for old in steps[:-keep_last]:
+        doomed = folder / f".{old.name}.old.tmp"
+        os.rename(old, doomed)  # a half-deleted checkpoint must not look like a whole one
+        shutil.rmtree(doomed)
+
+
+def remove_leftovers(run: Path) -> None:
+    """Delete what a killed process left half-written."""
+    for path in (run / "checkpoints").glob(".*.tmp"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    for path in run.glob(".*.tmp"):
+        path.unlink()
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what a run's numbers depend on."""
+    return {
+        "dtag_fast": dtag_fast.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "safetensors": safetensors.__version__,
+    }

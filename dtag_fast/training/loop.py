@@ -1,0 +1,196 @@
+"""The training loop: sample, update, log, checkpoint, evaluate; resumable at any moment."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator
+
+from dtag_fast.algorithms import Algorithm, create, stream_seed
+from dtag_fast.data import TrajectoryStore
+from dtag_fast.training.checkpoint import (
+    RunInfo,
+    library_versions,
+    load_training_state,
+    newest_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from dtag_fast.training.metrics import MetricsLog, WindowMeans
+from dtag_fast.training.run_folder import describe_run, open_run
+
+Progress = Callable[[int, int, dict[str, float]], None]
+Evaluate = Callable[[int, Path], dict[str, float]]
+
+_PROGRESS_PERIOD = 0.1  # seconds
+
+
+def train(
+    algorithm: str,
+    store: TrajectoryStore,
+    *,
+    out: str | os.PathLike,
+    updates: int,
+    config: Any = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    log_every: int = 100,
+    checkpoint_every: int = 5_000,
+    keep_last: int | None = None,
+    eval_every: int | None = None,
+    evaluate: Evaluate | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Train on a store and write a run folder.
+
+    The same arguments give the same parameters, bit for bit, on a CPU with the same number of threads; a
+    run that was killed and resumed ends with the same bits as one that was not, and so does one that was
+    evaluated between.
+
+    Args:
+        algorithm: "dt", "reinformer" or "iql".
+        out: run folder; must be empty or absent unless resume.
+        updates: gradient steps in all, those before a resume included; may be raised on resume.
+        config: the algorithm's config; None for the preset of the dataset.
+        seed: of weights, dropout and batches.
+        log_every: updates averaged into one record of metrics.
+        checkpoint_every: updates between checkpoints; there is one at the end and at every evaluation too.
+        keep_last: number of checkpoints to keep; None for all.
+        eval_every, evaluate: `evaluate(step, run folder)` is called every so many updates and after the
+        last one,
+            with that step's checkpoint written; the numbers it returns are logged as "eval/...".
+        resume: go on from the newest checkpoint in `out`; from the start if there is none.
+        progress: called some ten times a second as progress(updates done, updates in all, latest metrics).
+    Returns:
+        The run folder.
+    Raises:
+        FileExistsError: `out` holds something and resume is False.
+        ValueError: a bad setting, or resume with other settings or data than before.
+        FloatingPointError: a loss is not finite; what was written before stays.
+    """
+    counts = {"updates": updates, "log_every": log_every, "checkpoint_every": checkpoint_every}
+    counts |= {k: v for k, v in {"keep_last": keep_last, "eval_every": eval_every}.items() if v is not None}
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+    if (evaluate is None) != (eval_every is None):
+        raise ValueError("eval_every: expected together with evaluate, got only one of them")
+
+    run = Path(out)
+    learner = create(algorithm, store, config, seed=seed, device=device)
+    open_run(run, describe_run(algorithm, learner.config, store, seed, str(device)), resume)
+    session = _Session(run, learner, store, seed)
+    session.restore()
+    sampler = learner.make_sampler(store)
+
+    if evaluate and session.step and session.step % eval_every == 0:
+        session.evaluate_once(evaluate)  # in case the run was killed between checkpoint and evaluation
+    shown = 0.0
+    while session.step < updates:
+        session.window.add(learner.update(sampler.sample(session.generator)))
+        step = session.step
+        if step % log_every == 0:
+            session.log_window()
+        evaluation_due = evaluate is not None and (step % eval_every == 0 or step == updates)
+        if evaluation_due or step % checkpoint_every == 0 or step == updates:
+            session.save(keep_last)
+        if evaluation_due:
+            session.evaluate_once(evaluate)
+        now = time.perf_counter()
+        if progress and (now - shown > _PROGRESS_PERIOD or step == updates):
+            progress(step, updates, session.latest)
+            shown = now
+    return run
+
+
+class _Session:
+    """The parts of a run in progress, and how they are saved and restored together."""
+
+    def __init__(self, run: Path, learner: Algorithm, store: TrajectoryStore, seed: int):
+        self.run, self.learner, self.seed, self.metadata = run, learner, seed, store.metadata
+        self.generator = Generator(learner.device).manual_seed(stream_seed(seed, "batches"))
+        self.window = WindowMeans()
+        self.latest: dict[str, float] = {}
+        self._before = 0.0  # training seconds of earlier processes
+        self._started = self._window_started = time.perf_counter()
+
+    @property
+    def step(self) -> int:
+        return self.learner.updates_done
+
+    def restore(self) -> None:
+        """Go back to the newest checkpoint, if there is one."""
+        checkpoint = newest_checkpoint(self.run)
+        if checkpoint is not None:
+            state = load_training_state(checkpoint, self.learner.exports)
+            self.learner.load_state_dict(state["learner"])
+            self.generator.set_state(state["generator"])
+            self.window.load_state_dict(state["window"])
+            self._before = state["seconds"]
+        self.log = MetricsLog(self.run, self.step)
+        self._started = self._window_started = time.perf_counter()
+
+    def save(self, keep_last: int | None) -> None:
+        self.window.means()  # refuses to save a diverged run
+        state = {
+            "learner": self.learner.state_dict(),
+            "generator": self.generator.get_state(),
+            "window": self.window.state_dict(),
+            "seconds": self._seconds(),
+        }
+        save_checkpoint(self.run, self._info(), self.learner.exports, state)
+        if keep_last is not None:
+            prune_checkpoints(self.run, keep_last)
+
+    def log_window(self) -> None:
+        means = {f"train/{name}": value for name, value in self.window.means().items()}
+        now = time.perf_counter()
+        self.latest = means | {
+            "speed/updates_per_s": self.window.count / (now - self._window_started),
+            "time/seconds": self._seconds(),
+        }
+        self.log.append({"step": self.step} | self.latest)
+        self.window.reset()
+        self._window_started = now
+
+    def evaluate_once(self, evaluate: Evaluate) -> None:
+        if self.log.has(self.step, "eval/"):
+            return
+        began = time.perf_counter()
+        result = evaluate(self.step, self.run)
+        took = time.perf_counter() - began
+        self._started += took  # seconds and speed are those of training
+        self._window_started += took
+        self.log.append({"step": self.step} | {f"eval/{name}": value for name, value in result.items()})
+
+    def _seconds(self) -> float:
+        return self._before + time.perf_counter() - self._started
+
+    def _info(self) -> RunInfo:
+        learner, data = self.learner, self.learner.data
+        keys = ("env_id", "env_spec", "max_episode_steps", "dataset_id", "observation_keys")
+        keys += ("ref_min_score", "ref_max_score", "ref_source")
+        return RunInfo(
+            algorithm=learner.name,
+            kind=learner.kind,
+            step=self.step,
+            seed=self.seed,
+            state_dim=data.state_dim,
+            action_dim=data.action_dim,
+            state_mean=data.state_mean.tolist(),
+            state_std=data.state_std.tolist(),
+            action_low=data.action_low,
+            action_high=data.action_high,
+            best_return=float(data.returns.max()),
+            dataset_fingerprint=self.metadata.get("fingerprint"),
+            config=vars(learner.config).copy(),
+            versions=library_versions(),
+            **{key: self.metadata.get(key) for key in keys},
+            **learner.facts(),
+        )

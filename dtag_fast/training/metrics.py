@@ -1,0 +1,104 @@
+"""Metrics of a run: one JSON record per line, and the same as CSV for spreadsheets."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dtag_fast.training.files import write_text
+
+
+class MetricsLog:
+    """metrics.jsonl and metrics.csv of a run folder.
+
+    Opening an existing log drops what lies after `up_to_step`, and a line that a killed process left
+    half-written, so that the log of a resumed run reads as if it had never stopped.
+
+    Args:
+        run: run folder. up_to_step: step of the checkpoint from which training goes on.
+    """
+
+    def __init__(self, run: Path, up_to_step: int = 0):
+        self._jsonl, self._csv = run / "metrics.jsonl", run / "metrics.csv"
+        self.records: list[dict[str, Any]] = []
+        if self._jsonl.exists():
+            for line in self._jsonl.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError:
+                    break  # only the last line can be incomplete
+                if record["step"] > up_to_step:
+                    break
+                self.records.append(record)
+        write_text(self._jsonl, "".join(json.dumps(record) + "\n" for record in self.records))
+        self._rewrite_csv()
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add one record: a "step", and numbers under names like "train/loss"."""
+        self.records.append(record)
+        with open(self._jsonl, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        if record.keys() <= set(self._columns):
+            with open(self._csv, "a", encoding="utf-8", newline="") as file:
+                csv.DictWriter(file, self._columns, lineterminator="\n").writerow(record)
+        else:
+            self._rewrite_csv()
+
+    def has(self, step: int, prefix: str) -> bool:
+        """Whether a record of this step holds a metric whose name starts with prefix."""
+        return any(r["step"] == step and any(k.startswith(prefix) for k in r) for r in self.records)
+
+    def _rewrite_csv(self) -> None:
+        self._columns = list(dict.fromkeys(key for record in self.records for key in record))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.records)
+        write_text(self._csv, text.getvalue())
+
+
+class WindowMeans:
+    """Means of metrics over the updates since the last `reset`, summed without waiting for the device."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self._names: list[str] = []
+        self._sums: Tensor | None = None
+        self.count = 0
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        """Add one update's 0-dim tensors; the names are the same in every update."""
+        values = torch.stack([value.double() for value in metrics.values()])
+        self._names = list(metrics)
+        self._sums = values if self._sums is None else self._sums + values
+        self.count += 1
+
+    def means(self) -> dict[str, float]:
+        """Waits for the device.
+
+        Raises:
+            FloatingPointError: one of them is NaN or infinite.
+        """
+        if self._sums is None:
+            return {}
+        means = dict(zip(self._names, (self._sums / self.count).tolist(), strict=True))
+        for name, value in means.items():
+            if value - value != 0:
+                raise FloatingPointError(
+                    f"{name} became {value}: training diverged; lower the learning rate or look at the data"
+                )
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"names": self._names, "sums": self._sums, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._names, self._sums, self.count = state["names"], state["sums"], state["count"]

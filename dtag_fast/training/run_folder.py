@@ -1,0 +1,95 @@
+"""Starting and resuming a run folder without ever overwriting another run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+from dtag_fast.data import TrajectoryStore
+from dtag_fast.training.checkpoint import (
+    FORMAT_VERSION,
+    check_version,
+    library_versions,
+    remove_leftovers,
+)
+from dtag_fast.training.files import read_json, write_json
+
+
+def describe_run(
+    algorithm: str, config: Any, store: TrajectoryStore, seed: int, device: str
+) -> dict[str, Any]:
+    """config.json of a run: all that decides its numbers."""
+    run = {
+        "format_version": FORMAT_VERSION,
+        "algorithm": algorithm,
+        "seed": seed,
+        "config": dataclasses.asdict(config),
+        "dataset": {
+            "dataset_id": store.metadata.get("dataset_id"),
+            "env_id": store.metadata.get("env_id"),
+            "episodes": store.num_episodes,
+            "steps": store.num_steps,
+            "state_dim": store.state_dim,
+            "action_dim": store.action_dim,
+            "crc32": content_checksum(store),
+        },
+        "device": device,
+        "versions": library_versions(),
+    }
+    return json.loads(json.dumps(run))  # tuples become lists, as they will be when read back
+
+
+def content_checksum(store: TrajectoryStore) -> str:
+    """CRC-32 of what training reads."""
+    checksum = 0
+    for array in (store.observations, store.actions, store.rewards, store.terminations, store.offsets):
+        checksum = zlib.crc32(array, checksum)
+    return f"{checksum:08x}"
+
+
+def open_run(out: Path, run: dict[str, Any], resume: bool) -> None:
+    """Create a run folder, or check that the one there is the run to go on with.
+
+    Raises:
+        FileExistsError: the folder is not empty and resume is False.
+        ValueError: the run there differs; names the first field that does.
+    """
+    path = out / "config.json"
+    if resume and path.exists():
+        recorded = read_json(path)
+        check_version(recorded, path)
+        compare(recorded, run, path)
+        remove_leftovers(out)
+        return
+    if resume and out.exists():
+        remove_leftovers(out)  # a run killed before its config was written has nothing else
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(
+            f"out: {out} is not empty; resume it, or choose another folder"
+            if path.exists() or not resume
+            else f"out: {out} holds other files and no run to resume; choose another folder"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, run)
+
+
+def compare(recorded: dict[str, Any], run: dict[str, Any], path: Path) -> None:
+    """Refuse to go on with settings or data that differ from the recorded ones."""
+    for section in ("algorithm", "seed", "config", "dataset"):
+        ours, theirs = run[section], recorded.get(section)
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            pairs = {
+                f"{section}.{k}": (theirs.get(k), ours.get(k))
+                for k in [*ours, *(theirs.keys() - ours.keys())]
+            }
+        else:
+            pairs = {section: (theirs, ours)}
+        for name, (was, now) in pairs.items():
+            if was != now:
+                raise ValueError(
+                    f"resume: {name} was {was!r} in {path}, got {now!r}; go on with what the run was started "
+                    "with, or choose another folder"
+                )

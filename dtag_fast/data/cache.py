@@ -91,12 +91,8 @@ def _open_or_convert(
     key = f"{FORMAT_VERSION}|{fingerprint}|{changed}|{'|'.join(source.state_paths)}"
     folder = root / "datasets" / source.metadata["dataset_id"].replace("/", "--")
     target = folder / hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
-    try:
-        return TrajectoryStore.open(target)
-    except FileNotFoundError:
-        pass  # not converted yet
-    except (ValueError, KeyError, OSError):
-        shutil.rmtree(target)  # damaged, and made again below
+    if (found := _open_intact(target)) is not None:
+        return found
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(folder)
@@ -128,12 +124,22 @@ def _convert(source: MinariSource, folder: Path, progress: Callable[[int, int], 
         writer.close()
 
 
+def _open_intact(folder: Path) -> TrajectoryStore | None:
+    """The store in `folder`, None where there is none or a damaged one."""
+    try:
+        return TrajectoryStore.open(folder)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def _publish(made: Path, target: Path) -> None:
     """Move a finished conversion into place; where another process was faster, its equal result stays."""
+    if target.exists() and _open_intact(target) is None:
+        shutil.rmtree(target)
     try:
         os.rename(made, target)
     except OSError:
-        if not (target / META_FILE).is_file():
+        if _open_intact(target) is None:
             raise
 
 

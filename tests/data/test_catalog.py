@@ -1,0 +1,73 @@
+"""Finding datasets as Minari does, and saying what there is when one is not found."""
+
+import minari
+import pytest
+
+from dtag_fast.data import catalog, load_dataset
+
+
+@pytest.fixture
+def three_sets(write_minari, make_episodes, minari_home):
+    for name in ("zoo/b/set-v1", "plain-v0", "zoo/a/set-v0"):
+        write_minari(name, make_episodes((3, 4)))
+    (minari_home / ".hidden").mkdir()
+    return minari_home
+
+
+def test_lists_what_minari_lists(three_sets):
+    found = catalog.list_local()
+    assert [dataset.dataset_id for dataset in found] == ["plain-v0", "zoo/a/set-v0", "zoo/b/set-v1"]
+    assert {dataset.dataset_id for dataset in found} == set(minari.list_local_datasets())
+    assert all((dataset.episodes, dataset.steps) == (2, 7) for dataset in found)
+    assert all(dataset.problem is None for dataset in found)
+    assert found[0].size == sum(file.stat().st_size for file in (three_sets / "plain-v0/data").iterdir())
+
+
+@pytest.mark.parametrize("value", [None, "elsewhere", ""])
+def test_root_is_minaris(monkeypatch, tmp_path, value):
+    from minari.storage.datasets_root_dir import get_dataset_path
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    if value is None:
+        monkeypatch.delenv("MINARI_DATASETS_PATH", raising=False)
+    else:
+        monkeypatch.setenv("MINARI_DATASETS_PATH", value and str(tmp_path / value))
+    ours = catalog.minari_root() / "x-v0"
+    assert not (tmp_path / ".minari").exists()  # looking creates nothing
+    if value != "":  # Minari itself fails on an empty variable
+        assert ours == get_dataset_path("x-v0")
+
+
+def test_broken_sets_are_listed_with_their_problem(three_sets):
+    (three_sets / "plain-v0/data/metadata.json").write_text("{")
+    path = three_sets / "zoo/a/set-v0/data/metadata.json"
+    path.write_text(path.read_text().replace("zoo/a/set-v0", "zoo/a/other-v0"))
+    (three_sets / "empty-v0/data").mkdir(parents=True)
+    problems = {dataset.dataset_id: dataset.problem for dataset in catalog.list_local()}
+    assert "JSONDecodeError" in problems["plain-v0"]
+    assert "has the id 'zoo/a/other-v0'" in problems["zoo/a/set-v0"]
+    assert "FileNotFoundError" in problems["empty-v0"]
+    assert problems["zoo/b/set-v1"] is None
+
+
+def test_missing_dataset_says_what_there_is_and_what_to_do(three_sets):
+    with pytest.raises(FileNotFoundError) as error:
+        load_dataset("zoo/c/set-v0")
+    message = str(error.value)
+    for part in (
+        "'zoo/c/set-v0'",
+        "plain-v0, zoo/a/set-v0, zoo/b/set-v1",
+        str(three_sets / "zoo/c/set-v0/data"),
+        "MINARI_DATASETS_PATH",
+        "minari download zoo/c/set-v0",
+        "dtag data make pointmaze-umaze",
+    ):
+        assert part in message
+
+
+def test_missing_root_is_no_error_in_itself(monkeypatch, tmp_path):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "nowhere"))
+    assert catalog.list_local() == []
+    with pytest.raises(FileNotFoundError, match="which holds no datasets"):
+        load_dataset("a/set-v0")

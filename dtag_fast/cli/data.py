@@ -1,0 +1,173 @@
+"""`dtag data list | show ID | make ID`: which datasets there are, what they are like, and making new ones."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from dtag_fast.data import catalog
+
+RECIPES = Literal["pointmaze-umaze", "pointmaze-medium", "pointmaze-large"]
+_WIDE = 160  # columns when the output is not a terminal, so that a file or pipe gets whole lines
+
+
+@dataclass(frozen=True)
+class ListArgs:
+    """List the Minari datasets on this machine."""
+
+    root: Path | None = None  # folder to look in; default: MINARI_DATASETS_PATH, else ~/.minari/datasets
+
+
+@dataclass(frozen=True)
+class ShowArgs:
+    """Show what a dataset is like: sizes, spaces, returns, lengths, normalised score, oddities."""
+
+    dataset: tyro.conf.Positional[str]  # Minari id or folder
+    png: Path | None = None  # also draw histograms of returns and lengths into this file
+
+
+@dataclass(frozen=True)
+class MakeArgs:
+    """Make a dataset under the Minari root."""
+
+    recipe: tyro.conf.Positional[RECIPES]  # which environment and maze
+    steps: int = 1_000_000  # environment steps; the size of D4RL's maze2d-umaze
+    seed: int = 0  # same seed, same data
+    id: str | None = None  # Minari id of the new dataset; default: pointmaze/<maze>-<steps>-s<seed>-v0
+
+
+Args = (
+    Annotated[ListArgs, tyro.conf.subcommand("list")]
+    | Annotated[ShowArgs, tyro.conf.subcommand("show")]
+    | Annotated[MakeArgs, tyro.conf.subcommand("make")]
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry of the verb; see `run`."""
+    return run(tyro.cli(Args, prog="dtag data", args=list(argv)))
+
+
+def run(args: ListArgs | ShowArgs | MakeArgs, console: Console | None = None) -> int:
+    """Do what `args` ask for, printing to `console`; returns the exit code, 0."""
+    if console is None:
+        console = Console()
+        if not console.is_terminal:
+            console = Console(width=_WIDE)
+    verb = {ListArgs: _list, ShowArgs: _show, MakeArgs: _make}[type(args)]
+    verb(args, console)
+    return 0
+
+
+def _list(args: ListArgs, console: Console) -> None:
+    root = args.root or catalog.minari_root()
+    datasets = catalog.list_local(root)
+    if not datasets:
+        console.print(
+            f"no datasets under {root}; set {catalog.ROOT_VARIABLE}, `minari download` or `dtag data make`"
+        )
+        return
+    table = Table(title=f"datasets under {root}", title_justify="left")
+    table.add_column("id", overflow="fold")
+    table.add_column("environment")
+    for column in ("episodes", "steps", "MB"):
+        table.add_column(column, justify="right")
+    for dataset in datasets:
+        counts = ("?", "?") if dataset.problem else (f"{dataset.episodes:,}", f"{dataset.steps:,}")
+        table.add_row(dataset.dataset_id, dataset.env_id or "-", *counts, f"{dataset.size / 1e6:.1f}")
+    console.print(table)
+    for dataset in datasets:
+        if dataset.problem:
+            console.print(f"{dataset.dataset_id}: {dataset.problem}", markup=False, soft_wrap=True)
+
+
+def _show(args: ShowArgs, console: Console) -> None:
+    from dtag_fast.data import load_dataset
+    from dtag_fast.data.histogram import save_histogram
+    from dtag_fast.data.summary import summarize
+
+    with _bar(console, f"converting {args.dataset}") as progress:
+        store = load_dataset(args.dataset, progress=progress)
+    table = Table(show_header=False, title=str(store.metadata.get("dataset_id")), title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, text in _facts(store.metadata, summarize(store)):
+        table.add_row(name, text)
+    console.print(table)
+    if args.png is not None:
+        save_histogram(store, args.png)
+        console.print(f"histograms: {args.png}", markup=False, soft_wrap=True)
+
+
+def _facts(metadata: dict, summary) -> Iterator[tuple[str, str]]:
+    from dtag_fast.data.summary import QUANTILES
+
+    limit = metadata.get("max_episode_steps")
+    environment = metadata.get("env_id") or "not recorded"
+    yield "environment", environment + (f", at most {limit} steps" if limit else "")
+    keys = metadata.get("observation_keys")
+    yield "state", f"{summary.state_dim} numbers" + (f" ({' + '.join(keys)})" if keys else "")
+    low, high = metadata.get("action_low"), metadata.get("action_high")
+    yield "action", f"{summary.action_dim} numbers" + (f" in {_bounds(low, high)}" if low else "")
+    yield (
+        "episodes",
+        (
+            f"{summary.episodes:,} ({summary.terminated:,} terminated, {summary.truncated:,} truncated, "
+            f"{summary.episodes - summary.terminated - summary.truncated:,} neither)"
+        ),
+    )
+    yield "steps", f"{summary.steps:,}"
+    yield "return", f"{summary.return_mean:.1f} ± {summary.return_std:.1f}"
+    marks = ["minimum", *(f"{100 * q:.0f} %" for q in QUANTILES[1:-1]), "maximum"]
+    yield "return quantiles", _pairs(marks, summary.return_quantiles, ".1f")
+    yield "length quantiles", _pairs(marks, summary.length_quantiles, ".0f")
+    score = summary.score
+    if score is None:
+        yield "normalised score", "none: neither the dataset nor D4RL's table has references for this task"
+    else:
+        yield (
+            "normalised score",
+            (
+                f"{score.score:.1f} (0 = {score.ref_min:g}, 100 = {score.ref_max:g}; "
+                f"references: {score.source})"
+            ),
+        )
+        if score.note:
+            yield "", score.note
+    for note in metadata.get("notes") or ():
+        yield "note", note
+
+
+def _bounds(low: list[float], high: list[float]) -> str:
+    if len(set(low)) == len(set(high)) == 1:
+        return f"[{low[0]:g}, {high[0]:g}]"
+    return f"bounds per dimension, within [{min(low):g}, {max(high):g}]"
+
+
+def _pairs(marks: list[str], values: Sequence[float], form: str) -> str:
+    return ", ".join(f"{mark}: {value:{form}}" for mark, value in zip(marks, values, strict=True))
+
+
+def _make(args: MakeArgs, console: Console) -> None:
+    from dtag_fast.data.pointmaze import make_pointmaze
+
+    size = args.recipe.removeprefix("pointmaze-")
+    with _bar(console, f"collecting {args.recipe}") as progress:
+        dataset_id = make_pointmaze(size, args.steps, args.seed, args.id, progress)
+    console.print(f"{dataset_id} under {catalog.minari_root()}", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _bar(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr that is fed (done, total) and leaves nothing behind; silent off a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    err = Console(stderr=True)
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -14,7 +14,7 @@ def save_histogram(store: TrajectoryStore, path: str | os.PathLike) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)  # draws without a display, whatever backend the process uses
     returns, lengths = figure.subplots(1, 2)
-    returns.hist(store.episode_returns, bins=40, color="#4477aa")
+    returns.hist(store.episode_returns, bins=40, color="#0072B2")
     returns.set(xlabel="undiscounted return", ylabel="episodes")
     reference = reference_of(store.metadata)
     if reference is not None:
@@ -24,9 +24,8 @@ def save_histogram(store: TrajectoryStore, path: str | os.PathLike) -> None:
             functions=(lambda x: (x - reference.ref_min) / span, lambda y: y * span + reference.ref_min),
         )
         scale.set_xlabel(f"normalised score ({reference.source})")
-    lengths.hist(store.episode_lengths, bins=40, color="#ccbb44")
+    lengths.hist(store.episode_lengths, bins=40, color="#E69F00")
     lengths.set(xlabel="episode length (steps)", ylabel="episodes")
-    figure.suptitle(
-        f"{store.metadata.get('dataset_id')}: {store.num_episodes} episodes, {store.num_steps} steps"
-    )
+    name = store.metadata.get("dataset_id")
+    figure.suptitle(f"{name}: {store.num_episodes} episodes, {store.num_steps} steps")
     figure.savefig(path, dpi=120, format="png")

@@ -1,0 +1,213 @@
+"""The figures of the experiments. Colour-blind safe (Okabe-Ito), told apart in print by line and marker too.
+
+Every function takes plain numbers and returns a matplotlib Figure; `save` writes it as PNG and SVG.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+
+BLACK, GREY = "#000000", "#767676"
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+MARKERS = ("o", "s", "^", "D", "v", "P")
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a figure: values y (N,) at x (N,), and optionally an interval low (N,) to high (N,)."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
+@dataclass(frozen=True)
+class GainPath:
+    """How a policy's gains move with n: mean Q gain and mean return gain (N,) with its interval, n (N,)."""
+
+    label: str
+    steps: Sequence[int]
+    q_gain: Sequence[float]
+    return_gain: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+def save(figure, path: Path) -> list[Path]:
+    """Write `path`.png and `path`.svg; returns both."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
+    with _style():
+        # Without date and random ids the same figure is the same file.
+        figure.savefig(files[0], dpi=160)
+        figure.savefig(files[1], metadata={"Date": None})
+    return files
+
+
+def toy_landscape(
+    *,
+    grid: Sequence[float],
+    true_reward: Sequence[float],
+    critic: Sequence[float],
+    demonstrated: Sequence[float],
+    imitated: Sequence[float],
+    paths: Sequence[Sequence[float]],
+):
+    """The toy's reward and critic over the action (above), and where Action Gradient walks (below).
+
+    Args:
+        grid: (G,) actions; true_reward, critic: (G,) there.
+        demonstrated: (N,) actions of the data. imitated: (P,) actions of the imitator. paths: (n + 1, P).
+    """
+    imitated, paths = np.asarray(imitated), np.asarray(paths)
+    with _style():
+        figure, (above, below) = _axes(2, 1, size=(6.4, 5.6), sharex=True, height_ratios=(3, 2))
+        nearest = float(np.abs(demonstrated).min())
+        for axes in (above, below):
+            axes.axvspan(-nearest, nearest, color="#EFEFEF", zorder=0)
+        above.text(0, 0.03, "no data", ha="center", color=GREY, transform=above.get_xaxis_transform())
+        above.plot(grid, true_reward, color=BLACK, ls="--", lw=1.4, label="true reward $1-a^2$")
+        above.plot(grid, critic, color=BLUE, label="critic, smallest of two")
+        data = np.asarray(demonstrated)[:: max(1, len(demonstrated) // 300)]
+        above.plot(
+            data, np.full(len(data), -0.06), "|", color=GREY, ms=9, alpha=0.5, label="actions in the data"
+        )
+        above.plot(imitated, 1 - imitated**2, "v", color=VERMILION, ms=7, alpha=0.8, label="imitator")
+        above.plot(paths[-1], 1 - paths[-1] ** 2, "*", color=GREEN, ms=12, label="after Action Gradient")
+        above.set(ylabel="value of the action", ylim=(-0.12, 1.12))
+        above.legend(loc="upper center", bbox_to_anchor=(0.5, 1.24), ncols=3)
+
+        shown = np.unique(np.linspace(0, paths.shape[1] - 1, 24).astype(int))
+        shown = np.argsort(imitated)[shown]
+        below.plot(paths[:, shown], np.arange(len(paths)), color=GREEN, lw=0.9, alpha=0.7)
+        below.plot(paths[0, shown], np.zeros(len(shown)), "v", color=VERMILION, ms=6, clip_on=False)
+        below.plot(
+            paths[-1, shown], np.full(len(shown), len(paths) - 1), "*", color=GREEN, ms=11, clip_on=False
+        )
+        below.axvline(0, color=BLACK, ls=":", lw=1)
+        below.set(xlabel="action $a$", ylabel="Action Gradient step $i$", xlim=(-1.02, 1.02))
+        below.set_ylim(len(paths) - 1, 0)
+    return figure
+
+
+def score_against_steps(curves: Sequence[Curve], *, score_name: str, title: str = ""):
+    """Score against the number of Action Gradient steps n, with intervals; n is spaced evenly."""
+    ticks = sorted({int(n) for curve in curves for n in curve.x})
+    place = {n: k for k, n in enumerate(ticks)}
+    with _style():
+        figure, axes = _axes(1, 1, size=(5.6, 3.8))
+        for curve, style in zip(curves, _styles(), strict=False):
+            x = [place[int(n)] for n in curve.x]
+            _line(axes, x, curve, style)
+        axes.set(xlabel="Action Gradient steps $n$ (0: without)", ylabel=score_name, title=title)
+        axes.set_xticks(range(len(ticks)), [str(n) for n in ticks])
+        axes.legend()
+    return figure
+
+
+def q_gain_against_return_gain(paths: Sequence[GainPath], *, return_name: str, title: str = ""):
+    """What the critic promises against what the environment pays, one point per n.
+
+    A sound critic climbs to the upper right. Where the Q gain grows while the return gain falls, Action
+    Gradient is exploiting the critic's errors.
+    """
+    with _style():
+        figure, axes = _axes(1, 1, size=(5.6, 3.8))
+        axes.axhline(0, color=GREY, lw=0.8)
+        for path, style in zip(paths, _styles(), strict=False):
+            y = np.asarray(path.return_gain)
+            axes.errorbar(
+                path.q_gain,
+                y,
+                yerr=(y - np.asarray(path.low), np.asarray(path.high) - y),
+                label=path.label,
+                capsize=3,
+                elinewidth=1,
+                **style,
+            )
+            for n, q, gain in zip(path.steps, path.q_gain, y, strict=True):
+                axes.annotate(
+                    f"{n}", (q, gain), (5, 5), textcoords="offset points", color=style["color"], fontsize=8
+                )
+        axes.set(
+            xlabel="mean Q gain per step, $Q(s, a) - Q(s, a_0)$",
+            ylabel=f"gain in {return_name}, paired",
+            title=title,
+        )
+        axes.legend(title="number at a point: $n$")
+    return figure
+
+
+def training_curves(panels: Mapping[str, Sequence[Curve]], *, title: str = ""):
+    """One small panel per metric (name -> curves over updates), three to a row."""
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    with _style():
+        figure, axes = _axes(rows, columns, size=(3.4 * columns, 2.5 * rows + 0.4), squeeze=False)
+        for place, (name, curves) in zip(axes.flat, panels.items(), strict=False):
+            for curve, style in zip(curves, _styles(), strict=False):
+                marker = style if len(curve.x) <= 20 else {**style, "marker": None}
+                _line(place, curve.x, curve, marker)
+            place.set_title(name)
+            place.set_xlabel("updates")
+            place.ticklabel_format(style="sci", axis="x", scilimits=(-3, 4))
+            if len(curves) > 1:
+                place.legend()
+        for place in list(axes.flat)[len(panels) :]:
+            place.set_visible(False)
+        if title:
+            figure.suptitle(title)
+    return figure
+
+
+def _line(axes, x, curve: Curve, style: dict) -> None:
+    axes.plot(x, curve.y, label=curve.label, **style)
+    if curve.low is not None and curve.high is not None:
+        axes.fill_between(x, curve.low, curve.high, color=style["color"], alpha=0.18, lw=0)
+
+
+def _styles():
+    for color, marker, line in zip(cycle(COLOURS), cycle(MARKERS), cycle(LINES), strict=False):
+        yield {"color": color, "marker": marker, "ls": line}
+
+
+def _axes(rows: int, columns: int, *, size: tuple[float, float], **options):
+    # A bare Figure: no pyplot, so no window system, no global list of open figures.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, **options)
+
+
+@contextmanager
+def _style():
+    import matplotlib
+
+    with matplotlib.rc_context(
+        {
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "grid.color": "#E3E3E3",
+            "grid.linewidth": 0.7,
+            "font.size": 10,
+            "axes.titlesize": 10,
+            "legend.frameon": False,
+            "legend.fontsize": 9,
+            "lines.linewidth": 1.7,
+            "lines.markersize": 5.5,
+            "svg.hashsalt": "dtag_fast",
+        }
+    ):
+        yield

@@ -1,0 +1,108 @@
+"""Reuse of finished pieces of an experiment: a piece is redone unless the same recipe already made it.
+
+Beside each piece NAME (a file or a folder) stands recipes/NAME.json with what it was made from and whether it
+was finished. A piece is reused only if every value of the recipe is the same, and the recipe holds a
+fingerprint of the source code, so that nothing older than the code that would make it is shown.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from enum import Enum
+from pathlib import Path
+
+import dtag_fast
+
+
+class Found(Enum):
+    """What stands in a piece's place."""
+
+    NOTHING = "nothing"
+    FINISHED = "finished"  # by the same recipe
+    BEGUN = "begun"  # by the same recipe, then interrupted
+    OTHER = "other"  # made by another recipe
+
+
+class Pieces:
+    """The pieces of one experiment under one folder.
+
+    Args:
+        root: folder that holds all pieces; created when the first piece is begun.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def path(self, name: str) -> Path:
+        """Where piece `name` lies."""
+        return self.root / name
+
+    def look(self, name: str, recipe: dict) -> tuple[Found, str]:
+        """What is there of piece `name`, and in words how its recipe differs (empty unless OTHER).
+
+        Raises:
+            ValueError: something is in its place that no recipe describes, so that it must not be removed.
+        """
+        file = self._recipe_file(name)
+        if not file.exists():
+            if self.path(name).exists():
+                raise ValueError(
+                    f"out: {self.path(name)} was not made by this experiment; "
+                    "take another folder or move it away"
+                )
+            return Found.NOTHING, ""
+        record = json.loads(file.read_text())
+        wanted = json.loads(json.dumps(recipe))
+        if record["recipe"] != wanted:
+            return Found.OTHER, _difference(record["recipe"], wanted)
+        if record["finished"] and self.path(name).exists():
+            return Found.FINISHED, ""
+        return Found.BEGUN, ""
+
+    def begin(self, name: str, recipe: dict, *, keep: bool = False) -> Path:
+        """Note that piece `name` is being made; what an earlier recipe left is removed unless `keep`."""
+        path = self.path(name)
+        if not keep:
+            # The recipe goes last: without it what is left of the piece would count as somebody else's.
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        self._write(name, recipe, finished=False)
+        return path
+
+    def finish(self, name: str, recipe: dict) -> None:
+        """Note that piece `name` is whole."""
+        self._write(name, recipe, finished=True)
+
+    def _recipe_file(self, name: str) -> Path:
+        return self.root / "recipes" / f"{name}.json"
+
+    def _write(self, name: str, recipe: dict, *, finished: bool) -> None:
+        write_json(self._recipe_file(name), {"finished": finished, "recipe": recipe})
+
+
+def write_json(path: Path, value) -> None:
+    """Write JSON so that the file is always either the old one or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(value, indent=1) + "\n")
+    draft.replace(path)
+
+
+def code_fingerprint(*packages: str) -> str:
+    """Digest of the Python sources of subpackages, e.g. code_fingerprint("models", "training")."""
+    root = Path(dtag_fast.__file__).parent
+    digest = hashlib.sha256()
+    for package in packages:
+        for file in sorted((root / package).rglob("*.py")):
+            digest.update(file.relative_to(root).as_posix().encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _difference(old: dict, new: dict) -> str:
+    """The first few keys whose values differ, in words."""
+    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    return ", ".join(changed[:4]) + (", ..." if len(changed) > 4 else "")

@@ -16,7 +16,7 @@ FOR_BENCH := $(VENV)/.installed-for-benchmarks
 BUILT := $(VENV)/.built
 
 # One torch thread per test worker, or the workers fight for the cores.
-PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:benchmark -n auto --maxprocesses 8 --dist worksteal
 
 .NOTPARALLEL:
 .PHONY: demo test bench lint sanitize clean

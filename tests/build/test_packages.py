@@ -1,4 +1,4 @@
-"""The sdist and the wheel hold all they should, and the installed wheel passes the tests away from the sources."""
+"""Sdist and wheel hold what they should; the installed wheel passes the tests away from the sources."""
 
 import os
 import shutil
@@ -14,6 +14,13 @@ import pytest
 pytestmark = pytest.mark.slow
 
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+
+
+IS_INSTALLED = """
+import os, dtag_fast, dtag_fast._C
+for module in (dtag_fast, dtag_fast._C):
+    assert module.__file__.startswith(os.environ["EXPECTED"]), module.__file__
+"""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +57,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(packages: Path, tree: Path
 
 
 def test_the_installed_wheel_passes_the_tests(packages: Path, sources: Path, tmp_path: Path):
-    """In a fresh environment that borrows the dependencies of this one, from a folder that holds only the tests."""
+    """In a fresh environment that borrows this one's dependencies, from a folder with only the tests."""
     (wheel,) = packages.glob("*.whl")
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv/bin/python"
@@ -65,9 +72,7 @@ def test_the_installed_wheel_passes_the_tests(packages: Path, sources: Path, tmp
     shutil.copy(sources / "pyproject.toml", away)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "PYTHONPATH"))}
     environment |= {"OMP_NUM_THREADS": "1", "EXPECTED": str(site)}
-    check = "import dtag_fast, dtag_fast._C as c, os; e = os.environ['EXPECTED']; print(dtag_fast.__file__, c.__file__); "
-    check += "assert dtag_fast.__file__.startswith(e) and c.__file__.startswith(e)"
-    subprocess.run([python, "-c", check], check=True, cwd=away, env=environment)
+    subprocess.run([python, "-c", IS_INSTALLED], check=True, cwd=away, env=environment)
     subprocess.run([tmp_path / "venv/bin/dtag", "--help"], check=True, cwd=away, env=environment)
     pytest_command = [python, "-m", "pytest", "-n", "auto", "--maxprocesses", "8", "-p", "no:cacheprovider"]
     subprocess.run(pytest_command, check=True, cwd=away, env=environment)

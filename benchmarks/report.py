@@ -1,0 +1,96 @@
+"""Prints what a benchmark run measured as a table of times and ratios, and can keep it for the docs.
+
+pytest benchmarks --benchmark-only --benchmark-json build/benchmark.json
+python -m benchmarks.report build/benchmark.json [--save benchmarks/results]
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+from . import machine as machines
+
+FORMAT = 1
+Rows = list[tuple[str, dict]]
+
+
+def duration(seconds: float) -> str:
+    """Three significant digits in the unit that suits: 38.2 us, 1.71 ms."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size or unit == "us":
+            return f"{seconds / size:.3g} {unit}"
+    raise AssertionError("unreachable")
+
+
+def table(rows: Rows) -> str:
+    """A Markdown table: a line per variant with its median, quartiles and ratio to the reference.
+
+    Args:
+        rows: (name, extra_info): extra_info["variants"] is what `interleave.measure` returns, and
+            extra_info["reference"] the key in it that the others are compared with.
+    """
+    lines = ["| benchmark | variant | median | quartiles | ratio |", "| --- | --- | ---: | ---: | ---: |"]
+    for name, info in rows:
+        base = info["variants"][info["reference"]]["median"]
+        for variant, time in info["variants"].items():
+            quartiles = f"{duration(time['q25'])} to {duration(time['q75'])}"
+            ratio = f"{time['median'] / base:.3g}x"
+            lines.append(f"| {name} | {variant} | {duration(time['median'])} | {quartiles} | {ratio} |")
+            name = ""
+    return "\n".join(lines)
+
+
+def condense(data: dict) -> dict:
+    """What is kept of pytest-benchmark's JSON: the machine, the commit and the times."""
+    return {
+        "format": FORMAT,
+        "date": data["datetime"][:10],
+        "commit": data["commit_info"].get("id"),
+        "machine": data["machine_info"]["dtag_fast"],
+        "benchmarks": [
+            {
+                "name": entry["name"].removeprefix("test_"),
+                "median": entry["stats"]["median"],
+                "rounds": entry["stats"]["rounds"],
+                "info": entry["extra_info"],
+            }
+            for entry in data["benchmarks"]
+        ],
+    }
+
+
+def interleaved(result: dict) -> Rows:
+    return [(entry["name"], entry["info"]) for entry in result["benchmarks"] if "variants" in entry["info"]]
+
+
+def file_name(result: dict) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "-", machines.name(result["machine"]).lower()).strip("-")
+    return f"{slug}-{result['date']}.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("json", type=Path, help="file written by pytest --benchmark-json")
+    parser.add_argument(
+        "--save", type=Path, metavar="DIR", help="keep the result in DIR, named by machine and date"
+    )
+    arguments = parser.parse_args()
+    result = condense(json.loads(arguments.json.read_text()))
+    versions = ", ".join(f"{name} {v}" for name, v in result["machine"]["versions"].items() if v)
+    print(f"{machines.name(result['machine'])}; {versions}; {result['date']}\n")
+    print(table(interleaved(result)))
+    others = [entry for entry in result["benchmarks"] if "variants" not in entry["info"]]
+    if others:
+        print()
+    for entry in others:
+        print(f"{entry['name']}: {duration(entry['median'])}")
+    if arguments.save:
+        arguments.save.mkdir(parents=True, exist_ok=True)
+        kept = arguments.save / file_name(result)
+        kept.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"\nkept as {kept}")
+
+
+if __name__ == "__main__":
+    main()

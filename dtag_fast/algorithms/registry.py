@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -30,19 +31,15 @@ ALGORITHMS: dict[str, Entry] = {
     "iql": Entry(iql.IQL, iql.Config),
 }
 
-# part of an environment id or dataset id, in lower case without punctuation -> family of presets
+# pattern in an environment id or dataset id, in lower case -> family of presets
 _FAMILIES = {
     "halfcheetah": "halfcheetah",
     "hopper": "hopper",
     "walker2d": "walker2d",
     "antmaze": "antmaze",
-    "pointmaze": "maze2d",
-    "maze2d": "maze2d",
+    "pointmaze|maze2d": "maze2d",
     "kitchen": "kitchen",
-    "door": "adroit",
-    "hammer": "adroit",
-    "pen": "adroit",
-    "relocate": "adroit",
+    r"adroithand|\b(door|hammer|pen|relocate)\b": "adroit",
 }
 _QUALITIES = ("medium-replay", "medium-expert", "medium")  # the first that the dataset id contains
 
@@ -100,9 +97,9 @@ def preset_config(name: str, metadata: dict[str, Any]) -> Any:
 def family_of(metadata: dict[str, Any]) -> str | None:
     """Family of presets of a dataset, from its environment id or else its own id; None when it has none."""
     for key in ("env_id", "dataset_id"):
-        text = "".join(c for c in str(metadata.get(key) or "").lower() if c.isalnum())
-        for part, family in _FAMILIES.items():
-            if part in text:
+        text = str(metadata.get(key) or "").lower()
+        for pattern, family in _FAMILIES.items():
+            if re.search(pattern, text):
                 return family
     return None
 

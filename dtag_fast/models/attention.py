@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dtag_fast.models.dropout import dropout
 
 
-def attention_bias(valid: Tensor) -> Tensor:
+def attention_bias(valid: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Additive mask of causal attention with padding.
 
     A token sees the real tokens up to itself. It always sees itself, so a padding token has a defined
@@ -21,18 +21,20 @@ def attention_bias(valid: Tensor) -> Tensor:
     Args:
         valid: (B, S) bool, True at real tokens; padding may stand on the left, on the right or on both sides.
     Returns:
-        (B, 1, S, S) float32: 0 where row may see column, -inf elsewhere.
+        (B, 1, S, S) of `dtype`: 0 where row may see column, -inf elsewhere.
     """
     size = valid.shape[1]
     seen = torch.ones(size, size, dtype=torch.bool, device=valid.device).tril()
     itself = torch.eye(size, dtype=torch.bool, device=valid.device)
     allowed = (seen & valid[:, None, :]) | itself  # (B, S, S)
-    return torch.zeros(allowed.shape, device=valid.device).masked_fill_(~allowed, -math.inf)[:, None]
+    return torch.zeros(allowed.shape, dtype=dtype, device=valid.device).masked_fill_(~allowed, -math.inf)[
+        :, None
+    ]
 
 
-def causal_bias(size: int, device: torch.device) -> Tensor:
-    """(1, 1, S, S) additive mask for sequences without padding."""
-    return torch.full((size, size), -math.inf, device=device).triu_(1)[None, None]
+def causal_bias(size: int, like: Tensor) -> Tensor:
+    """(1, 1, S, S) additive mask for sequences without padding, of the type and device of `like`."""
+    return torch.full((size, size), -math.inf, dtype=like.dtype, device=like.device).triu_(1)[None, None]
 
 
 def select_rows(x: Tensor, rows: Tensor, dim: int = 1) -> Tensor:

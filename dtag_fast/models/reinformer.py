@@ -77,7 +77,7 @@ class Reinformer(SequenceModel):
         """
         window = self.window(states, actions, returns_to_go, timesteps, mask)
         tokens = self.embed(*window[:4])[:, :-1]  # (B, 3K-2, D), ends with the last state
-        bias = self.window_bias(window, tokens.shape[1])
+        bias = self.window_bias(window, tokens)
         rows = 3 * window.last[:, None]  # (B, 1), each window's last state token
         kept: list[tuple[Tensor, Tensor]] = []
         hidden = self.transformer(tokens, bias, rows[0] if window.full else rows, keep=kept)

@@ -153,7 +153,7 @@ class SequenceModel(nn.Module):
         valid = mask.repeat_interleave(3, dim=1)[:, :-1]
         slots = torch.tensor([self.ORDER.index(kind) for kind in wanted], device=mask.device)
         rows = (3 * torch.arange(steps, device=mask.device)[:, None] + slots).flatten()
-        out = self.transformer(tokens, attention_bias(valid), rows, generator)
+        out = self.transformer(tokens, attention_bias(valid, tokens.dtype), rows, generator)
         return out.unflatten(1, (steps, len(wanted)))
 
     def window(
@@ -174,11 +174,12 @@ class SequenceModel(nn.Module):
             last = last - columns.start
         return Window(states, actions, returns_to_go, timesteps, mask, last, full=shortest == longest)
 
-    def window_bias(self, window: Window, tokens: int) -> Tensor:
-        """Attention mask (B or 1, 1, S, S) of the first `tokens` tokens of a window."""
+    def window_bias(self, window: Window, tokens: Tensor) -> Tensor:
+        """Attention mask (B or 1, 1, S, S) of `tokens` (B, S, D), the first of a window."""
+        size = tokens.shape[1]
         if window.full:
-            return causal_bias(tokens, window.mask.device)
-        return attention_bias(window.mask.repeat_interleave(3, dim=1)[:, :tokens])
+            return causal_bias(size, tokens)
+        return attention_bias(window.mask.repeat_interleave(3, dim=1)[:, :size], tokens.dtype)
 
     def bounded(self, unbounded: Tensor) -> Tensor:
         """tanh, then onto the action bounds."""

@@ -1,0 +1,23 @@
+"""A small dataset with short and long, terminated and timed-out episodes."""
+
+import numpy as np
+import pytest
+
+from dtag_fast.data import Episode, TrajectoryStore
+
+
+@pytest.fixture(scope="session")
+def store() -> TrajectoryStore:
+    """State 4, action 2; the recorded action is a function of the state, the reward one of both."""
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(4, 2))
+    episodes = []
+    for length, timed_out in ((30, False), (7, True), (2, False), (50, True)):
+        states = rng.normal(size=(length + 1, 4))
+        actions = np.tanh(states[:-1] @ weight)
+        rewards = 1.0 - (actions**2).sum(axis=1) * length / 50
+        last = np.arange(length) == length - 1
+        episodes.append(Episode(states, actions, rewards, last & (not timed_out), last & timed_out))
+    return TrajectoryStore.from_episodes(
+        episodes, {"dataset_id": "toy/small-v0", "action_low": [-1.0, -1.0], "action_high": [1.0, 1.0]}
+    )

@@ -1,0 +1,78 @@
+"""LAMB against its formulas written out in float64 NumPy, and both gradient clips."""
+
+import numpy as np
+import pytest
+import torch
+
+from dtag_fast.algorithms.lamb import Lamb, clip_, trust_ratios
+
+LR, BETAS, EPS = 1e-2, (0.9, 0.999), 1e-8
+
+
+def by_hand(params, grads_per_step, weight_decay, max_norm=1.0):
+    params = [p.copy() for p in params]
+    m, v = [np.zeros_like(p) for p in params], [np.zeros_like(p) for p in params]
+    for t, grads in enumerate(grads_per_step, start=1):
+        norm = np.sqrt(sum((g**2).sum() for g in grads))
+        scale = max_norm / norm if norm > max_norm else 1.0
+        for i, g in enumerate(grads):
+            m[i] = BETAS[0] * m[i] + (1 - BETAS[0]) * g * scale
+            v[i] = BETAS[1] * v[i] + (1 - BETAS[1]) * (g * scale) ** 2
+            u = (m[i] / (1 - BETAS[0] ** t)) / (np.sqrt(v[i] / (1 - BETAS[1] ** t)) + EPS)
+            u = u + weight_decay * params[i]
+            norms = np.linalg.norm(params[i]), np.linalg.norm(u)
+            ratio = norms[0] / norms[1] if weight_decay != 0 and min(norms) > 0 else 1.0
+            params[i] = params[i] - LR * ratio * u
+    return params
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 1e-4, 0.3])
+@pytest.mark.parametrize("grad_size", [0.01, 10.0], ids=["below-clip", "above-clip"])
+def test_equals_the_formulas(weight_decay, grad_size):
+    rng = np.random.default_rng(0)
+    shapes = [(3, 4), (5,), (), (2, 2)]
+    start = [rng.normal(size=s) for s in shapes]
+    start[1] = np.zeros(5)  # its norm is 0: ratio 1
+    grads = [[grad_size * rng.normal(size=s) for s in shapes] for _ in range(6)]
+
+    params = [torch.tensor(p, dtype=torch.float64, requires_grad=True) for p in start]
+    optimizer = Lamb(params, lr=LR, betas=BETAS, eps=EPS, weight_decay=weight_decay)
+    for step in grads:
+        for p, g in zip(params, step, strict=True):
+            p.grad = torch.tensor(g, dtype=torch.float64)
+        optimizer.step()
+    for p, expected in zip(params, by_hand(start, grads, weight_decay), strict=True):
+        torch.testing.assert_close(p.detach(), torch.as_tensor(expected), rtol=1e-10, atol=1e-12)
+
+
+def test_clip_is_global_over_groups():
+    a, b = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
+    a.grad, b.grad = torch.tensor([3.0]), torch.tensor([4.0])
+    Lamb([{"params": [a]}, {"params": [b], "lr": 0.1}]).step()
+    torch.testing.assert_close((a.grad.item(), b.grad.item()), (0.6, 0.8))
+
+
+def test_parameters_without_gradient_stay():
+    used, idle = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    used.grad = torch.ones(2)
+    Lamb([used, idle]).step()
+    assert torch.equal(idle, torch.ones(2)) and not torch.equal(used, torch.ones(2))
+
+
+@pytest.mark.parametrize("max_norm, expected", [(0.25, [0.15, 0.2]), (5.0, [3.0, 4.0]), (100.0, [3.0, 4.0])])
+def test_clip(max_norm, expected):
+    grads = [torch.tensor([3.0]), torch.tensor(4.0)]
+    assert clip_(grads, max_norm) == 5.0
+    torch.testing.assert_close([g.item() for g in grads], expected)
+
+
+def test_trust_ratio_is_one_where_a_norm_is_zero():
+    params = [torch.tensor([3.0, 4.0]), torch.zeros(2), torch.ones(2)]
+    updates = [torch.tensor([0.0, 2.0]), torch.ones(2), torch.zeros(2)]
+    assert [r.item() for r in trust_ratios(params, updates)] == [2.5, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("options", [{"betas": (1.0, 0.9)}, {"max_grad_norm": 0.0}])
+def test_bad_options_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Lamb([torch.ones(1)], **options)

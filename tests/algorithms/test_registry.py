@@ -1,0 +1,112 @@
+"""Algorithms by name, presets by dataset, and state that survives a round trip."""
+
+import copy
+import dataclasses
+import json
+from importlib import resources
+
+import pytest
+import torch
+
+from dtag_fast.algorithms import ALGORITHMS, config_from_dict, create, preset_config
+from dtag_fast.algorithms.registry import family_of
+
+SMALL = {
+    "dt": {"context_len": 4, "d_model": 16, "n_layer": 1, "n_head": 2, "max_timestep": 64, "batch_size": 8},
+    "reinformer": {
+        "context_len": 4,
+        "d_model": 16,
+        "n_layer": 1,
+        "n_head": 2,
+        "max_timestep": 64,
+        "batch_size": 8,
+    },
+    "iql": {"hidden": [8, 8], "batch_size": 8, "policy": True, "policy_dropout": 0.2},
+}
+
+
+@pytest.mark.parametrize(
+    "metadata, family",
+    [
+        ({"env_id": "Hopper-v5"}, "hopper"),
+        ({"env_id": "HalfCheetah-v4", "dataset_id": "x"}, "halfcheetah"),
+        ({"env_id": "Walker2d-v5"}, "walker2d"),
+        ({"env_id": "PointMaze_UMaze-v3"}, "maze2d"),
+        ({"env_id": "AntMaze_Medium_Diverse_GR-v4"}, "antmaze"),
+        ({"env_id": "AdroitHandDoor-v1"}, "adroit"),
+        ({"env_id": None, "dataset_id": "D4RL/pointmaze/umaze-v2"}, "maze2d"),
+        ({"env_id": "Pendulum-v1"}, None),
+        ({}, None),
+    ],
+)
+def test_families(metadata, family):
+    assert family_of(metadata) == family
+
+
+@pytest.mark.parametrize(
+    "algorithm, dataset, expected",
+    [
+        (
+            "reinformer",
+            "local/hopper/medium-v0",
+            {"return_scale": 1000.0, "expectile": 0.999, "context_len": 5},
+        ),
+        ("reinformer", "local/hopper/medium-replay-v0", {"expectile": 0.99, "context_len": 5}),
+        ("reinformer", "local/hopper/medium-expert-v0", {"expectile": 0.9, "context_len": 20}),
+        ("reinformer", "mujoco/halfcheetah/expert-v0", {"return_scale": 5000.0, "expectile": 0.99}),
+        ("dt", "mujoco/halfcheetah/medium-v0", {"return_scale": 1000.0, "target_returns": (12000.0, 6000.0)}),
+        ("iql", "D4RL/pointmaze/umaze-v2", {"reward_transform": "raw"}),
+        ("iql", "mujoco/hopper/medium-v0", {"reward_transform": "return_range"}),
+        ("iql", "D4RL/antmaze/umaze-v1", {"reward_transform": "minus_one", "expectile": 0.9}),
+    ],
+)
+def test_presets_follow_the_dataset(algorithm, dataset, expected):
+    config = preset_config(algorithm, {"dataset_id": dataset})
+    assert {k: getattr(config, k) for k in expected} == expected
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_unknown_environments_get_the_defaults(algorithm):
+    assert preset_config(algorithm, {"env_id": "Pendulum-v1"}) == ALGORITHMS[algorithm].config()
+
+
+def test_every_shipped_preset_fits_its_config():
+    presets = json.loads(resources.files("dtag_fast.algorithms").joinpath("presets.json").read_text())
+    assert set(presets) - {"sources"} <= set(ALGORITHMS)
+    for name in set(presets) - {"sources"}:
+        for settings in presets[name].values():
+            config_from_dict(ALGORITHMS[name].config, settings)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_config_survives_json(algorithm):
+    config = config_from_dict(ALGORITHMS[algorithm].config, SMALL[algorithm])
+    again = config_from_dict(type(config), json.loads(json.dumps(dataclasses.asdict(config))))
+    assert again == config
+
+
+def test_bad_names_are_refused(store):
+    with pytest.raises(ValueError, match="algorithm: expected one of dt, reinformer, iql, got 'ppo'"):
+        create("ppo", store)
+    with pytest.raises(ValueError, match="got foreign learning_rate"):
+        config_from_dict(ALGORITHMS["dt"].config, {"learning_rate": 1.0})
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_state_moves_to_a_fresh_learner(store, algorithm):
+    """Three updates, state moved, three more: the same bits as six updates."""
+    config = config_from_dict(ALGORITHMS[algorithm].config, SMALL[algorithm])
+    learner, fresh = create(algorithm, store, config, seed=1), create(algorithm, store, config, seed=2)
+    sampler, g = learner.make_sampler(store), torch.Generator().manual_seed(0)
+    for _ in range(3):
+        learner.update(sampler.sample(g))
+    for name, module in fresh.exports.items():
+        module.load_state_dict(learner.exports[name].state_dict())
+    fresh.load_state_dict(copy.deepcopy(learner.state_dict()))
+    for _ in range(3):
+        batch = sampler.sample(g)
+        for a, b in zip(learner.update(batch).values(), fresh.update(batch).values(), strict=True):
+            assert torch.equal(a, b)
+    for name, module in learner.modules.items():
+        for p, q in zip(module.parameters(), fresh.modules[name].parameters(), strict=True):
+            assert torch.equal(p, q)

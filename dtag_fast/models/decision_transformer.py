@@ -49,15 +49,23 @@ class DecisionTransformer(SequenceModel):
 
     @torch.inference_mode()
     def act(
-        self, states: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor, mask: Tensor
+        self,
+        states: Tensor,
+        actions: Tensor,
+        returns_to_go: Tensor,
+        timesteps: Tensor,
+        mask: Tensor,
+        trim: bool = True,
     ) -> tuple[Tensor, None]:
         """Action (B, A) of the last real step of each window, and None for a predicted return.
 
         Equal to `forward` at that step within rounding; the last block computes one row per window.
         Arguments as in `forward`, padded on the side `padding` names; every row has at least one real
         step; the action of the last step is ignored. Call it in eval mode.
+        `trim` saves the columns that are padding in every row; without it, a row's bits do not depend on how
+        long the other rows' histories are.
         """
-        window = self.window(states, actions, returns_to_go, timesteps, mask)
+        window = self.window(states, actions, returns_to_go, timesteps, mask, trim)
         tokens = self.embed(*window[:4])
         rows = 3 * window.last[:, None] + self.ORDER.index("state")  # (B, 1)
         if window.full:

@@ -64,7 +64,13 @@ class Reinformer(SequenceModel):
 
     @torch.inference_mode()
     def act(
-        self, states: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor, mask: Tensor
+        self,
+        states: Tensor,
+        actions: Tensor,
+        returns_to_go: Tensor,
+        timesteps: Tensor,
+        mask: Tensor,
+        trim: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Predict the return of the last real step, then act on it: (B, A) mean action, (B, 1) scaled return.
 
@@ -74,8 +80,10 @@ class Reinformer(SequenceModel):
 
         Arguments as in `forward`, padded on the side `padding` names; every row has at least one real
         step; return and action of the last step are ignored. Call it in eval mode.
+        `trim` saves the columns that are padding in every row; without it, a row's bits do not depend on how
+        long the other rows' histories are.
         """
-        window = self.window(states, actions, returns_to_go, timesteps, mask)
+        window = self.window(states, actions, returns_to_go, timesteps, mask, trim)
         tokens = self.embed(*window[:4])[:, :-1]  # (B, 3K-2, D), ends with the last state
         bias = self.window_bias(window, tokens)
         rows = 3 * window.last[:, None]  # (B, 1), each window's last state token

@@ -157,22 +157,30 @@ class SequenceModel(nn.Module):
         return out.unflatten(1, (steps, len(wanted)))
 
     def window(
-        self, states: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor, mask: Tensor
+        self,
+        states: Tensor,
+        actions: Tensor,
+        returns_to_go: Tensor,
+        timesteps: Tensor,
+        mask: Tensor,
+        trim: bool,
     ) -> Window:
-        """Prepare a window for `act`: on the CPU, cut away the columns that are padding in every row."""
+        """Prepare a window for `act`. On the CPU, `trim` cuts away columns that are padding in every row."""
         steps = mask.shape[1]
         lengths = mask.sum(dim=1)
         last = lengths - 1 if self.padding == "right" else torch.full_like(lengths, steps - 1)
         if mask.device.type != "cpu":  # looking at the lengths would make the host wait for the device
             return Window(states, actions, returns_to_go, timesteps, mask, last, full=False)
         shortest, longest = (int(x) for x in torch.aminmax(lengths))
-        if longest < steps:
+        if trim and longest < steps:
             columns = slice(0, longest) if self.padding == "right" else slice(steps - longest, steps)
             states, actions, returns_to_go, timesteps, mask = (
                 x[:, columns] for x in (states, actions, returns_to_go, timesteps, mask)
             )
             last = last - columns.start
-        return Window(states, actions, returns_to_go, timesteps, mask, last, full=shortest == longest)
+        return Window(
+            states, actions, returns_to_go, timesteps, mask, last, full=shortest == longest == mask.shape[1]
+        )
 
     def window_bias(self, window: Window, tokens: Tensor) -> Tensor:
         """Attention mask (B or 1, 1, S, S) of `tokens` (B, S, D), the first of a window."""

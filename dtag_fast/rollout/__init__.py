@@ -1,0 +1,31 @@
+"""Acting in environments: stateful batched policies, evaluation with Action Gradient, statistics of returns.
+
+The names below load their modules on first use.
+"""
+
+from importlib import import_module
+
+_EXPORTS = {
+    "AGSetting": "dtag_fast.rollout.settings",
+    "grid": "dtag_fast.rollout.settings",
+    "Environments": "dtag_fast.rollout.environments",
+    "make_env": "dtag_fast.rollout.environments",
+    "EvaluationResult": "dtag_fast.rollout.results",
+    "SettingResult": "dtag_fast.rollout.results",
+    "SequencePolicy": "dtag_fast.rollout.policy",
+    "evaluate": "dtag_fast.rollout.evaluation",
+}
+
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str):
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'dtag_fast.rollout' has no attribute {name!r}")
+    value = getattr(import_module(_EXPORTS[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return __all__

@@ -1,0 +1,241 @@
+"""Evaluation: every Action Gradient setting, target return and episode of a checkpoint in one batch."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+import gymnasium
+import numpy as np
+import torch
+
+from dtag_fast import __version__
+from dtag_fast.data import normalized_score
+from dtag_fast.rollout.environments import Environments, make_env
+from dtag_fast.rollout.policy import ROW_MULTIPLE, SequencePolicy, predicts_returns
+from dtag_fast.rollout.refinement import Refinement
+from dtag_fast.rollout.results import EvaluationResult, Normalized, Paired, SettingResult, WallTime
+from dtag_fast.rollout.runner import Played, Split, Task, Worker, play_all
+from dtag_fast.rollout.settings import AGSetting
+from dtag_fast.rollout.statistics import paired_difference, summarize
+from dtag_fast.training.checkpoint import LoadedCritic, LoadedPolicy, RunInfo
+
+
+def evaluate(
+    policy: LoadedPolicy,
+    *,
+    critic: LoadedCritic | None = None,
+    settings: Sequence[AGSetting] = (AGSetting(),),
+    target_returns: Sequence[float] | None = None,
+    episodes: int = 10,
+    seed: int = 0,
+    env_id: str | None = None,
+    max_envs: int = 64,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> EvaluationResult:
+    """Play `episodes` episodes under every setting and target return, many environments at a time.
+
+    Episode e of every setting starts with `reset(seed=seed + e)`, so that settings are compared on the
+    same starts. On a CPU an episode's bits depend on its own seed, setting and target only, and not on
+    what else is evaluated, on max_envs or on workers, as far as matrix products round rows alike
+    (docs/evaluation.md).
+
+    Args:
+        policy: from `load_policy`. critic: from `load_critic`; needed by settings with steps > 0.
+        settings: Action Gradient settings, see `grid`.
+        target_returns: to ask of a return-conditioned policy, in the environment's units; None takes
+            those of its checkpoint. Reinformer predicts its own and takes none.
+        episodes: per setting and target, >= 1.
+        seed: of the first episode.
+        env_id: environment to play in; None for the one of the training data.
+        max_envs: environments alive at once, over all workers.
+        workers: threads that each play a share of the episodes; None for torch.get_num_threads() on a
+            CPU, one on a GPU.
+        progress: called as progress(episodes done, episodes in all).
+
+    Raises:
+        ValueError: a bad argument, a missing environment id, critic or target return, or a critic of
+        other dimensions.
+    """
+    info, device = policy.info, next(policy.model.parameters()).device
+    settings, targets = list(settings), _targets(policy, target_returns)
+    env_id = env_id or info.env_id
+    _check(policy, critic, settings, episodes, env_id, max_envs, workers)
+    tasks = [
+        Task(number, target, seed + episode)
+        for number in range(len(settings))
+        for target in targets
+        for episode in range(episodes)
+    ]
+    on_cpu = device.type == "cpu"
+    if workers is None:
+        workers = torch.get_num_threads() if on_cpu else 1
+    workers = min(workers, max_envs, math.ceil(len(tasks) / ROW_MULTIPLE))
+    slots = [len(range(w, min(max_envs, len(tasks)), workers)) for w in range(workers)]
+    crew: list[Worker] = []
+    try:
+        refinement = _refinement(policy, critic, settings, device, batch_invariant=on_cpu)
+        for n in slots:
+            environments = Environments(
+                lambda: make_env(env_id, info.env_spec, info.max_episode_steps),
+                n,
+                info.state_dim,
+                info.observation_keys,
+            )
+            actor = SequencePolicy(
+                policy.model,
+                n,
+                tasks[0].target_return,
+                reward_scale=info.reward_scale,
+                reward_shift=info.reward_shift,
+                batch_invariant=on_cpu,
+            )
+            crew.append(Worker(actor, environments, refinement))
+        began = time.perf_counter()
+        played, split = play_all(crew, tasks, progress)
+        seconds = time.perf_counter() - began
+    finally:
+        for worker in crew:
+            worker.environments.close()
+    steps = sum(p.length for p in played)
+    return EvaluationResult(
+        env_id=env_id,
+        seed=seed,
+        episodes=episodes,
+        settings=_settings(settings, targets, episodes, tasks, played, _task(info, env_id)),
+        steps=steps,
+        steps_per_second=steps / seconds,
+        wall_time=WallTime(seconds, workers, _shares(split)),
+        policy=_about(info),
+        critic=None if critic is None else _about(critic.info),
+        versions=_versions(),
+    )
+
+
+def _targets(policy: LoadedPolicy, wanted: Sequence[float] | None) -> list[float | None]:
+    name = type(policy.model).__name__
+    if predicts_returns(policy.model):
+        if wanted:
+            raise ValueError(f"target_returns: {name} predicts the returns it acts on; leave them out")
+        return [None]
+    targets = list(policy.info.target_returns if wanted is None else wanted)
+    if not targets:
+        raise ValueError(f"target_returns: {name} needs at least one return to aim for, got none")
+    return [float(target) for target in targets]
+
+
+def _check(policy, critic, settings, episodes, env_id, max_envs, workers) -> None:
+    numbers = {"episodes": episodes, "max_envs": max_envs, "workers": 1 if workers is None else workers}
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+    if not settings:
+        raise ValueError("settings: expected at least one AGSetting, got none")
+    if env_id is None:
+        raise ValueError("env_id: the checkpoint names no environment because its dataset does not; give one")
+    refined = [setting for setting in settings if not setting.is_plain]
+    if refined and critic is None:
+        raise ValueError(f"critic: {refined[0].label} needs a critic, got None; give a run that trained one")
+    if critic is not None:
+        ours, theirs = ((i.state_dim, i.action_dim, i.observation_keys) for i in (policy.info, critic.info))
+        if ours != theirs:
+            raise ValueError(
+                "critic: expected the policy's (state_dim, action_dim, observation_keys) = "
+                f"{ours}, got {theirs}; train both on the same dataset"
+            )
+
+
+def _refinement(policy, critic, settings, device, batch_invariant) -> Refinement | None:
+    if critic is None:
+        return None
+    bounds = (np.asarray(policy.info.action_low), np.asarray(policy.info.action_high))
+    return Refinement(critic.critic.to(device), bounds, settings, device, batch_invariant)
+
+
+def _task(info: RunInfo, env_id: str):
+    """What reference scores are looked up by: the dataset's task, or another environment by its name
+    alone."""
+    if env_id != info.env_id:
+        return env_id
+    names = ("env_id", "dataset_id", "env_spec", "ref_min_score", "ref_max_score", "ref_source")
+    return {name: getattr(info, name) for name in names}
+
+
+def _settings(settings, targets, episodes, tasks, played: list[Played], task) -> list[SettingResult]:
+    results, plain = [], {}  # target -> (label, returns) of the plain policy
+    blocks = [(setting, target) for setting in settings for target in targets]
+    chunks = [slice(i * episodes, (i + 1) * episodes) for i in range(len(blocks))]
+    for (setting, target), chunk in zip(blocks, chunks, strict=True):
+        if setting.is_plain:
+            plain.setdefault(target, (setting.label, [p.episode_return for p in played[chunk]]))
+    for (setting, target), chunk in zip(blocks, chunks, strict=True):
+        mine = played[chunk]
+        returns = [p.episode_return for p in mine]
+        summary = summarize(np.array(returns))
+        baseline = None if setting.is_plain else plain.get(target)
+        with_critic = mine[0].mean_q_0 is not None
+        results.append(
+            SettingResult(
+                label=setting.label if target is None else f"{setting.label} target={target:g}",
+                setting=setting,
+                target_return=target,
+                seeds=[t.seed for t in tasks[chunk]],
+                returns=returns,
+                lengths=[p.length for p in mine],
+                terminated=[p.terminated for p in mine],
+                mean=summary.mean,
+                std=summary.std,
+                ci95=summary.ci95,
+                iqm=summary.iqm,
+                normalized=_normalized(np.array(returns), task),
+                mean_q_0=[p.mean_q_0 for p in mine] if with_critic else None,
+                mean_q_gain=[p.mean_q_gain for p in mine] if with_critic else None,
+                paired=baseline and Paired(baseline[0], paired_difference(returns, baseline[1])),
+            )
+        )
+    return results
+
+
+def _normalized(returns: np.ndarray, task) -> Normalized | None:
+    found = normalized_score(returns, task)
+    if found is None:
+        return None
+    scores = summarize(found.score)
+    return Normalized(
+        scores.mean, scores.std, scores.ci95, found.ref_min, found.ref_max, found.source, found.note
+    )
+
+
+def _shares(split: Split) -> dict[str, float]:
+    total = split.policy + split.refine + split.environment + split.other
+    return {name: getattr(split, name) / total for name in ("policy", "refine", "environment", "other")}
+
+
+def _about(info: RunInfo) -> dict:
+    names = (
+        "algorithm",
+        "step",
+        "seed",
+        "dataset_id",
+        "context_len",
+        "return_scale",
+        "reward_scale",
+        "discount",
+    )
+    return {name: getattr(info, name) for name in names}
+
+
+def _versions() -> dict[str, str]:
+    found = {
+        "dtag_fast": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "gymnasium": gymnasium.__version__,
+    }
+    for package in ("mujoco", "gymnasium-robotics"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # its environments cannot have been used
+            continue
+    return found

@@ -1,0 +1,81 @@
+"""The calls of `refine` inside a rollout: many Action Gradient settings in one batch."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from dtag_fast import Refiner
+from dtag_fast.rollout.policy import fill_up
+from dtag_fast.rollout.settings import AGSetting
+
+
+class Refined(NamedTuple):
+    """actions (R, A) to execute; q_0, q_best (R,): Q of the policy's action and of the one to execute."""
+
+    actions: np.ndarray
+    q_0: np.ndarray
+    q_best: np.ndarray
+
+
+class Refinement:
+    """Refines rows under different settings with one call for all that differ in steps and lr only.
+
+    Args:
+        critic: as `refine` takes it. bounds: (low, high) of the actions.
+        settings: those that rows may ask for, by position.
+        batch_invariant: fill batches up as `SequencePolicy` does.
+    """
+
+    def __init__(
+        self,
+        critic: nn.Module,
+        bounds: tuple[Any, Any],
+        settings: Sequence[AGSetting],
+        device: torch.device | str = "cpu",
+        batch_invariant: bool = False,
+    ):
+        self.device, self.batch_invariant = torch.device(device), batch_invariant
+        self._steps = np.array([s.steps for s in settings], np.int32)
+        self._lr = np.array([s.lr for s in settings], np.float32)
+        self._refiners: list[Refiner] = []
+        self._group = np.zeros(len(settings), np.int64)  # setting -> refiner
+        groups: list[dict[str, Any]] = []
+        # The plain policy has no options that matter: it joins the first group there is.
+        for index, options in _with_options(settings):
+            if options not in groups:
+                groups.append(options)
+                self._refiners.append(Refiner(critic, bounds=bounds, return_info=True, **options))
+            self._group[index] = groups.index(options)
+
+    def __call__(self, states: np.ndarray, actions: np.ndarray, settings: np.ndarray) -> Refined:
+        """Refine `actions` (R, A) at raw `states` (R, S) under the settings of these positions (R,)."""
+        result = Refined(actions.copy(), *np.zeros((2, len(actions)), np.float32))
+        group = self._group[settings]
+        for number, refiner in enumerate(self._refiners):
+            rows = np.flatnonzero(group == number)
+            if rows.size == 0:
+                continue
+            batch = fill_up(rows) if self.batch_invariant else rows
+            steps, lr = self._steps[settings[batch]], self._lr[settings[batch]]
+            refined, info = refiner._call(
+                self._tensor(states[batch]),
+                self._tensor(actions[batch]),
+                steps=int(steps[0]) if (steps == steps[0]).all() else self._tensor(steps),
+                lr=float(lr[0]) if (lr == lr[0]).all() else self._tensor(lr),
+            )
+            result.actions[rows] = refined[: rows.size].cpu().numpy()
+            result.q_0[rows] = info.q_0[: rows.size].cpu().numpy()
+            result.q_best[rows] = info.q_best[: rows.size].cpu().numpy()
+        return result
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+
+def _with_options(settings: Sequence[AGSetting]) -> Iterable[tuple[int, dict[str, Any]]]:
+    shared = next((s.options() for s in settings if not s.is_plain), AGSetting().options())
+    for index, setting in enumerate(settings):
+        yield index, shared if setting.is_plain else setting.options()

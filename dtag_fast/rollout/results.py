@@ -1,0 +1,118 @@
+"""What an evaluation found, and the JSON it is kept in."""
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dtag_fast.rollout.settings import AGSetting
+from dtag_fast.rollout.statistics import Summary
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Normalized:
+    """Score in percent of the way from ref_min to ref_max: mean, std and ci95 over episodes, and the
+    references."""
+
+    mean: float
+    std: float
+    ci95: tuple[float, float]
+    ref_min: float
+    ref_max: float
+    source: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Difference to the setting `baseline` on the same seeds: episode by episode, then summarised."""
+
+    baseline: str
+    difference: Summary
+
+
+@dataclass(frozen=True)
+class SettingResult:
+    """E episodes of one Action Gradient setting and one target return, all lists in the order of `seeds`.
+
+    Attributes:
+        label: name for tables and plots.
+        returns: undiscounted, in the environment's units. lengths: steps. terminated: ended by the
+            environment, not by the time limit.
+        mean, std, ci95, iqm: of `returns` (see statistics.Summary).
+        normalized: None where the task has no reference scores.
+        mean_q_0, mean_q_gain: per episode, Q of the policy's action and what refinement added, averaged
+            over its steps, in the critic's units; None without a critic.
+        paired: against the plain policy with the same target, None for that itself or where it was not
+            asked for.
+    """
+
+    label: str
+    setting: AGSetting
+    target_return: float | None
+    seeds: list[int]
+    returns: list[float]
+    lengths: list[int]
+    terminated: list[bool]
+    mean: float
+    std: float
+    ci95: tuple[float, float]
+    iqm: float
+    normalized: Normalized | None
+    mean_q_0: list[float] | None
+    mean_q_gain: list[float] | None
+    paired: Paired | None
+
+
+@dataclass(frozen=True)
+class WallTime:
+    """seconds: from first reset to last step. split: share of the workers' time, adding up to 1."""
+
+    seconds: float
+    workers: int
+    split: dict[str, float]
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """One checkpoint under all settings.
+
+    Attributes:
+        settings: one entry per Action Gradient setting and target return, in the order asked for.
+        steps: environment steps that were counted. steps_per_second: of all settings together.
+        policy, critic: what the checkpoints say of themselves (algorithm, step, dataset, seed).
+        versions: of the libraries that the numbers depend on.
+    """
+
+    env_id: str
+    seed: int
+    episodes: int
+    settings: list[SettingResult]
+    steps: int
+    steps_per_second: float
+    wall_time: WallTime
+    policy: dict[str, Any]
+    critic: dict[str, Any] | None
+    versions: dict[str, str]
+    format_version: int = FORMAT_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, lists and strings."""
+        return dataclasses.asdict(self)
+
+    def to_json(self, path: str | os.PathLike) -> None:
+        """Write `to_dict` as JSON; the file appears whole or not at all."""
+        write_json(path, self.to_dict())
+
+
+def write_json(path: str | os.PathLike, content: dict[str, Any]) -> None:
+    """Write JSON beside `path` and rename it there. NaN and infinity are refused: they are not JSON."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    os.replace(temporary, path)

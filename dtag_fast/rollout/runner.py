@@ -1,0 +1,204 @@
+"""Plays episodes in slots: an environment whose episode is over gets the next one that is waiting.
+
+One `Worker` is a serial program: act, refine, step, record. Several run in threads of their own on CPUs,
+each with its own environments and a fixed share of the episodes, so that what one does never depends on
+the others' pace.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+
+from dtag_fast.rollout.environments import Environments
+from dtag_fast.rollout.policy import SequencePolicy
+from dtag_fast.rollout.refinement import Refinement
+
+
+@dataclass(frozen=True)
+class Task:
+    """One episode to play: position in the list of settings, return to ask for (or None), seed of its
+    reset."""
+
+    setting: int
+    target_return: float | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Played:
+    """One episode: undiscounted return, steps, how it ended, and over its steps the means of Q(s, a_0) and of
+    Q(s, a) - Q(s, a_0) for the executed a (None without a critic)."""
+
+    episode_return: float
+    length: int
+    terminated: bool
+    mean_q_0: float | None
+    mean_q_gain: float | None
+
+
+@dataclass
+class Split:
+    """Wall time in seconds, summed over workers: where the loop spent it."""
+
+    policy: float = 0.0
+    refine: float = 0.0
+    environment: float = 0.0
+    other: float = 0.0
+
+    def add(self, more: "Split") -> None:
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(more, field.name))
+
+
+class Worker:
+    """Plays tasks one after the other in each of its slots.
+
+    Args:
+        policy: over as many rollouts as there are environments.
+        environments: the slots.
+        refinement: None plays the policy's own actions.
+    """
+
+    def __init__(
+        self, policy: SequencePolicy, environments: Environments, refinement: Refinement | None = None
+    ):
+        self.policy, self.environments, self.refinement = policy, environments, refinement
+
+    def play(
+        self, tasks: Sequence[Task], done: Callable[[int], None], stop: threading.Event
+    ) -> tuple[list[Played | None], Split]:
+        """Play all tasks.
+
+        Args:
+            done: called with the number of each finished task.
+            stop: when set, the worker returns as soon as it can, with None for what it did not finish.
+
+        Returns:
+            What was played, in the order of `tasks`, and where the time went.
+        """
+        slots = self.environments.observations.shape[0]
+        results: list[Played | None] = [None] * len(tasks)
+        waiting = iter(range(len(tasks)))
+        task_of = np.full(slots, -1)  # number of the task in each slot, -1: none
+        settings = np.zeros(slots, np.int64)
+        totals, lengths = np.zeros((3, slots)), np.zeros(slots, np.int64)  # return, sum of q_0, sum of gains
+        split, began = Split(), time.perf_counter()
+
+        def start(row: int) -> None:
+            number = next(waiting, None)
+            task_of[row] = -1 if number is None else number
+            if number is None:
+                return
+            task = tasks[number]
+            self.environments.reset(row, task.seed)
+            self.policy.reset(np.arange(slots) == row, task.target_return)
+            settings[row], totals[:, row], lengths[row] = task.setting, 0.0, 0
+
+        clock = time.perf_counter
+        for row in range(slots):
+            start(row)
+        split.environment += clock() - began
+        while not stop.is_set():
+            active = task_of >= 0
+            rows = np.flatnonzero(active)
+            if rows.size == 0:
+                break
+            mark = clock()
+            actions = self.policy.act(self.environments.observations, active)
+            acted = clock()
+            if self.refinement is not None:
+                refined = self.refinement(self.environments.observations[rows], actions[rows], settings[rows])
+                actions[rows] = refined.actions
+                totals[1, rows] += refined.q_0
+                totals[2, rows] += refined.q_best - refined.q_0
+            improved = clock()
+            self.environments.step(rows, actions[rows])
+            stepped = clock()
+            self.policy.record(actions, self.environments.rewards, active)
+            totals[0, rows] += self.environments.rewards[rows]
+            lengths[rows] += 1
+            over = self.environments.terminated | self.environments.truncated
+            recorded = clock()
+            for row in rows[over[rows]].tolist():
+                results[task_of[row]] = self._played(row, totals[:, row], int(lengths[row]))
+                done(int(task_of[row]))
+                start(row)
+            restarted = clock()
+            split.policy += (acted - mark) + (recorded - stepped)
+            split.refine += improved - acted
+            split.environment += (stepped - improved) + (restarted - recorded)
+        split.other = clock() - began - split.policy - split.refine - split.environment
+        return results, split
+
+    def _played(self, row: int, totals: np.ndarray, length: int) -> Played:
+        with_critic = self.refinement is not None
+        return Played(
+            episode_return=float(totals[0]),
+            length=length,
+            terminated=bool(self.environments.terminated[row]),
+            mean_q_0=float(totals[1] / length) if with_critic else None,
+            mean_q_gain=float(totals[2] / length) if with_critic else None,
+        )
+
+
+def play_all(
+    workers: Sequence[Worker], tasks: Sequence[Task], done: Callable[[int, int], None] | None = None
+) -> tuple[list[Played], Split]:
+    """Play `tasks`, dealt to the workers in turn, each worker in a thread.
+
+    While it runs, PyTorch's own threads are set to one when the workers run on a CPU: the workers are the
+    parallelism.
+
+    Args:
+        done: called as done(finished, all) after each episode, from the workers' threads, one call at a time.
+
+    Returns:
+        What was played, in the order of `tasks`, and where the time went, summed over workers.
+    """
+    stop, lock, finished = threading.Event(), threading.Lock(), 0
+
+    def report(_number: int) -> None:
+        nonlocal finished
+        with lock:
+            finished += 1
+            if done is not None:
+                done(finished, len(tasks))
+
+    def run(number: int) -> tuple[list[Played | None], Split]:
+        try:
+            return workers[number].play(tasks[number :: len(workers)], report, stop)
+        except BaseException:
+            stop.set()
+            raise
+
+    results: list[Played | None] = [None] * len(tasks)
+    split = Split()
+    on_cpu = workers[0].policy.device.type == "cpu"
+    with _one_thread_each(on_cpu), ThreadPoolExecutor(len(workers)) as pool:
+        futures = [pool.submit(run, number) for number in range(len(workers))]
+        try:
+            for number, future in enumerate(futures):
+                played, share = future.result()
+                results[number :: len(workers)] = played
+                split.add(share)
+        except BaseException:  # an error in a worker, or Ctrl-C here
+            stop.set()
+            raise
+    return results, split
+
+
+@contextmanager
+def _one_thread_each(on_cpu: bool):
+    before = torch.get_num_threads()
+    if on_cpu:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

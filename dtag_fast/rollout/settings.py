@@ -1,0 +1,83 @@
+"""Action Gradient settings of an evaluation."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+from dtag_fast.ops.refine.options import (
+    parse_gradient,
+    parse_optimizer,
+    parse_radius,
+    parse_reduce,
+    parse_select,
+)
+
+
+@dataclass(frozen=True)
+class AGSetting:
+    """One way to refine the policy's actions; `steps=0` is the plain policy.
+
+    Args: those of `dtag_fast.refine`.
+        steps: n >= 0.
+        lr: >= 0, in units of action per unit of gradient; what is right depends on the critic's reward scale.
+        optimizer, reduce, gradient, radius, select: as in `refine`.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+
+    steps: int = 0
+    lr: float = 0.03
+    optimizer: Any = "sgd"
+    reduce: str | int = "min"
+    gradient: Any = "raw"
+    radius: Any = None
+    select: str = "best"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 0:
+            raise ValueError(f"steps: expected a whole number of at least 0, got {self.steps!r}")
+        if isinstance(self.lr, bool) or not isinstance(self.lr, int | float) or not 0 <= self.lr < math.inf:
+            raise ValueError(f"lr: expected a finite number of at least 0, got {self.lr!r}")
+        parse_optimizer(self.optimizer), parse_reduce(self.reduce), parse_gradient(self.gradient)
+        parse_radius(self.radius), parse_select(self.select)
+
+    @property
+    def is_plain(self) -> bool:
+        return self.steps == 0
+
+    @property
+    def label(self) -> str:
+        """Short name for tables: "plain policy", "AG n=10 lr=0.03", further options where not the default."""
+        if self.is_plain:
+            return "plain policy"
+        extras = [
+            f"{name}={value}"
+            for name, value in asdict(self).items()
+            if name not in ("steps", "lr") and value != getattr(AGSetting, name)
+        ]
+        return " ".join([f"AG n={self.steps} lr={self.lr:g}", *extras])
+
+    def options(self) -> dict[str, Any]:
+        """What rows of one call of `refine` must share: everything but steps and lr."""
+        return {k: getattr(self, k) for k in ("optimizer", "reduce", "gradient", "radius", "select")}
+
+
+def grid(
+    steps: Sequence[int] = (0,),
+    lr: Sequence[float] = (0.03,),
+    optimizer: Sequence[Any] = ("sgd",),
+    **options: Any,
+) -> list[AGSetting]:
+    """All combinations of steps, lr and optimizer; those with steps=0 are one and the same plain policy.
+
+    Args:
+        options: further fields of AGSetting, the same in all.
+    """
+    found: dict[AGSetting, None] = {}
+    for n, rate, chosen in product(steps, lr, optimizer):
+        setting = AGSetting() if n == 0 else AGSetting(n, rate, chosen, **options)
+        found.setdefault(setting)
+    return list(found)

@@ -59,5 +59,5 @@ $(FOR_BENCH): constraints.txt pyproject.toml tools/setup_venv.sh
 	touch $@ $(FOR_TESTS) $(FOR_USE) $(BUILT)
 
 $(BUILT): $(SOURCES)
-	$(BIN)/python -m pip install --disable-pip-version-check -q --no-build-isolation --no-deps -e .
+	$(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation --no-deps -e .
 	touch $@

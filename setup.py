@@ -11,6 +11,7 @@ Environment:
 The objects stay in build/<python>-<platform>..., so that a second install compiles only what changed.
 """
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -95,12 +96,17 @@ class CMakeBuild(build_ext):
         folder = build_folder()
         forget_moved_sources(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for command in (["cmake", *cmake_arguments(folder)], ["cmake", "--build", str(folder)]):
-            if subprocess.run(command).returncode:
-                sys.exit(f"error: dtag_fast._C did not compile (see above): mend it, or {NO_EXTENSION_HINT}.")
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two installs at once wait for one another
+            self.compile(folder)
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         self.copy_file(str(folder / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"), str(target))
+
+    def compile(self, folder: Path) -> None:
+        for command in (["cmake", *cmake_arguments(folder)], ["cmake", "--build", str(folder)]):
+            if subprocess.run(command).returncode:
+                sys.exit(f"error: dtag_fast._C did not compile (see above): mend it, or {NO_EXTENSION_HINT}.")
 
 
 class Build(build):

@@ -1,6 +1,7 @@
 """Options of the benchmarks, the machine in their JSON, and the table of ratios after the run."""
 
 import pytest
+import torch
 
 from .machine import describe
 from .report import table
@@ -15,7 +16,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:
-    machine_info["dtag_fast"] = describe()
+    wanted = config.getoption("device")
+    machine_info["dtag_fast"] = describe(wanted if torch.cuda.is_available() else "cpu")
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:

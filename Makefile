@@ -35,7 +35,7 @@ bench: $(FOR_BENCH) $(BUILT)
 lint: $(FOR_TESTS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python tools/make_tables.py --check
+	$(BIN)/python -m tools.make_tables --check
 
 # The binding's fuzz on a build of the C++ core that stops at every bad access and undefined operation.
 sanitize: $(FOR_TESTS)

@@ -5,14 +5,14 @@ import platform
 from importlib import metadata, util
 from pathlib import Path
 
-import torch
-
 # AMD's family 25 covers two generations; (first, last) model numbers of the older one.
 ZEN3_MODELS = ((0x00, 0x0F), (0x20, 0x5F))
 
 
 def describe(device: str = "cpu") -> dict[str, object]:
     """The processor, its cores and instruction sets, the device, and the versions of what is compared."""
+    import torch  # here: `name` alone serves the documents' tables
+
     cpu = _cpuinfo()
     found: dict[str, object] = {
         "cpu": cpu.get("model name", platform.processor() or platform.machine()),

@@ -1,0 +1,96 @@
+"""The tables of the documents: one function per name, from the text of result files to Markdown."""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import machine, report
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; columns after the second are numbers."""
+    rule = ["---" if i < 2 else "---:" for i in range(len(header))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
+def demo(file: Path) -> str:
+    """Table of `dtag demo`: its results.json."""
+    results = json.loads(file.read_text())
+    rows = []
+    for row in results["table"]:
+        score, gain, refined = row["score"], row["return_gain"], row["steps"] > 0
+        rows.append(
+            (
+                row["label"],
+                f"n = {row['steps']}, step size {row['lr']:g}" if refined else "without",
+                spread(row["return"]["mean"], row["return"]["std"]),
+                spread(score["mean"], score["std"]),
+                interval(score["ci95"]),
+                f"{gain['mean']:+.1f} ({interval(gain['ci95'], '+')})" if refined else "",
+            )
+        )
+    header = ("policy", "Action Gradient", "return", "score", "score, 95 % interval", "paired gain in return")
+    episodes = results["config"]["episodes"]
+    note = f"PointMaze-UMaze, one training seed, {episodes} episodes; ± is the spread over episodes."
+    return f"{markdown(header, rows)}\n\n{note}"
+
+
+def evaluation(*files: Path) -> str:
+    """Table of `dtag evaluate --json` files; those that differ only in the training seed share a row.
+
+    Scores are means over training seeds of the mean over episodes; ± is the standard deviation over those
+    seeds (divisor: their number).
+    """
+    groups: dict[tuple, list[tuple[dict, dict]]] = defaultdict(list)
+    for file in files:
+        result = json.loads(file.read_text())
+        about = result["policy"]
+        for setting in result["settings"]:
+            key = (about["dataset_id"], about["algorithm"], setting["target_return"], setting["label"])
+            groups[key].append((result, setting))
+    rows = []
+    for (dataset, algorithm, target, label), found in groups.items():
+        seeds = [result["policy"]["seed"] for result, _ in found]
+        if len(set(seeds)) != len(seeds):
+            raise ValueError(f"{dataset}, {algorithm}, {label}: training seed twice in {sorted(seeds)}")
+        means = np.array([setting["mean"] for _, setting in found])
+        scores = [setting["normalized"] and setting["normalized"]["mean"] for _, setting in found]
+        rows.append(
+            (
+                f"{dataset}, {algorithm}",
+                label if target is None else f"{label}, target {target:g}",
+                f"{len(found)} x {found[0][0]['episodes']}",
+                spread(means.mean(), means.std()),
+                "" if None in scores else spread(np.mean(scores), np.std(scores)),
+                ", ".join(f"{mean:.0f}" for mean in means),
+            )
+        )
+    header = ("data and policy", "setting", "seeds x episodes", "return", "normalised score", "each seed")
+    return markdown(header, rows)
+
+
+def benchmarks(file: Path, *prefixes: str) -> str:
+    """Table of a file kept by benchmarks.report: the rows whose names begin with a prefix, or all."""
+    result = json.loads(file.read_text())
+    rows = [row for row in report.interleaved(result) if not prefixes or row[0].startswith(prefixes)]
+    if not rows:
+        raise ValueError(f"{file}: no benchmark begins with {' or '.join(prefixes)}")
+    versions = result["machine"]["versions"]
+    named = ", ".join(f"{name} {versions[name]}" for name in ("torch", "jax") if versions.get(name))
+    return f"{report.table(rows)}\n\n{machine.name(result['machine'])}, {named}, {result['date']}."
+
+
+def spread(mean: float, std: float) -> str:
+    return f"{mean:.1f} ± {std:.1f}"
+
+
+def interval(bounds: Sequence[float], sign: str = "") -> str:
+    return f"{bounds[0]:{sign}.1f} to {bounds[1]:{sign}.1f}"
+
+
+TABLES: dict[str, Callable[..., str]] = {"demo": demo, "evaluation": evaluation, "benchmarks": benchmarks}
+# The files of a mark that names none.
+DEFAULT_FILES = {"demo": ("docs/results/demo.json",)}

@@ -1,0 +1,36 @@
+// Included last by a translation unit of one instruction set: its kernels behind a table (kernels.h).
+#pragma once
+#include "cpu/row_kernel.h"
+#include "cpu/tile_kernel.h"
+
+namespace dtag::DTAG_ISA {
+
+static int64_t row_scratch(const Packed& packed) { return RowKernel(packed, nullptr).scratch_bytes(); }
+
+static void run_rows(const Job& job, int64_t begin, int64_t end, float* scratch, const Team& team) {
+  RowKernel kernel(*job.packed, scratch);
+  for (int64_t row = begin; row < end; ++row) kernel.run(job, row, team);
+}
+
+static int64_t tile_scratch(const Packed& packed, int tile_rows) {
+  return TileKernel(packed, tile_rows, nullptr).scratch_bytes();
+}
+
+static void run_tile(const Job& job, int64_t begin, int64_t end, int tile_rows, float* scratch) {
+  TileKernel(*job.packed, tile_rows, scratch).run(job, begin, end);
+}
+
+#ifdef DTAG_BF16_DOT
+constexpr bool kBf16Dot = true;
+#else
+constexpr bool kBf16Dot = false;
+#endif
+
+#define DTAG_STRING_(x) #x
+#define DTAG_STRING(x) DTAG_STRING_(x)
+
+extern const Kernels kernels;
+const Kernels kernels = {DTAG_STRING(DTAG_ISA), {kLanes, kPanel, kBlock, kVectors, kBf16Dot},
+                         row_scratch, run_rows, tile_scratch, run_tile};
+
+}  // namespace dtag::DTAG_ISA

@@ -1,0 +1,51 @@
+// Builds the packed form of a program and owns its memory.
+#pragma once
+#include <cstddef>
+#include <deque>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "cpu/packed.h"
+#include "cpu/program.h"
+
+namespace dtag {
+
+// 64-byte aligned, zeroed; size in bytes is rounded up so that whole vectors may be read at the end.
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(size_t bytes) {
+    bytes = (bytes + 127) / 64 * 64;
+    data_.reset(::operator new(bytes, std::align_val_t(64)));
+    __builtin_memset(data_.get(), 0, bytes);
+  }
+  float* floats() const { return static_cast<float*>(data_.get()); }
+  uint16_t* halves() const { return static_cast<uint16_t*>(data_.get()); }
+  uint32_t* words() const { return static_cast<uint32_t*>(data_.get()); }
+
+ private:
+  struct Free {
+    void operator()(void* p) const { ::operator delete(p, std::align_val_t(64)); }
+  };
+  std::unique_ptr<void, Free> data_;
+};
+
+enum class KernelKind { rows, tiles };
+
+class Packing {
+ public:
+  // bf16: hidden layers (32 or more inputs and outputs, not the first) keep bf16 weights; all others stay float32.
+  Packing(const Program& program, const Geometry& geometry, KernelKind kind, bool bf16);
+  const Packed& view() const { return view_; }
+
+ private:
+  friend class Packer;
+  Packed view_;
+  std::vector<Buffer> buffers_;
+  std::vector<PackedMember> members_;
+  std::deque<std::vector<PackedStage>> stages_;
+  std::deque<std::vector<PackedOp>> ops_;
+};
+
+}  // namespace dtag

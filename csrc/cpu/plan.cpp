@@ -1,0 +1,186 @@
+#include "cpu/plan.h"
+
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+#include "cpu/heuristics.h"
+#include "cpu/thread_pool.h"
+
+namespace dtag {
+namespace {
+
+// Scratch of one thread, kept between calls and grown when a call needs more.
+float* scratch(size_t bytes, int which) {
+  thread_local Buffer buffers[2];
+  thread_local size_t sizes[2] = {0, 0};
+  if (bytes > sizes[which]) {
+    buffers[which] = Buffer(bytes);
+    sizes[which] = bytes;
+  }
+  return buffers[which].floats();
+}
+
+void fill_nan(float* p, int64_t count) {
+  if (p) std::fill(p, p + count, std::numeric_limits<float>::quiet_NaN());
+}
+
+// out[b] = the candidate of greatest finite Q, the first on ties, candidate 0 when none is finite.
+void pick_candidates(const Call& call, const Job& job, int dims) {
+  for (int64_t b = 0; b < call.batch; ++b) {
+    const float* q = job.candidate_q + b * call.candidates;
+    int best = 0;
+    for (int m = 1; m < call.candidates; ++m)
+      if (std::isfinite(q[m]) && !(std::isfinite(q[best]) && q[best] >= q[m])) best = m;
+    const float* from = job.candidate_out + (b * call.candidates + best) * dims;
+    std::copy(from, from + dims, call.out + b * dims);
+    if (call.best_candidate) call.best_candidate[b] = best;
+  }
+}
+
+struct Shared {
+  const Job* job;
+  const Kernels* kernels;
+  int64_t rows;
+  bool tiles;
+  int tile_rows, team;
+  float* exchange = nullptr;
+  std::atomic<int64_t> next{0};
+  std::atomic<bool> out_of_memory{false};
+  Barrier barrier{};
+};
+
+// The calling thread's scratch for this job, or null and a flag for the caller to raise.
+float* job_scratch(Shared& s) {
+  const Packed& packed = *s.job->packed;
+  const int64_t bytes = s.tiles ? s.kernels->tile_scratch(packed, s.tile_rows) : s.kernels->row_scratch(packed);
+  try {
+    return scratch(size_t(bytes), 0);
+  } catch (const std::bad_alloc&) {
+    s.out_of_memory.store(true);
+    return nullptr;
+  }
+}
+
+void run_team(void* context, int rank) {
+  auto& s = *static_cast<Shared*>(context);
+  float* memory = job_scratch(s);
+  if (s.team > 1) Barrier::meet(&s.barrier, s.team);  // all have their scratch, or all give up
+  if (s.out_of_memory.load()) return;
+  s.kernels->run_rows(*s.job, 0, s.rows, memory, Team{s.team, rank, s.exchange, Barrier::meet, &s.barrier});
+}
+
+// Takes chunks of rows until none is left. A chunk's results do not depend on who takes it.
+void run_chunks(void* context, int) {
+  auto& s = *static_cast<Shared*>(context);
+  const int64_t chunk = s.tiles ? s.tile_rows : 1;
+  float* memory = job_scratch(s);
+  if (!memory) return;
+  for (;;) {
+    const int64_t begin = s.next.fetch_add(chunk, std::memory_order_relaxed);
+    if (begin >= s.rows) return;
+    const int64_t end = std::min(begin + chunk, s.rows);
+    if (s.tiles)
+      s.kernels->run_tile(*s.job, begin, end, s.tile_rows, memory);
+    else
+      s.kernels->run_rows(*s.job, begin, end, memory, Team{});
+  }
+}
+
+}  // namespace
+
+Plan::Plan(Program program, Settings settings, std::vector<float> low, std::vector<float> high, Precision precision,
+           const Kernels& kernels, std::optional<KernelKind> only)
+    : program_(std::move(program)), settings_(settings), low_(std::move(low)), high_(std::move(high)),
+      precision_(precision), kernels_(kernels), only_(only) {
+  program_.validate();
+  const size_t dims = size_t(program_.action_dim);
+  if (low_.size() != high_.size() || (!low_.empty() && low_.size() != dims))
+    throw std::invalid_argument("low, high: expected " + std::to_string(dims) + " numbers each, or none, got " +
+                                std::to_string(low_.size()) + " and " + std::to_string(high_.size()));
+  for (size_t k = 0; k < low_.size(); ++k)
+    if (!(low_[k] <= high_[k])) throw std::invalid_argument("low, high: low must not exceed high and neither be NaN");
+  settings_.low = low_.empty() ? nullptr : low_.data();
+  settings_.high = low_.empty() ? nullptr : high_.data();
+  for (const auto& stages : program_.members)
+    for (size_t l = 0; l < stages.size(); ++l) {
+      const int in = l == 0 ? program_.action_dim : stages[l].in;
+      weights_ += int64_t(in) * stages[l].out;
+      units_ += int64_t(stages[l].out) * (1 + int64_t(stages[l].post.size()));
+    }
+}
+
+void Plan::repack(Program program) {
+  program.validate();
+  if (!program_.same_structure(program))
+    throw std::invalid_argument("repack: expected a program of the same structure; make a new plan for another");
+  program_ = std::move(program);
+  rows_.reset();
+  tiles_.reset();
+}
+
+Shape Plan::shape(int64_t rows, int64_t steps, int threads) const {
+  return {kernels_.geometry, int(program_.members.size()), rows, steps, weights_, units_, std::max(threads, 1)};
+}
+
+bool Plan::worth_threads(int64_t rows, int64_t steps) const { return may_use_threads(shape(rows, steps, 1)); }
+
+const char* Plan::kernel_for(int64_t rows, int64_t steps, int threads) const {
+  const bool tiles = only_ ? *only_ == KernelKind::tiles : choose(shape(rows, steps, threads)).tiles;
+  return tiles ? "tiles" : "rows";
+}
+
+Plan::Prepared Plan::prepare_with(int64_t rows, int64_t steps, int threads) {
+  const Choice choice = choose(shape(rows, steps, threads), only_ ? (*only_ == KernelKind::tiles ? 1 : 0) : -1);
+  auto& packing = choice.tiles ? tiles_ : rows_;
+  if (!packing)
+    packing = std::make_shared<Packing>(program_, kernels_.geometry, choice.tiles ? KernelKind::tiles : KernelKind::rows,
+                                        precision_ == Precision::bf16);
+  Prepared p;
+  p.packing_ = packing;
+  p.plan_ = this;
+  p.tiles_ = choice.tiles;
+  p.threads_ = choice.threads;
+  p.team_ = choice.team;
+  p.tile_rows_ = choice.tile_rows;
+  return p;
+}
+
+void Plan::Prepared::run(const Call& call) const {
+  const int dims = plan_->action_dim();
+  const int64_t rows = call.batch * call.candidates;
+  if (rows == 0) return;
+  Job job;
+  job.packed = &packing_->view();
+  job.settings = &plan_->settings_;
+  job.call = &call;
+  if (call.candidates > 1) {
+    float* memory = scratch(size_t(rows) * size_t(dims + 1) * 4, 1);
+    job.candidate_out = memory;
+    job.candidate_q = memory + rows * dims;
+  } else if (call.best_candidate) {
+    std::fill(call.best_candidate, call.best_candidate + call.batch, 0);
+  }
+  const int64_t points = (int64_t(call.steps) + 1) * rows;
+  fill_nan(call.trace_q, points);
+  fill_nan(call.trace_actions, points * dims);
+  fill_nan(call.trace_grad, points * dims);
+
+  Shared shared{&job, &plan_->kernels_, rows, tiles_, tile_rows_, team_};
+  std::vector<float> exchange;
+  if (team_ > 1) {
+    exchange.resize(2 * size_t(job.packed->member_count) * size_t(dims + 1));
+    shared.exchange = exchange.data();
+    if (!ThreadPool::instance().run(team_, run_team, &shared)) {
+      shared.team = 1;
+      run_team(&shared, 0);
+    }
+  } else if (threads_ == 1 || !ThreadPool::instance().run(threads_, run_chunks, &shared)) {
+    run_chunks(&shared, 0);
+  }
+  if (shared.out_of_memory.load()) throw std::bad_alloc();
+  if (call.candidates > 1) pick_candidates(call, job, dims);
+}
+
+}  // namespace dtag

@@ -1,0 +1,126 @@
+// The heart of the row kernel: a matrix times one vector, bound by the bytes of weights it reads. Rows of the matrix
+// whose coefficient is zero (dead ReLU units) are not read at all.
+#pragma once
+#include "cpu/packed.h"
+#include "cpu/simd.h"
+
+#ifndef DTAG_PANEL
+#define DTAG_PANEL 8  // accumulator vectors
+#endif
+
+namespace dtag::DTAG_ISA {
+
+constexpr int kPanel = DTAG_PANEL;
+
+// Which rows take part: `count` row numbers.
+struct Live {
+  const uint16_t* rows;
+  int count;
+};
+
+constexpr int kPrefetch = 6;  // rows ahead; the list tells which, the hardware could not guess
+
+// out[c] = init[c] + sum over live r of x[r] * W[r][c], for the NV vectors of one panel, r in order.
+template <int NV, bool bf16>
+static void combine_panel(const char* panel, Live live, const float* x, const float* init, float* out) {
+  vf acc[NV];
+  DTAG_UNROLL for (int v = 0; v < NV; ++v) acc[v] = init ? load(init + v * kLanes) : vf{};
+  constexpr int kRowBytes = NV * kLanes * (bf16 ? 2 : 4);
+  for (int t = 0; t < live.count; ++t) {
+    const int r = live.rows[t];
+    const char* w = panel + int64_t(r) * kRowBytes;
+    const char* ahead = panel + int64_t(live.rows[t + kPrefetch]) * kRowBytes;
+    DTAG_UNROLL for (int b = 0; b < kRowBytes; b += 64) __builtin_prefetch(ahead + b);
+    if constexpr (bf16) {
+#ifdef DTAG_BF16_DOT  // multiplies a pair of weights by (x, 0) or (0, x): widening costs nothing
+      const uint32_t half = round_bf16(splat(x[r]))[0] >> 16;
+      const vu low = splat_bits(half), high = splat_bits(half << 16);
+      DTAG_UNROLL for (int v = 0; v < NV / 2; ++v) {
+        const vu pair = load<vu>(w + v * kLanes * 4);
+        acc[2 * v] = dot_bf16(acc[2 * v], pair, low);
+        acc[2 * v + 1] = dot_bf16(acc[2 * v + 1], pair, high);
+      }
+#else
+      const vf c = splat(x[r]);
+      DTAG_UNROLL for (int v = 0; v < NV / 2; ++v) {
+        const vu pair = load<vu>(w + v * kLanes * 4);
+        acc[2 * v] = fma(c, low_bf16(pair), acc[2 * v]);
+        acc[2 * v + 1] = fma(c, high_bf16(pair), acc[2 * v + 1]);
+      }
+#endif
+    } else {
+      const vf c = splat(x[r]);
+      DTAG_UNROLL for (int v = 0; v < NV; ++v) acc[v] = fma(c, load(w + v * kLanes * 4), acc[v]);
+    }
+  }
+  DTAG_UNROLL for (int v = 0; v < NV; ++v) store(out + v * kLanes, acc[v]);
+}
+
+template <int NV, bool bf16>
+static void combine_panels(const RowMatrix& m, const char* data, int column, Live live, const float* x,
+                           const float* init, float* out) {
+  constexpr int kWidth = NV * kLanes;
+  for (; m.padded - column >= kWidth; column += kWidth, data += int64_t(m.rows) * kWidth * (bf16 ? 2 : 4))
+    combine_panel<NV, bf16>(data, live, x, init ? init + column : nullptr, out + column);
+  if constexpr (NV > (bf16 ? 2 : 1)) {
+    if (column < m.padded) combine_panels<NV / 2, bf16>(m, data, column, live, x, init, out);
+  }
+}
+
+// out[0..padded) = init + sum over live rows r of x[r] * W[r]; init may be null (zeros).
+static void combine(const RowMatrix& m, Live live, const float* x, const float* init, float* out) {
+  const char* data = static_cast<const char*>(m.data);
+  m.bf16 ? combine_panels<kPanel, true>(m, data, 0, live, x, init, out)
+         : combine_panels<kPanel, false>(m, data, 0, live, x, init, out);
+}
+
+// out[r] = init[r] + sum_c W[r][c] x[c]; x is padded, init may be null. Float32 matrices only.
+static void dots(const RowMatrix& m, const float* x, const float* init, float* out) {
+  for (int r = 0; r < m.rows; ++r) {
+    vf acc[4] = {};
+    const float* panel = static_cast<const float*>(m.data);
+    int width = kPanel * kLanes;
+    for (int c0 = 0; c0 < m.padded; c0 += width) {
+      while (width > m.padded - c0) width /= 2;
+      const float* w = panel + int64_t(r) * width;
+      panel += int64_t(m.rows) * width;
+      int c = 0;
+      for (; c + 4 * kLanes <= width; c += 4 * kLanes)
+        DTAG_UNROLL for (int a = 0; a < 4; ++a)
+          acc[a] = fma(load(w + c + a * kLanes), load(x + c0 + c + a * kLanes), acc[a]);
+      for (; c < width; c += kLanes) acc[0] = fma(load(w + c), load(x + c0 + c), acc[0]);
+    }
+    out[r] = (init ? init[r] : 0.f) + sum_lanes((acc[0] + acc[1]) + (acc[2] + acc[3]));
+  }
+}
+
+// The set bits of each 8-bit number, in order.
+struct BitTable {
+  uint16_t bits[256][8];
+  constexpr BitTable() : bits{} {
+    for (int mask = 0; mask < 256; ++mask)
+      for (int bit = 0, n = 0; bit < 8; ++bit)
+        if (mask >> bit & 1) bits[mask][n++] = uint16_t(bit);
+  }
+};
+static constexpr BitTable kBitTable;
+
+// Numbers of the entries of z[0..width) that are above zero or NaN. `rows` has room for kPrefetch + 8 more.
+static int find_live(const float* z, int width, uint16_t* rows) {
+  typedef uint16_t u16x8 __attribute__((vector_size(16)));
+  constexpr int kGroup = kLanes < 8 ? kLanes : 8;
+  int n = 0;
+  for (int i = 0; i < width; i += kLanes) {
+    uint32_t bits = ~movemask(load(z + i) <= 0.f);
+    if (width - i < kLanes) bits &= (1u << (width - i)) - 1u;
+    DTAG_UNROLL for (int g = 0; g < kLanes; g += kGroup) {
+      const uint32_t mask = bits >> g & ((1u << kGroup) - 1u);
+      store(rows + n, load<u16x8>(kBitTable.bits[mask]) + uint16_t(i + g));
+      n += __builtin_popcount(mask);
+    }
+  }
+  for (int t = 0; t < kPrefetch; ++t) rows[n + t] = 0;
+  return n;
+}
+
+}  // namespace dtag::DTAG_ISA

@@ -1,0 +1,61 @@
+// Between the caller's arrays and one row of a walk. Rows are numbered over states and candidates: row r is candidate
+// r % M of state r / M.
+#pragma once
+#include "cpu/ascent.h"
+#include "cpu/kernels.h"
+
+namespace dtag::DTAG_ISA {
+
+static void read_row(const Job& job, int64_t row, const Walk& w) {
+  const Call& c = *job.call;
+  const int64_t state = row / c.candidates;
+  for (int k = 0; k < w.dims; ++k) {
+    w.action[k * w.stride] = c.actions[row * w.dims + k];
+    w.lr[k * w.stride] = c.lr_values ? c.lr_values[state * c.lr_row_stride + k * c.lr_dim_stride] : c.lr;
+  }
+  *w.steps = c.row_steps ? c.row_steps[state] : c.steps;
+  *w.alive = -1;
+  *w.best_index = 0;
+}
+
+// A row that stands at a_i: its action and Q go to the trace.
+static void trace_point(const Job& job, int64_t row, int i, const Walk& w) {
+  const Call& c = *job.call;
+  if (!c.trace_q || !*w.alive) return;
+  const int64_t at = i * c.batch * c.candidates + row;
+  c.trace_q[at] = *w.q;
+  for (int k = 0; k < w.dims; ++k) c.trace_actions[at * w.dims + k] = w.action[k * w.stride];
+}
+
+static void trace_gradient(const Job& job, int64_t row, int i, const Walk& w) {
+  const Call& c = *job.call;
+  if (!c.trace_grad || !*w.alive) return;
+  const int64_t at = i * c.batch * c.candidates + row;
+  for (int k = 0; k < w.dims; ++k) c.trace_grad[at * w.dims + k] = w.grad[k * w.stride];
+}
+
+static void write_row(const Job& job, int64_t row, const Walk& w) {
+  const Call& c = *job.call;
+  float* out = job.candidate_out ? job.candidate_out : c.out;
+  for (int k = 0; k < w.dims; ++k) out[row * w.dims + k] = w.best[k * w.stride];
+  if (job.candidate_q) job.candidate_q[row] = *w.q_best;
+  if (c.q_first) {
+    c.q_first[row] = *w.q_first;
+    c.q_best[row] = *w.q_best;
+    c.best_index[row] = *w.best_index;
+  }
+}
+
+// Whether Q of the last iterate is needed: not for "last" when nobody asks.
+DTAG_INLINE bool last_q_needed(const Job& job) {
+  return job.settings->select == Select::best || job.call->q_first || job.candidate_q;
+}
+
+// The ensemble's Q and the member it comes from, as torch.min: the first on ties, the first NaN before all else.
+template <class F>
+DTAG_INLINE auto beats(Reduce reduce, F q, F than) {
+  const auto nan_first = (q != q) & (than == than);
+  return (reduce == Reduce::min ? q < than : q > than) | nan_first;
+}
+
+}  // namespace dtag::DTAG_ISA

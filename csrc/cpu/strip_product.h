@@ -1,0 +1,101 @@
+// The heart of the tile kernel: a strip of rows times a weight matrix. A lane is a row (a sample), so nothing is ever
+// summed across lanes and no row can touch another's bits; a weight is broadcast to all of them.
+//
+//   out[j][row] = init[j][row] + sum_k W[j][k] in[k][row]     block outputs j x vectors of rows in registers, k in order
+#pragma once
+#include "cpu/packed.h"
+#include "cpu/simd.h"
+
+#ifndef DTAG_BLOCK
+#define DTAG_BLOCK 6  // outputs in registers: BLOCK * VECTORS accumulators of the 16 (AVX2, SSE) or 32 there are
+#endif
+#ifndef DTAG_VECTORS
+#define DTAG_VECTORS 2  // vectors of rows
+#endif
+
+namespace dtag::DTAG_ISA {
+
+constexpr int kBlock = DTAG_BLOCK, kVectors = DTAG_VECTORS;
+constexpr int kStrip = kVectors * kLanes;  // rows of a strip; a unit of a strip is kStrip floats
+
+enum class Init { zero, bias, array };
+
+// J outputs x V vectors of rows. `w` is the block's weights, `in` the strip's inputs (a unit is kStrip numbers).
+template <int J, int V, Init init, bool pairs>
+static void block_product(const void* w, int steps, const void* in, const float* from, float* out) {
+  vf acc[J][V];
+  DTAG_UNROLL for (int j = 0; j < J; ++j)
+    DTAG_UNROLL for (int v = 0; v < V; ++v) {
+      if constexpr (init == Init::zero) acc[j][v] = vf{};
+      if constexpr (init == Init::bias) acc[j][v] = splat(from[j]);
+      if constexpr (init == Init::array) acc[j][v] = load(from + j * kStrip + v * kLanes);
+    }
+  if constexpr (pairs) {
+    const uint32_t* weight = static_cast<const uint32_t*>(w);
+    const uint32_t* x = static_cast<const uint32_t*>(in);
+    for (int k = 0; k < steps; ++k, weight += J, x += kStrip) {
+      vu h[V];
+      DTAG_UNROLL for (int v = 0; v < V; ++v) h[v] = load<vu>(x + v * kLanes);
+      DTAG_UNROLL for (int j = 0; j < J; ++j) {
+        const vu b = splat_bits(weight[j]);
+        DTAG_UNROLL for (int v = 0; v < V; ++v) acc[j][v] = dot_bf16(acc[j][v], h[v], b);
+      }
+    }
+  } else {
+    const float* weight = static_cast<const float*>(w);
+    const float* x = static_cast<const float*>(in);
+    for (int k = 0; k < steps; ++k, weight += J, x += kStrip) {
+      vf h[V];
+      DTAG_UNROLL for (int v = 0; v < V; ++v) h[v] = load(x + v * kLanes);
+      DTAG_UNROLL for (int j = 0; j < J; ++j) {
+        const vf b = splat(weight[j]);
+        DTAG_UNROLL for (int v = 0; v < V; ++v) acc[j][v] = fma(h[v], b, acc[j][v]);
+      }
+    }
+  }
+  DTAG_UNROLL for (int j = 0; j < J; ++j)
+    DTAG_UNROLL for (int v = 0; v < V; ++v) store(out + j * kStrip + v * kLanes, acc[j][v]);
+}
+
+// The last, narrower block: J is found by counting down from kBlock - 1.
+template <int J, int V, Init init, bool pairs>
+static void last_block(int width, const void* w, int steps, const void* in, const float* from, float* out) {
+  if constexpr (J > 0) {
+    if (width == J) return block_product<J, V, init, pairs>(w, steps, in, from, out);
+    last_block<J - 1, V, init, pairs>(width, w, steps, in, from, out);
+  }
+}
+
+template <int V, Init init, bool pairs>
+static void strip_product(const BlockMatrix& m, const void* in, const float* from, float* out) {
+  const int steps = pairs ? (m.in + 1) / 2 : m.in;
+  const float* w = static_cast<const float*>(m.data);  // a pair is one word as well
+  int j = 0;
+  for (; j + kBlock <= m.out; j += kBlock, w += int64_t(steps) * kBlock) {
+    const float* f = init == Init::zero ? nullptr : init == Init::bias ? from + j : from + int64_t(j) * kStrip;
+    block_product<kBlock, V, init, pairs>(w, steps, in, f, out + int64_t(j) * kStrip);
+  }
+  if (j < m.out) {
+    const float* f = init == Init::zero ? nullptr : init == Init::bias ? from + j : from + int64_t(j) * kStrip;
+    last_block<kBlock - 1, V, init, pairs>(m.out - j, w, steps, in, f, out + int64_t(j) * kStrip);
+  }
+}
+
+// `vectors` of the strip's rows are in use. `pairs` is scratch for kStrip * (in + 1) / 2 words.
+template <Init init>
+static void strip_product(const BlockMatrix& m, int vectors, const float* in, const float* from, float* out,
+                          uint32_t* pairs) {
+  if (m.bf16) {
+    for (int k = 0; k < m.in; k += 2)
+      for (int v = 0; v < vectors; ++v) {
+        const float* x = in + int64_t(k) * kStrip + v * kLanes;
+        store(pairs + int64_t(k / 2) * kStrip + v * kLanes, pack_bf16(load(x), k + 1 < m.in ? load(x + kStrip) : vf{}));
+      }
+    return vectors == 1 ? strip_product<1, init, true>(m, pairs, from, out)
+                        : strip_product<kVectors, init, true>(m, pairs, from, out);
+  }
+  vectors == 1 ? strip_product<1, init, false>(m, in, from, out)
+               : strip_product<kVectors, init, false>(m, in, from, out);
+}
+
+}  // namespace dtag::DTAG_ISA

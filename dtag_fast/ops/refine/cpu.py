@@ -1,0 +1,192 @@
+"""The compiled CPU backend: hands a critic program and its options to `dtag_fast._C`.
+
+Batches of a few rows run one row at a time and skip dead ReLU units; larger ones run as tiles of rows that stay in the
+core's caches through all iterations (csrc/cpu/row_kernel.h, tile_kernel.h; csrc/cpu/heuristics.h has the rule). Under
+"bf16" the hidden layers' weights are bf16 and everything is summed in float32; a machine with AVX512-BF16 also rounds
+the numbers they are multiplied with.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .executor import InfoBuffers
+from .options import SGD, Adam, ClipNorm, RefineOptions
+from .program import Activation, CriticProgram, LayerNorm, Linear
+
+try:
+    from dtag_fast import _C
+
+    _MISSING = None
+except ImportError as error:  # built with DTAG_BUILD=0, or compiled for another Python
+    _C = None
+    _MISSING = str(error)
+
+
+def why_not(
+    program: CriticProgram | None, options: RefineOptions | None, device: torch.device, precision: str
+) -> str | None:
+    """Why this backend cannot run, or None. Every program that CriticProgram accepts and every option runs."""
+    if _C is None:
+        return f"the compiled module is not there ({_MISSING}); reinstall without DTAG_BUILD=0"
+    if torch.device(device).type != "cpu":
+        return f"it runs on the CPU, the tensors are on {device}"
+    if precision not in ("fp32", "bf16"):
+        return f"it computes in fp32 or bf16, {precision} was asked for"
+    return None
+
+
+def isa() -> str:
+    """The instruction set new executors use: the machine's best, or the one named by DTAG_ISA."""
+    return _C.default_isa()
+
+
+class CpuExecutor:
+    """An Executor and a FastExecutor (executor.py) over `_C.Plan`.
+
+    Args:
+        program, options, precision, steps, lr: as executor.py says.
+        isa: instruction set, None for `isa()`.
+        kernel: "rows" or "tiles" to use that kernel for every batch size, None for the rule.
+
+    Raises:
+        ValueError: for an unknown or unavailable instruction set, or a member number outside the ensemble.
+    """
+
+    name = "cpu"
+
+    def __init__(
+        self,
+        program: CriticProgram,
+        options: RefineOptions,
+        precision: str = "fp32",
+        steps: int = 10,
+        lr: float = 0.03,
+        *,
+        isa: str | None = None,
+        kernel: str | None = None,
+    ) -> None:
+        reduce = program.reduction or options.reduce
+        self._member = reduce if isinstance(reduce, int) else None
+        if self._member is not None and not -len(program.members) <= self._member < len(program.members):
+            raise ValueError(
+                f"reduce: expected a member in 0..{len(program.members) - 1}, got {self._member}"
+            )
+        bounded = options.low is not None
+        self._plan = _C.Plan(
+            state_dim=program.state_dim,
+            action_dim=program.action_dim,
+            members=self._members(program),
+            isa=isa or "",
+            precision=precision,
+            reduce="min" if self._member is not None else reduce,
+            gradient="clip" if isinstance(options.gradient, ClipNorm) else options.gradient,
+            clip=options.gradient.limit if isinstance(options.gradient, ClipNorm) else 1.0,
+            radius_norm=options.radius.norm if options.radius else "none",
+            radius=options.radius.limit if options.radius else 0.0,
+            select=options.select,
+            low=options.low.tolist() if bounded else [],
+            high=options.high.tolist() if bounded else [],
+            steps=steps,
+            lr=lr,
+            threads=torch.get_num_threads,
+            kernel=kernel or "",
+            **_optimizer(options),
+        )
+        self.run_fast = self._plan.run_fast
+
+    @property
+    def isa(self) -> str:
+        """The instruction set in use."""
+        return self._plan.isa
+
+    def kernel_for(self, rows: int, steps: int) -> str:
+        """The kernel that a call of `rows` states x candidates takes: "rows" or "tiles"."""
+        return self._plan.kernel_for(rows, steps, torch.get_num_threads())
+
+    def repack(self, program: CriticProgram) -> None:
+        """Take the new numbers of a program of the same structure."""
+        self._plan.repack(self._members(program))
+
+    def run(
+        self,
+        states: Tensor,
+        actions: Tensor,
+        out: Tensor,
+        *,
+        steps: int | Tensor,
+        lr: float | Tensor,
+        info: InfoBuffers | None,
+    ) -> None:
+        """See Executor.run."""
+        batch, candidates, _ = actions.shape
+        call = {
+            "states": states.data_ptr(),
+            "state_stride": states.stride(0),
+            "actions": actions.data_ptr(),
+            "out": out.data_ptr(),
+            "batch": batch,
+            "candidates": candidates,
+        }
+        if isinstance(steps, Tensor):
+            call |= {"steps": max(int(steps.max()), 0), "row_steps": steps.data_ptr()}
+        else:
+            call["steps"] = steps
+        if isinstance(lr, Tensor):
+            rows, dims = lr.shape
+            call |= {
+                "lr_values": lr.data_ptr(),
+                "lr_row_stride": dims if rows > 1 else 0,
+                "lr_dim_stride": 1 if dims > 1 else 0,
+            }
+        else:
+            call["lr"] = lr
+        if info is not None:
+            call |= {
+                "q_first": info.q_0.data_ptr(),
+                "q_best": info.q_best.data_ptr(),
+                "best_index": info.best_index.data_ptr(),
+                "best_candidate": info.best_candidate.data_ptr(),
+            }
+            if info.trace_actions is not None:
+                call |= {
+                    "trace_actions": info.trace_actions.data_ptr(),
+                    "trace_q": info.trace_q.data_ptr(),
+                    "trace_grad": info.trace_grad.data_ptr(),
+                }
+        self._plan.run(**call)
+
+    def _members(self, program: CriticProgram) -> list[list[tuple]]:
+        members = program.members if self._member is None else (program.members[self._member],)
+        return [[_layer(layer) for layer in layers] for layers in members]
+
+
+def _optimizer(options: RefineOptions) -> dict:
+    optimizer = options.optimizer
+    if isinstance(optimizer, SGD):
+        return {
+            "optimizer": "sgd",
+            "optimizer_options": {"momentum": optimizer.momentum, "nesterov": optimizer.nesterov},
+        }
+    if isinstance(optimizer, Adam):
+        beta1, beta2 = optimizer.betas
+        return {
+            "optimizer": "adam",
+            "optimizer_options": {"beta1": beta1, "beta2": beta2, "eps": optimizer.eps},
+        }
+    return {
+        "optimizer": "rmsprop",
+        "optimizer_options": {"alpha": optimizer.alpha, "eps": optimizer.eps},
+    }
+
+
+def _layer(layer: Linear | LayerNorm | Activation) -> tuple:
+    if isinstance(layer, Activation):
+        return ("activation", layer.kind, list(layer.params))
+    weight, bias = (None if t is None else _array(t) for t in (layer.weight, layer.bias))
+    return ("linear", weight, bias) if isinstance(layer, Linear) else ("norm", weight, bias, layer.eps)
+
+
+def _array(tensor: Tensor):
+    return tensor.detach().to(device="cpu", dtype=torch.float32).contiguous().numpy()

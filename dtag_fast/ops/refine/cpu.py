@@ -1,8 +1,8 @@
 """The compiled CPU backend: hands a critic program and its options to `dtag_fast._C`.
 
-Batches of a few rows run one row at a time and skip dead ReLU units; larger ones run as tiles of rows that stay in the
-core's caches through all iterations (csrc/cpu/row_kernel.h, tile_kernel.h; csrc/cpu/heuristics.h has the rule). Under
-"bf16" the hidden layers' weights are bf16 and everything is summed in float32; a machine with AVX512-BF16 also rounds
+Batches of a few rows run one row at a time and skip dead ReLU units; larger ones run as tiles of rows that stay
+in the core's caches through all iterations (csrc/cpu/row_kernel.h, tile_kernel.h; the rule: heuristics.h). Under
+"bf16" the hidden layers' weights are bf16, summed in float32; a machine with AVX512-BF16 also rounds
 the numbers they are multiplied with.
 """
 
@@ -27,7 +27,7 @@ except ImportError as error:  # built with DTAG_BUILD=0, or compiled for another
 def why_not(
     program: CriticProgram | None, options: RefineOptions | None, device: torch.device, precision: str
 ) -> str | None:
-    """Why this backend cannot run, or None. Every program that CriticProgram accepts and every option runs."""
+    """Why this backend cannot run, or None: it takes every CriticProgram and every option."""
     if _C is None:
         return f"the compiled module is not there ({_MISSING}); reinstall without DTAG_BUILD=0"
     if torch.device(device).type != "cpu":

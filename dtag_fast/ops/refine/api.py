@@ -9,14 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from . import inputs
-from .binding import Critic
+from .binding import Critic, tensors_of
 from .cache import WeakCache
+from .compiled import call_operator, decode, encode
 from .critic import CriticCall, CriticError
 from .explain import Explanation, describe
 from .program import MAX_ACTION, CriticProgram
-from .refiner import DEFAULT_BOUNDS, Refiner
+from .refiner import DEFAULT_BOUNDS, DefaultBounds, Refiner
 
 _refiners = WeakCache(limit=32)
+_in_graphs = WeakCache(limit=1024)
 
 
 def refine(
@@ -78,12 +80,29 @@ def refine(
         "gradient": gradient,
         "radius": radius,
         "select": select,
-        "precision": precision or torch.get_float32_matmul_precision(),
+        "precision": precision,
         "backend": backend,
         "return_info": return_info,
     }
-    refiner = _cached(critic, steps, lr, settings)
-    return refiner(states, actions)
+    if torch.compiler.is_compiling():
+        parts = critic if isinstance(critic, list | tuple | nn.ModuleList) else (critic,)
+        weights = [t.detach() for part in parts for t in tensors_of(part)]
+        settings |= {"steps": 10 if isinstance(steps, Tensor) else steps}
+        settings |= {"lr": 0.03 if isinstance(lr, Tensor) else lr}
+        del settings["bounds"]
+        handle = _handle(tuple((name, encode(x)) for name, x in settings.items()), bounds, *parts)
+        return call_operator(handle, weights, return_info, states, actions, steps, lr)
+    settings["precision"] = precision or torch.get_float32_matmul_precision()
+    return _cached(critic, steps, lr, settings)(states, actions)
+
+
+@torch._dynamo.assume_constant_result
+def _handle(settings: tuple, bounds: Any, *parts: Any) -> int:
+    """The handle of a Refiner that lives as long as the critic; torch.compile calls this while it traces."""
+    critic = Critic(parts if len(parts) > 1 else parts[0], weak=True)
+    refiner = Refiner._weak(critic, bounds=bounds, **{name: decode(x) for name, x in settings})
+    _in_graphs.put(parts, refiner.handle, refiner)
+    return refiner.handle
 
 
 def _cached(critic: Any, steps: Any, lr: Any, settings: dict[str, Any]) -> Refiner:
@@ -92,7 +111,7 @@ def _cached(critic: Any, steps: Any, lr: Any, settings: dict[str, Any]) -> Refin
         Critic(critic, weak=True)  # raises
     parts = tuple(critic) if isinstance(critic, list | tuple | nn.ModuleList) else (critic,)
     try:
-        key: Hashable = (steps, lr, *settings.values(), settings["bounds"] is DEFAULT_BOUNDS)
+        key: Hashable = (steps, lr, *settings.values(), isinstance(settings["bounds"], DefaultBounds))
         refiner = _refiners.get(parts, key)
     except TypeError:  # an array or a tensor among the settings: nothing to look up by
         return Refiner(critic, steps=steps, lr=lr, **settings)

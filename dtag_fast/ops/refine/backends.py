@@ -24,6 +24,8 @@ def compiled_cpu() -> ModuleType | str:
             "DTAG_BUILD=0 and "
             "built by `pip install -e .` with a C++ compiler"
         )
+    if cpu._C is not None and not hasattr(cpu._C, "Plan"):
+        return "the compiled module dtag_fast._C is older than the package; run `pip install -e .` again"
     return cpu
 
 

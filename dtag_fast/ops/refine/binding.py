@@ -51,6 +51,11 @@ class Critic:
         return () if self.is_program else tuple([ref().training for ref in self.refs])
 
 
+def tensors_of(part: nn.Module | CriticProgram) -> list[Tensor]:
+    """The parameters and buffers of a module, or the weights of a program."""
+    return part.tensors() if isinstance(part, CriticProgram) else [*part.parameters(), *part.buffers()]
+
+
 class Lowering:
     """What is known of a critic for some S, A and modes, shared by all Refiners of it."""
 

@@ -84,7 +84,10 @@ def action_gradient(
 
 def value_and_gradient(members: Members, states: Tensor, actions: Tensor, reduce: str | int):
     """Reduced Q (N,) and its action gradient (N, A)."""
-    with torch.inference_mode(False), torch.enable_grad():
+    no_autocast = torch.autocast(
+        actions.device.type, enabled=False
+    )  # precision is not the surroundings' choice
+    with torch.inference_mode(False), torch.enable_grad(), no_autocast:
         a = actions.detach().clone().requires_grad_()
         q = reduce_members(members(states.clone() if states.is_inference() else states, a), reduce)
         if not q.requires_grad:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,16 +15,22 @@ from torch import Tensor, nn
 
 from . import inputs, options
 from .backends import BACKENDS, PRECISIONS
-from .binding import Binding, Critic, Lowering
+from .binding import Binding, Critic, Lowering, tensors_of
 from .cache import WeakCache
+from .compiled import call_operator, register
 from .info import allocate, to_info
 from .program import CriticProgram
 from .watch import structure_of
 
-DEFAULT_BOUNDS = (
-    -1.0,
-    1.0,
-)  # recognised by identity: bounds are "only the default" while they are this object
+
+class DefaultBounds(NamedTuple):
+    """Bounds nobody asked for: the convention of DT code and D4RL."""
+
+    low: float = -1.0
+    high: float = 1.0
+
+
+DEFAULT_BOUNDS = DefaultBounds()
 SMALL = 64  # up to this many numbers, actions are checked against the default bounds in Python
 
 _lowerings = WeakCache()
@@ -83,7 +89,7 @@ class Refiner:
     def _setup(self, critic, *, steps, lr, bounds, precision, backend, return_info, **choices) -> None:
         self._critic = critic
         self.steps, self.lr = inputs.check_steps(steps), inputs.check_lr(lr)
-        self._bounds, self._only_default = bounds, bounds is DEFAULT_BOUNDS
+        self._bounds, self._only_default = bounds, isinstance(bounds, DefaultBounds)
         self._options = options.parse_options(**choices)
         options.check_choice("precision", precision, (None, *PRECISIONS))
         options.check_choice("backend", backend, (None, *BACKENDS))
@@ -93,6 +99,11 @@ class Refiner:
         self._lock = threading.RLock()
         self._bindings: dict[tuple, Binding] = {}
         self._fast: tuple | None = None
+        self.handle = register(self)
+
+    def weights(self) -> list[Tensor]:
+        """Every parameter and buffer of the critic, as it is now."""
+        return [t.detach() for part in self._critic.parts() for t in tensors_of(part)]
 
     def __call__(self, states: Tensor, actions: Tensor, out: Tensor | None = None):
         """Refine: shapes and result as `refine`. `out` takes the result when given (it may be `actions`
@@ -101,9 +112,11 @@ class Refiner:
         Under torch.compile and export it is one registered operator, and `out` is not taken.
         """
         if torch.compiler.is_compiling():
-            from .compiled import call_operator
-
-            return call_operator(self, states, actions, out)
+            if out is not None:
+                raise ValueError("out: not taken under torch.compile and export; use the returned tensor")
+            return call_operator(
+                self.handle, self.weights(), self.return_info, states, actions, self.steps, self.lr
+            )
         fast = self._fast
         if fast is not None and type(states) is Tensor and type(actions) is Tensor:
             run, changed, modes, refs, states_shape, actions_shape, batch, looks = fast
@@ -128,7 +141,7 @@ class Refiner:
                 if out.is_contiguous():
                     run(states.data_ptr(), actions.data_ptr(), out.data_ptr(), batch)
                     return out
-        return self._call(states, actions, out)
+        return self.run(states, actions, out)
 
     def refresh(self) -> None:
         """Read the critic's numbers again, whatever their versions say."""
@@ -165,7 +178,7 @@ class Refiner:
         key = (state_dim, action_dim, device, modes)
         lowering = _lowerings.get(parts, key)
         if lowering is None:
-            lowering = Lowering(self._critic, state_dim, action_dim)
+            lowering = in_clean_thread(lambda: Lowering(self._critic, state_dim, action_dim))
             _lowerings.put(parts, key, lowering)
         bounds = options.parse_bounds(self._bounds, action_dim)
         low, high = (None, None) if bounds is None else (b.astype(np.float32) for b in bounds)
@@ -190,11 +203,11 @@ class Refiner:
             )
         return binding
 
-    def _call(self, states, actions, out=None, steps=None, lr=None, return_info=None):
-        """The general path: any type, dtype, shape and option."""
-        steps = self.steps if steps is None else steps
-        lr = self.lr if lr is None else lr
-        return_info = self.return_info if return_info is None else return_info
+    def run(self, states: Any, actions: Any, out: Any = None, *, steps: Any = None, lr: Any = None) -> Any:
+        """As a call, in eager mode, with other `steps` and `lr` than those of the Refiner when given."""
+        steps = self.steps if steps is None else inputs.check_steps(steps)
+        lr = self.lr if lr is None else inputs.check_lr(lr)
+        return_info = self.return_info
         s, a = inputs.as_tensor("states", states), inputs.as_tensor("actions", actions)
         inputs.check_pair(s, a)
         shape = (*a.shape[:-2], a.shape[-1]) if a.ndim == 3 else tuple(a.shape)
@@ -256,6 +269,28 @@ class Refiner:
         modes = list(self._critic.modes())
         refs = () if self._critic.is_program else self._critic.refs
         self._fast = (run, binding.watch.changed, modes, refs, s.shape, a.shape, len(a), self._only_default)
+
+
+def in_clean_thread(function: Callable[[], Any]) -> Any:
+    """Call it where no autocast, inference mode or tracing of the caller is in force (they are per thread).
+
+    Tracing a critic from inside an operator of a compiled graph would otherwise see that graph's machinery.
+    """
+    outcome: list = []
+
+    def call() -> None:
+        try:
+            outcome.append((function(), None))
+        except Exception as error:  # raised again below, in the caller's thread
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    value, error = outcome[0]
+    if error is not None:
+        raise error
+    return value
 
 
 def look(actions: Tensor) -> None:

@@ -1,6 +1,7 @@
 """Lowering: critics as people write them become programs that equal them; the rest says why not."""
 
 import copy
+import itertools
 import warnings
 
 import pytest
@@ -22,7 +23,7 @@ S, A, H, E = 5, 3, 16, 4
 
 def mlp(*widths, activation=nn.ReLU, norm=False):
     layers = []
-    for i, (n, m) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (n, m) in enumerate(itertools.pairwise(widths)):
         layers.append(nn.Linear(n, m))
         if i < len(widths) - 2:
             layers += [nn.LayerNorm(m)] if norm else []

@@ -104,25 +104,37 @@ def _keys(group) -> str:
 
 
 def _read_floats(group, path: str, where: str) -> np.ndarray:
-    from h5py import h5s
-
+    """The array as float32, converted by HDF5 while it reads."""
     array = _open_array(group, path, where)
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"{where}: {path}: expected numbers, got type {array.dtype}")
     values = np.empty(array.shape, dtype=np.float32)
-    if values.size:
-        array.read(h5s.ALL, h5s.ALL, values)
+    try:
+        _read_all(array, values)
+    except (TypeError, OSError) as error:  # asking for the type first would cost more than the reading
+        if array.dtype.kind == "b":
+            return _read_flags(group, path, where).astype(np.float32)
+        if array.dtype.kind not in "fiu":
+            raise ValueError(f"{where}: {path}: expected numbers, got type {array.dtype}") from error
+        raise
     return values
 
 
 def _read_flags(group, path: str, where: str) -> np.ndarray:
+    """The array as bool, or as it is where it holds something else (`check_episode` then decides)."""
+    array = _open_array(group, path, where)
+    values = np.empty(array.shape, dtype=np.bool_)
+    try:
+        _read_all(array, values)
+    except (TypeError, OSError):
+        values = np.empty(array.shape, dtype=array.dtype)
+        _read_all(array, values)
+    return values
+
+
+def _read_all(array, values: np.ndarray) -> None:
     from h5py import h5s
 
-    array = _open_array(group, path, where)
-    values = np.empty(array.shape, dtype=array.dtype)
     if values.size:
         array.read(h5s.ALL, h5s.ALL, values)
-    return values
 
 
 def open_source(path: str | os.PathLike, observation_keys: Sequence[str] | None = None) -> MinariSource:

@@ -232,3 +232,13 @@ def test_every_stored_action_leads_to_the_stored_next_observation(write_minari, 
             np.testing.assert_array_equal(episode.observations[t + 1], observation.astype(np.float32))
             assert episode.rewards[t] == np.float32(reward)
             assert episode.terminations[t] == terminated
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.float32, np.bool_])
+def test_flags_and_rewards_of_other_types_are_read(write_minari, make_episodes, kind):
+    episodes = [
+        e._replace(rewards=(e.rewards > 0).astype(kind), truncations=e.truncations.astype(kind))
+        for e in make_episodes(LENGTHS)
+    ]
+    write_minari("test/types-v0", episodes)
+    assert_equals_minari("test/types-v0", load_dataset("test/types-v0"))

@@ -1,20 +1,13 @@
-"""Reader of Minari datasets in HDF5 form, straight from the file.
-
-Minari keeps one HDF5 group per episode; opening objects is what costs, so only the five arrays are opened,
-through h5py's low-level interface, and HDF5 itself converts them to float32 while reading.
-"""
+"""Minari datasets in HDF5 form: what metadata.json says about spaces, environment and reference scores."""
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from dtag_fast.data import spaces
 from dtag_fast.data.catalog import METADATA_FILE, minari_root
-from dtag_fast.data.validation import KEYS
 
 DATA_FILE = "main_data.hdf5"
 # Keys of metadata.json that datasets made by dtag_fast carry beside Minari's own.
@@ -40,101 +33,18 @@ class MinariSource:
     num_steps: int
     state_paths: tuple[str, ...]
 
-    def episodes(self) -> Iterator[tuple[np.ndarray, ...]]:
+    def episodes(self) -> Iterable:
         """The arrays of each episode (order of Episode), as float32 and flags, not yet checked.
 
         Raises:
             ValueError: the file can not be read, or an episode or one of its keys is missing.
         """
-        import h5py
+        # h5py is loaded for a conversion only, so that opening a converted set stays fast.
+        from dtag_fast.data.hdf5 import read_episodes
 
-        name = self.metadata["dataset_id"]
-        try:
-            file = h5py.File(self.path / DATA_FILE, "r")
-        except OSError as error:
-            raise ValueError(
-                f"{name}: {self.path / DATA_FILE} is not a readable HDF5 file ({error}); it may be cut "
-                "short, download or make the dataset again"
-            ) from error
-        with file:
-            for index in range(self.num_episodes):
-                try:
-                    yield self._episode(file.id, index, f"{name}: episode {index}")
-                except OSError as error:
-                    raise ValueError(
-                        f"{name}: episode {index}: can not be read ({error}); the file is damaged, download "
-                        "or make the dataset again"
-                    ) from error
-
-    def _episode(self, file_id, index: int, where: str) -> tuple[np.ndarray, ...]:
-        from h5py import h5g
-
-        try:
-            group = h5g.open(file_id, f"episode_{index}".encode())
-        except (KeyError, ValueError):  # HDF5's way of saying that it is not there
-            raise ValueError(
-                f"{where}: missing from {DATA_FILE}, though {METADATA_FILE} counts {self.num_episodes} "
-                "episodes; download or make the dataset again"
-            ) from None
-        parts = [_read_floats(group, path, where) for path in self.state_paths]
-        if len({part.shape[:1] for part in parts}) > 1 or any(part.ndim != 2 for part in parts):
-            shapes = ", ".join(
-                f"{path} {part.shape}" for path, part in zip(self.state_paths, parts, strict=True)
-            )
-            raise ValueError(f"{where}: observations: expected entries (T + 1, n), got {shapes}")
-        observations = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-        actions, rewards = (_read_floats(group, key, where) for key in KEYS[1:3])
-        terminations, truncations = (_read_flags(group, key, where) for key in KEYS[3:])
-        return observations, actions, rewards, terminations, truncations
-
-
-def _open_array(group, path: str, where: str):
-    from h5py import h5d
-
-    try:
-        return h5d.open(group, path.encode())
-    except KeyError:
-        raise ValueError(f"{where}: {path}: this key is missing; the episode has {_keys(group)}") from None
-
-
-def _keys(group) -> str:
-    import h5py
-
-    return ", ".join(h5py.Group(group)) or "nothing"
-
-
-def _read_floats(group, path: str, where: str) -> np.ndarray:
-    """The array as float32, converted by HDF5 while it reads."""
-    array = _open_array(group, path, where)
-    values = np.empty(array.shape, dtype=np.float32)
-    try:
-        _read_all(array, values)
-    except (TypeError, OSError) as error:  # asking for the type first would cost more than the reading
-        if array.dtype.kind == "b":
-            return _read_flags(group, path, where).astype(np.float32)
-        if array.dtype.kind not in "fiu":
-            raise ValueError(f"{where}: {path}: expected numbers, got type {array.dtype}") from error
-        raise
-    return values
-
-
-def _read_flags(group, path: str, where: str) -> np.ndarray:
-    """The array as bool, or as it is where it holds something else (`check_episode` then decides)."""
-    array = _open_array(group, path, where)
-    values = np.empty(array.shape, dtype=np.bool_)
-    try:
-        _read_all(array, values)
-    except (TypeError, OSError):
-        values = np.empty(array.shape, dtype=array.dtype)
-        _read_all(array, values)
-    return values
-
-
-def _read_all(array, values: np.ndarray) -> None:
-    from h5py import h5s
-
-    if values.size:
-        array.read(h5s.ALL, h5s.ALL, values)
+        return read_episodes(
+            self.path / DATA_FILE, self.num_episodes, self.state_paths, self.metadata["dataset_id"]
+        )
 
 
 def open_source(path: str | os.PathLike, observation_keys: Sequence[str] | None = None) -> MinariSource:

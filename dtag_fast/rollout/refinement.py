@@ -60,7 +60,7 @@ class Refinement:
                 continue
             batch = fill_up(rows) if self.batch_invariant else rows
             steps, lr = self._steps[settings[batch]], self._lr[settings[batch]]
-            refined, info = refiner._call(
+            refined, info = refiner.run(
                 self._tensor(states[batch]),
                 self._tensor(actions[batch]),
                 steps=int(steps[0]) if (steps == steps[0]).all() else self._tensor(steps),

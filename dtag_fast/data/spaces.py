@@ -7,7 +7,7 @@ An observation of a Dict space is the concatenation of some of its entries, list
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -24,16 +24,28 @@ def flatten_observation(observation, keys: Sequence[str] | None) -> np.ndarray:
 
     Returns:
         (..., S) float32.
+
+    Raises:
+        ValueError: nested dicts without keys, keys for an array, or a key that the observation does not have.
     """
     if keys is None:
+        if isinstance(observation, Mapping):
+            raise ValueError(
+                "observation_keys: expected entries of the Dict observation "
+                f"({', '.join(observation)}), got none"
+            )
         return np.asarray(observation, dtype=np.float32)
     return np.concatenate([np.asarray(_entry(observation, key), dtype=np.float32) for key in keys], axis=-1)
 
 
 def _entry(observation, path: str):
+    entry = observation
     for name in path.split("/"):
-        observation = observation[name]
-    return observation
+        if not isinstance(entry, Mapping) or name not in entry:
+            has = ", ".join(observation) if isinstance(observation, Mapping) else "no entries"
+            raise ValueError(f"observation_keys: the observation has {has}, not {path!r}")
+        entry = entry[name]
+    return entry
 
 
 def parse_space(serialized: str | dict) -> dict:

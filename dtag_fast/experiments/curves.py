@@ -1,0 +1,145 @@
+"""Curves out of what runs and evaluations leave on disk."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from dtag_fast.experiments.plots import Curve
+
+UNPLOTTED = ("time/",)  # metrics that grow with the clock and say nothing as a curve
+
+
+def is_run(path: Path) -> bool:
+    """Whether `path` is a run folder with metrics."""
+    return (path / "metrics.jsonl").is_file()
+
+
+def training_panels(runs: dict[str, Path]) -> dict[str, list[Curve]]:
+    """Metric -> one curve per run that logged it, in the order in which the metrics were first logged.
+
+    Args:
+        runs: label -> run folder.
+
+    Raises:
+        ValueError: a run has logged nothing yet, or a line of its metrics is damaged.
+    """
+    panels: dict[str, list[Curve]] = {}
+    for label, run in runs.items():
+        records = _records(run / "metrics.jsonl")
+        names = dict.fromkeys(
+            name
+            for record in records
+            for name, value in record.items()
+            if name != "step" and not name.startswith(UNPLOTTED) and isinstance(value, int | float)
+        )
+        for name in names:
+            points = [(record["step"], record[name]) for record in records if name in record]
+            x, y = zip(*points, strict=True)
+            panels.setdefault(name, []).append(Curve(label, x, y))
+    return panels
+
+
+def run_labels(paths: Sequence[Path]) -> dict[str, Path]:
+    """Shortest distinct labels: the last part of each path, with its parents where two would be the same."""
+    parts = [path.resolve().parts for path in paths]
+    depth = 1
+    while len({part[-depth:] for part in parts}) < len(set(parts)):
+        depth += 1
+    return {"/".join(part[-depth:]): path for part, path in zip(parts, paths, strict=True)}
+
+
+def _records(file: Path) -> list[dict]:
+    lines = file.read_text().splitlines()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break  # a run that is writing at this moment, or was killed while it did
+            raise ValueError(f"{file}: line {number} is not JSON; the file is damaged") from error
+    if not records:
+        raise ValueError(f"{file}: nothing logged yet; let the run go on for a while")
+    return records
+
+
+def score_curves(evaluations: dict[str, Path]) -> tuple[list[Curve], str]:
+    """Score against n out of JSON files of `dtag evaluate`: one curve per file and choice of all else than n.
+
+    The plain policy is the point n = 0 of every curve with its target return.
+
+    Args:
+        evaluations: label -> file.
+
+    Returns:
+        The curves, those of a single n left out, and the name of their values: the normalised score where all
+        files have one, else the return.
+
+    Raises:
+        ValueError: a file is no evaluation.
+    """
+    results = {label: _evaluation(file) for label, file in evaluations.items()}
+    every = [setting for result in results.values() for setting in result["settings"]]
+    normalised = all(setting["normalized"] for setting in every)
+    curves = []
+    for label, result in results.items():
+        for choice, points in _by_choice(result["settings"]).items():
+            if len(points) < 2:
+                continue
+            values = [point["normalized"] if normalised else point for _, point in points]
+            curves.append(
+                Curve(
+                    ", ".join(part for part in (label if len(results) > 1 else "", choice) if part),
+                    [n for n, _ in points],
+                    [value["mean"] for value in values],
+                    [value["ci95"][0] for value in values],
+                    [value["ci95"][1] for value in values],
+                )
+            )
+    return curves, f"{'normalised score' if normalised else 'return'} (mean, 95 % interval)"
+
+
+def is_evaluation(path: Path) -> bool:
+    """Whether `path` is a JSON file that `dtag evaluate` or `EvaluationResult.to_json` wrote."""
+    if path.suffix != ".json" or not path.is_file():
+        return False
+    try:
+        content = json.loads(path.read_text())
+    except ValueError:
+        return False
+    return isinstance(content, dict) and {"env_id", "settings", "episodes"} <= content.keys()
+
+
+def _evaluation(file: Path) -> dict:
+    if not is_evaluation(file):
+        raise ValueError(f"{file}: not a JSON file of `dtag evaluate`")
+    return json.loads(file.read_text())
+
+
+def _by_choice(settings: list[dict]) -> dict[str, list[tuple[int, dict]]]:
+    """Name of all that a setting chose but n -> its (n, setting), by n."""
+    choices: dict[str, list[tuple[int, dict]]] = {}
+    targets_of: dict[str, float | None] = {}
+    for setting in settings:
+        if setting["setting"]["steps"] > 0:
+            name = _choice(setting, settings)
+            choices.setdefault(name, []).append((setting["setting"]["steps"], setting))
+            targets_of[name] = setting["target_return"]
+    for setting in settings:
+        if setting["setting"]["steps"] == 0:
+            for name, points in choices.items():
+                if targets_of[name] == setting["target_return"]:
+                    points.append((0, setting))
+    return {name: sorted(points, key=lambda point: point[0]) for name, points in choices.items()}
+
+
+def _choice(setting: dict, settings: list[dict]) -> str:
+    """What tells this setting from the others of its file, n aside: "lr=0.03, optimizer=..., target=..."."""
+    refined = [other for other in settings if other["setting"]["steps"] > 0]
+    parts = [f"lr={setting['setting']['lr']:g}"]
+    for key, value in setting["setting"].items():
+        if key not in ("steps", "lr") and any(other["setting"][key] != value for other in refined):
+            parts.append(f"{key}={value}")
+    if any(other["target_return"] != setting["target_return"] for other in settings):
+        parts.append(f"target={setting['target_return']:g}")
+    return ", ".join(parts)

@@ -1,0 +1,156 @@
+"""`dtag evaluate RUN`: play a trained policy, with and without Action Gradient, all settings in one batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.table import Table
+
+from dtag_fast.cli.terminal import make_console, numbers, progress_bar
+
+
+@dataclass(frozen=True)
+class Args:
+    """Evaluate a trained policy in its environment. Lists are separated by commas; all of them run in
+    one batch."""
+
+    run: tyro.conf.Positional[Path]  # run or checkpoint folder of a policy
+    critic: Path | None = None  # run or checkpoint folder of a critic; needed by Action Gradient
+    ag_steps: str | None = None  # n, e.g. 0,5,10; 0 is the plain policy. Default: 0,10 with a critic, else 0
+    ag_lr: str = "0.03"  # step sizes, e.g. 0.01,0.03
+    ag_optimizer: str = "sgd"  # sgd, adam, rmsprop
+    ag_momentum: float = 0.0  # of sgd
+    ag_reduce: str = "min"  # of the critic's members: min, mean or the number of one
+    ag_gradient: str = "raw"  # raw, unit, or clip:C to limit its norm to C
+    ag_radius: float | None = None  # largest distance from the policy's action, in every dimension
+    ag_select: Literal["best", "last"] = "best"  # which iterate is executed
+    target_returns: str | None = None  # returns to ask for, e.g. 3600,1800. Default: those of the checkpoint
+    episodes: int = 10  # per setting and target return
+    seed: int = 0  # episode e starts with reset(seed=seed + e), the same for every setting
+    env: str | None = None  # Gymnasium id; default: the environment of the training data
+    checkpoints: str = "last"  # last, all, or steps
+    json: Path | None = None  # write everything here
+    max_envs: int = 64  # environments alive at once
+    threads: int | None = None  # default: PyTorch's number of threads
+    device: str = "cpu"  # cpu or cuda
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry of the verb; returns the exit code, 0."""
+    args = tyro.cli(Args, prog="dtag evaluate", args=list(argv))
+    settings_options = _settings_options(args)
+    targets = None if args.target_returns is None else numbers("--target-returns", args.target_returns, float)
+    which: Any = args.checkpoints
+    if which not in ("last", "all"):
+        which = numbers("--checkpoints", which, int)
+    console = make_console()
+    # Imported late: `dtag evaluate --help` and a mistyped option need neither torch nor Gymnasium.
+    from dtag_fast.rollout.run_evaluation import evaluate_run
+    from dtag_fast.rollout.settings import grid
+    from dtag_fast.training.checkpoint import load_critic
+
+    settings = grid(**settings_options)
+    critic = None if args.critic is None else load_critic(args.critic, args.device)
+    with progress_bar(console, f"evaluating {args.run.name}") as report:
+        result = evaluate_run(
+            args.run,
+            checkpoints=which,
+            device=args.device,
+            critic=critic,
+            settings=settings,
+            target_returns=targets,
+            episodes=args.episodes,
+            seed=args.seed,
+            env_id=args.env,
+            max_envs=args.max_envs,
+            workers=args.threads,
+            progress=report,
+        )
+    for checkpoint in result.checkpoints:
+        console.print(results_table(checkpoint))
+        console.print(speed_sentence(checkpoint))
+    if len(result.checkpoints) > 1:
+        console.print(best_table(result))
+    if args.json is not None:
+        result.to_json(args.json)
+        console.print(f"written to {args.json}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _settings_options(args: Args) -> dict[str, Any]:
+    from dtag_fast.ops.refine.options import SGD, ClipNorm
+
+    optimizers: list[Any] = args.ag_optimizer.split(",")
+    if args.ag_momentum:
+        optimizers = [SGD(momentum=args.ag_momentum) if name == "sgd" else name for name in optimizers]
+    gradient: Any = args.ag_gradient
+    if gradient.startswith("clip:"):
+        (limit,) = numbers("--ag-gradient clip", gradient.removeprefix("clip:"), float)
+        gradient = ClipNorm(limit)
+    reduce = int(args.ag_reduce) if args.ag_reduce.lstrip("-").isdecimal() else args.ag_reduce
+    steps = args.ag_steps if args.ag_steps is not None else "0" if args.critic is None else "0,10"
+    return {
+        "steps": numbers("--ag-steps", steps, int),
+        "lr": numbers("--ag-lr", args.ag_lr, float),
+        "optimizer": optimizers,
+        "reduce": reduce,
+        "gradient": gradient,
+        "radius": args.ag_radius,
+        "select": args.ag_select,
+    }
+
+
+def results_table(result) -> Table:
+    """One row per setting of an EvaluationResult."""
+    about = result.policy
+    table = Table(
+        title=f"{about['algorithm']}, step {about['step']:,}, {result.env_id}, {result.episodes} episodes",
+        title_justify="left",
+    )
+    table.add_column("setting")
+    for column in ("return", "95 % of the mean", "IQM", "normalised", "gain over plain (95 %)", "Q gain"):
+        table.add_column(column, justify="right")
+    for s in result.settings:
+        pair = s.paired and s.paired.difference
+        table.add_row(
+            s.label,
+            f"{s.mean:.1f} ± {s.std:.1f}",
+            f"{s.ci95[0]:.1f} .. {s.ci95[1]:.1f}",
+            f"{s.iqm:.1f}",
+            f"{s.normalized.mean:.1f} ± {s.normalized.std:.1f}" if s.normalized else "-",
+            f"{pair.mean:+.1f} ({pair.ci95[0]:+.1f} .. {pair.ci95[1]:+.1f})" if pair else "-",
+            f"{sum(s.mean_q_gain) / len(s.mean_q_gain):.3g}" if s.mean_q_gain else "-",
+        )
+    references = [s.normalized for s in result.settings if s.normalized]
+    if references:
+        r = references[0]
+        note = f"; {r.note}" if r.note else ""
+        table.caption = f"normalised: 0 = {r.ref_min:g}, 100 = {r.ref_max:g} ({r.source}){note}"
+        table.caption_justify = "left"
+    return table
+
+
+def speed_sentence(result) -> str:
+    """Steps per second and where the time went."""
+    split = ", ".join(f"{name} {100 * share:.0f} %" for name, share in result.wall_time.split.items())
+    return f"{result.steps:,} environment steps, {result.steps_per_second:,.0f} a second ({split})"
+
+
+def best_table(result) -> Table:
+    """Last and best checkpoint of a RunEvaluation under every setting."""
+    table = Table(title="checkpoints (best: chosen by these same episodes)", title_justify="left")
+    for column in ("setting", "last step", "last return", "best step", "best return"):
+        table.add_column(column, justify="left" if column == "setting" else "right")
+    step = result.checkpoints[-1].policy["step"]
+    for number, last in enumerate(result.last):
+        best_step, best = result.best(number)
+        table.add_row(
+            last.label,
+            f"{step:,}",
+            f"{last.mean:.1f} ± {last.std:.1f}",
+            f"{best_step:,}",
+            f"{best.mean:.1f} ± {best.std:.1f}",
+        )
+    return table

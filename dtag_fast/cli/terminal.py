@@ -1,0 +1,48 @@
+"""What the verbs show: a console that fits pipes as well, and a progress bar that only a terminal sees."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+PIPE_WIDTH = 160  # columns when the output is a file or a pipe, so that lines stay whole
+
+
+def make_console() -> Console:
+    """Console of standard output."""
+    console = Console()
+    return console if console.is_terminal else Console(width=PIPE_WIDTH, highlight=False)
+
+
+@contextmanager
+def progress_bar(console: Console, text: str) -> Iterator[Callable[..., None]]:
+    """A bar as a function `report(done, total, note="")`; nothing is drawn where the output is no
+    terminal."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(text, total=None, note="")
+
+        def report(done: int, total: int, note: str = "") -> None:
+            bar.update(task, completed=done, total=total, note=note)
+
+        yield report
+
+
+def numbers(name: str, text: str, kind: type) -> list:
+    """Comma-separated numbers of an option: "0,5,10" -> [0, 5, 10].
+
+    Raises:
+        ValueError: naming the option.
+    """
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        what = "whole numbers" if kind is int else "numbers"
+        raise ValueError(f"{name}: expected {what} separated by commas, got {text!r}") from None

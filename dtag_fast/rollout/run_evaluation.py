@@ -1,0 +1,116 @@
+"""Evaluation of a training run at one or several of its checkpoints: every score, the last and the best."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dtag_fast.rollout.evaluation import evaluate
+from dtag_fast.rollout.results import FORMAT_VERSION, EvaluationResult, SettingResult, write_json
+from dtag_fast.training.checkpoint import LoadedCritic, find_checkpoint, load_policy
+
+
+@dataclass(frozen=True)
+class RunEvaluation:
+    """Results of the checkpoints of one run, in the order of their steps."""
+
+    run: str
+    checkpoints: list[EvaluationResult]
+
+    @property
+    def last(self) -> list[SettingResult]:
+        """The settings' results at the last checkpoint."""
+        return self.checkpoints[-1].settings
+
+    def best(self, setting: int) -> tuple[int, SettingResult]:
+        """(step, result) of the checkpoint with the highest mean return under the setting of this position.
+
+        The earliest on ties. It was chosen by these same episodes, so it flatters; report it beside the last.
+        """
+        found = max(self.checkpoints, key=lambda result: result.settings[setting].mean)
+        return found.policy["step"], found.settings[setting]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, lists and strings: every checkpoint in full, and last and best by label."""
+        best = [self.best(i) for i in range(len(self.last))]
+        return {
+            "format_version": FORMAT_VERSION,
+            "run": self.run,
+            "last": {s.label: _score(self.checkpoints[-1].policy["step"], s) for s in self.last},
+            "best": {s.label: _score(step, s) for step, s in best},
+            "checkpoints": [result.to_dict() for result in self.checkpoints],
+        }
+
+    def to_json(self, path: str | os.PathLike) -> None:
+        """Write `to_dict` as JSON; the file appears whole or not at all."""
+        write_json(path, self.to_dict())
+
+
+def evaluate_run(
+    run: str | os.PathLike,
+    *,
+    checkpoints: Literal["last", "all"] | Sequence[int] = "last",
+    device: str = "cpu",
+    critic: LoadedCritic | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> RunEvaluation:
+    """Evaluate checkpoints of a run, all on the same seeds.
+
+    Args:
+        run: run folder, or one checkpoint folder.
+        checkpoints: "last", "all", or the steps of some.
+        device: where the policies go.
+        critic, options: as in `evaluate`.
+        progress: called as progress(episodes done, episodes in all) over all checkpoints.
+
+    Raises:
+        FileNotFoundError: no such run or checkpoint.
+        ValueError: as `evaluate`.
+    """
+    folders = find_checkpoints(Path(run), checkpoints)
+    results = []
+    for number, folder in enumerate(folders):
+
+        def report(done: int, total: int, number: int = number) -> None:
+            if progress is not None:
+                progress(number * total + done, len(folders) * total)
+
+        policy = load_policy(folder, device)
+        results.append(evaluate(policy, critic=critic, progress=report, **options))
+    return RunEvaluation(Path(run).name, results)
+
+
+def find_checkpoints(run: Path, which: Literal["last", "all"] | Sequence[int] = "last") -> list[Path]:
+    """Checkpoint folders of a run, in the order of their steps.
+
+    Raises:
+        FileNotFoundError: no such run, or no checkpoint of a step asked for.
+        ValueError: `which` is something else.
+    """
+    last = find_checkpoint(run)
+    if which == "last":
+        return [last]
+    found = {int(p.name): p for p in last.parent.iterdir() if p.name.isdecimal() and p.is_dir()}
+    if which == "all":
+        return [found[step] for step in sorted(found)]
+    if isinstance(which, str) or not which:
+        raise ValueError(f'checkpoints: expected "last", "all" or steps, got {which!r}')
+    missing = sorted(set(which) - set(found))
+    if missing:
+        raise FileNotFoundError(
+            f"checkpoints: {run} has none of step {missing[0]}; it has {', '.join(map(str, sorted(found)))}"
+        )
+    return [found[step] for step in sorted(set(which))]
+
+
+def _score(step: int, setting: SettingResult) -> dict[str, Any]:
+    normalized = setting.normalized and setting.normalized.mean
+    return {
+        "step": step,
+        "mean": setting.mean,
+        "std": setting.std,
+        "ci95": setting.ci95,
+        "normalized": normalized,
+    }

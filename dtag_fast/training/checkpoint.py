@@ -175,7 +175,7 @@ def _info(values: dict[str, Any], path: Path) -> RunInfo:
 def save_checkpoint(
     run: Path, info: RunInfo, exports: dict[str, nn.Module], training_state: dict[str, Any]
 ) -> Path:
-    """Write RUN/checkpoints/STEP and point `last` at it.
+    """Write RUN/checkpoints/STEP; `publish_checkpoint` makes it the last one.
 
     Args:
         run: run folder. info: its step names the folder.
@@ -207,7 +207,6 @@ def save_checkpoint(
         sync(temporary)
         os.rename(temporary, final)
         sync(folder)
-    point_link(folder / "last", final.name)
     return final
 
 
@@ -226,9 +225,12 @@ def load_training_state(checkpoint: Path, exports: dict[str, nn.Module]) -> dict
         raise ValueError(f"{folder}: {error} for state.json; the files do not belong together") from error
 
 
-def prune_checkpoints(run: Path, keep_last: int) -> None:
-    """Delete all but the newest `keep_last` checkpoints, and what an interrupted writer left behind."""
-    folder = run / "checkpoints"
+def publish_checkpoint(checkpoint: Path, keep_last: int | None) -> None:
+    """Point `last` at a checkpoint; delete all but the newest `keep_last`, unless that is None."""
+    folder = checkpoint.parent
+    point_link(folder / "last", checkpoint.name)
+    if keep_last is None:
+        return
     steps = sorted((p for p in folder.glob("*") if p.name.isdecimal()), key=lambda p: int(p.name))
     for old in steps[:-keep_last]:
         doomed = folder / f".{old.name}.old.tmp"

@@ -18,7 +18,7 @@ from dtag_fast.training.checkpoint import (
     library_versions,
     load_training_state,
     newest_checkpoint,
-    prune_checkpoints,
+    publish_checkpoint,
     save_checkpoint,
 )
 from dtag_fast.training.metrics import MetricsLog, WindowMeans
@@ -86,10 +86,13 @@ def train(
     learner = create(algorithm, store, config, seed=seed, device=device)
     open_run(run, describe_run(algorithm, learner.config, store, seed, str(device)), resume)
     session = _Session(run, learner, store, seed)
-    session.restore()
+    session.restore(keep_last)
     sampler = learner.make_sampler(store)
 
-    if evaluate and session.step and session.step % eval_every == 0:
+    def evaluation_due(step: int) -> bool:
+        return evaluate is not None and (step % eval_every == 0 or step == updates)
+
+    if session.step and evaluation_due(session.step):
         session.evaluate_once(evaluate)  # in case the run was killed between checkpoint and evaluation
     shown = 0.0
     while session.step < updates:
@@ -97,10 +100,9 @@ def train(
         step = session.step
         if step % log_every == 0:
             session.log_window()
-        evaluation_due = evaluate is not None and (step % eval_every == 0 or step == updates)
-        if evaluation_due or step % checkpoint_every == 0 or step == updates:
+        if evaluation_due(step) or step % checkpoint_every == 0 or step == updates:
             session.save(keep_last)
-        if evaluation_due:
+        if evaluation_due(step):
             session.evaluate_once(evaluate)
         now = time.perf_counter()
         if progress and (now - shown > _PROGRESS_PERIOD or step == updates):
@@ -124,10 +126,11 @@ class _Session:
     def step(self) -> int:
         return self.learner.updates_done
 
-    def restore(self) -> None:
-        """Go back to the newest checkpoint, if there is one."""
+    def restore(self, keep_last: int | None) -> None:
+        """Go back to the newest checkpoint, if any, and finish what its writer may have left undone."""
         checkpoint = newest_checkpoint(self.run)
         if checkpoint is not None:
+            publish_checkpoint(checkpoint, keep_last)
             state = load_training_state(checkpoint, self.learner.exports)
             self.learner.load_state_dict(state["learner"])
             self.generator.set_state(state["generator"])
@@ -144,9 +147,8 @@ class _Session:
             "window": self.window.state_dict(),
             "seconds": self._seconds(),
         }
-        save_checkpoint(self.run, self._info(), self.learner.exports, state)
-        if keep_last is not None:
-            prune_checkpoints(self.run, keep_last)
+        written = save_checkpoint(self.run, self._info(), self.learner.exports, state)
+        publish_checkpoint(written, keep_last)
 
     def log_window(self) -> None:
         means = {f"train/{name}": value for name, value in self.window.means().items()}

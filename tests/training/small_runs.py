@@ -1,0 +1,27 @@
+"""A small dataset and small configs, for the tests of this folder and for the processes they kill."""
+
+import numpy as np
+
+from dtag_fast.algorithms.dt import Config as DT
+from dtag_fast.algorithms.iql import Config as IQL
+from dtag_fast.algorithms.reinformer import Config as Reinformer
+from dtag_fast.data import Episode, TrajectoryStore
+
+_SEQUENCE = {"context_len": 3, "d_model": 8, "n_layer": 2, "n_head": 2, "max_timestep": 32, "batch_size": 4}
+CONFIGS = {
+    "dt": DT(**_SEQUENCE),
+    "reinformer": Reinformer(**_SEQUENCE),
+    "iql": IQL(hidden=(8,), batch_size=4, policy=True, policy_dropout=0.2),
+}
+
+
+def make_store(seed: int = 0, **metadata) -> TrajectoryStore:
+    rng = np.random.default_rng(seed)
+    episodes = []
+    for length in (20, 3, 9):
+        last = np.arange(length) == length - 1
+        actions = np.clip(rng.normal(size=(length, 2)), -1, 1)
+        states, rewards = rng.normal(size=(length + 1, 3)), rng.random(length)
+        episodes.append(Episode(states, actions, rewards, last, np.zeros(length, bool)))
+    facts = {"dataset_id": "toy/small-v0", "env_id": "Toy-v0", "action_low": [-1, -1], "action_high": [1, 1]}
+    return TrajectoryStore.from_episodes(episodes, facts | {"max_episode_steps": 20} | metadata)

@@ -1,0 +1,144 @@
+"""`dtag train ALGO DATASET --out RUN`: train a policy or a critic, evaluating it on the way if asked to."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from dtag_fast.cli.terminal import make_console, progress_bar
+
+# Updates of the published code: min-decision-transformer, Reinformer, IQL.
+DEFAULT_UPDATES = {"dt": 20_000, "reinformer": 50_000, "iql": 1_000_000}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Train on a dataset and write a run folder.
+
+    Settings of the algorithm that are not given come from --config, else from the preset of the dataset, else
+    from the paper.
+    """
+
+    dataset: tyro.conf.Positional[str]  # Minari id or folder of a converted dataset
+    out: Path  # run folder
+    updates: int | None = None  # gradient steps in all; default: as published
+    seed: int = 0  # of weights, dropout and batches
+    device: str = "cpu"  # cpu or cuda
+    threads: int | None = None  # of PyTorch; default: its own choice
+    resume: bool = False  # go on from the newest checkpoint in --out
+    config: Path | None = None  # JSON file with settings of the algorithm
+    log_every: int = 100  # updates averaged into one record of metrics
+    checkpoint_every: int = 5_000  # updates between checkpoints
+    keep_last: int | None = None  # checkpoints to keep; default: all
+    eval_every: int | None = None  # updates between evaluations of a policy; default: none
+    eval_episodes: int = 10  # per target return
+    eval_seed: int = 0  # of the first episode
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry of the verb; returns the exit code, 0."""
+    names = ", ".join(DEFAULT_UPDATES)
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: dtag train ALGO DATASET --out RUN [options]\n")
+        print(f"ALGO is one of {names}; `dtag train ALGO --help` shows its options.")
+        return 0 if argv else 2
+    name, rest = argv[0], list(argv[1:])
+    if name not in DEFAULT_UPDATES:
+        raise ValueError(f"ALGO: expected one of {names}, got {name!r}")
+    # Imported late: a mistyped algorithm needs no torch.
+    import torch
+
+    from dtag_fast.algorithms.registry import config_from_dict, lookup, preset_config
+    from dtag_fast.data import load_dataset
+    from dtag_fast.training import train
+
+    args, _ = _parse(name, rest, lookup(name).config())
+    if args.eval_every is not None and lookup(name).algorithm.kind != "policy":
+        raise ValueError(f"--eval-every: {name} trains a critic, which plays no episodes; leave it out")
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    console = make_console()
+    with progress_bar(console, f"reading {args.dataset}") as report:
+        store = load_dataset(args.dataset, progress=report)
+    defaults = preset_config(name, store.metadata)
+    if args.config is not None:
+        defaults = config_from_dict(type(defaults), {**asdict(defaults), **_read_settings(args.config)})
+    # Once more, now that the defaults of the algorithm's options are known.
+    args, config = _parse(name, rest, defaults)
+    console.print(f"{name} on {args.dataset}: {config}", markup=False, soft_wrap=True)
+
+    updates = DEFAULT_UPDATES[name] if args.updates is None else args.updates
+    with progress_bar(console, f"training {name}") as report:
+
+        def progress(done: int, total: int, metrics: dict[str, float]) -> None:
+            report(done, total, " ".join(f"{key} {value:.4g}" for key, value in list(metrics.items())[:3]))
+
+        run = train(
+            name,
+            store,
+            out=args.out,
+            config=config,
+            updates=updates,
+            seed=args.seed,
+            device=args.device,
+            log_every=args.log_every,
+            checkpoint_every=args.checkpoint_every,
+            keep_last=args.keep_last,
+            eval_every=args.eval_every,
+            evaluate=None if args.eval_every is None else evaluation_callback(args),
+            resume=args.resume,
+            progress=progress,
+        )
+    console.print(f"run folder: {run}", markup=False, soft_wrap=True)
+    return 0
+
+
+def evaluation_callback(args: Args):
+    """A function (step, run folder) -> scores for the log, of the checkpoint of that step.
+
+    What it logs is what `dtag evaluate RUN --checkpoints STEP --seed EVAL_SEED --episodes EVAL_EPISODES`
+    finds.
+    """
+    from dtag_fast.rollout import evaluate
+    from dtag_fast.training.checkpoint import load_policy
+
+    def callback(step: int, run: Path) -> dict[str, float]:
+        policy = load_policy(run / "checkpoints" / str(step), args.device)
+        result = evaluate(policy, episodes=args.eval_episodes, seed=args.eval_seed)
+        scores: dict[str, float] = {}
+        for setting in result.settings:
+            prefix = "" if setting.target_return is None else f"{setting.target_return:g}/"
+            scores[f"{prefix}return_mean"] = setting.mean
+            scores[f"{prefix}return_std"] = setting.std
+            if setting.normalized is not None:
+                scores[f"{prefix}normalized_score"] = setting.normalized.mean
+        return scores
+
+    return callback
+
+
+def _parse(name: str, argv: list[str], defaults: Any) -> tuple[Args, Any]:
+    """The options of the verb and of the algorithm, whose config class is only known now."""
+    both = make_dataclass(
+        "Train",
+        [
+            ("args", Annotated[Args, tyro.conf.arg(name="")]),
+            ("algorithm", Annotated[type(defaults), tyro.conf.arg(name="")], defaults),
+        ],
+    )
+    both.__doc__ = Args.__doc__
+    parsed = tyro.cli(both, prog=f"dtag train {name}", args=argv)
+    return parsed.args, parsed.algorithm
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--config: {path} is not JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"--config: expected an object of settings in {path}, got {type(settings).__name__}")
+    return settings

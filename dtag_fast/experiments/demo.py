@@ -170,7 +170,8 @@ class _Demo:
         def make() -> list[dict]:
             results = []
             for seed in range(config.toy_seeds):
-                result = run_toy(seed, config.toy)
+                with _one_thread():
+                    result = run_toy(seed, config.toy)
                 distances = {
                     "imitator_distance": result.imitator_distance,
                     "refined_distance": result.refined_distance,
@@ -332,6 +333,17 @@ class _Demo:
         began = time.perf_counter()
         yield
         self.seconds[stage] = time.perf_counter() - began
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Threads that wait for each other cost the toy's tiny networks more than they save."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

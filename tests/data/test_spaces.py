@@ -75,7 +75,7 @@ class Walk(gymnasium.Env):
 
 
 def test_goal_environment_is_read_as_it_is_stepped(write_minari):
-    """What the reader gives for each step equals the flattened observation of a replay with the stored actions."""
+    """The states read equal the flattened observations of a replay with the stored actions."""
     from minari.data_collector import EpisodeBuffer
 
     env, rng = Walk(), np.random.default_rng(0)

@@ -14,6 +14,7 @@ from .cache import WeakCache
 from .compiled import call_operator, decode, encode
 from .critic import CriticCall, CriticError
 from .explain import Explanation, describe
+from .options import bounds_key
 from .program import MAX_ACTION, CriticProgram
 from .refiner import DEFAULT_BOUNDS, DefaultBounds, Refiner
 
@@ -74,8 +75,8 @@ def refine(
         ValueError, TypeError: naming the argument, what was given and what is taken.
     """
     settings = {
-        "optimizer": optimizer,
         "bounds": bounds,
+        "optimizer": optimizer,
         "reduce": reduce,
         "gradient": gradient,
         "radius": radius,
@@ -93,7 +94,9 @@ def refine(
         handle = _handle(tuple((name, encode(x)) for name, x in settings.items()), bounds, *parts)
         return call_operator(handle, weights, return_info, states, actions, steps, lr)
     settings["precision"] = precision or torch.get_float32_matmul_precision()
-    return _cached(critic, steps, lr, settings)(states, actions)
+    if type(steps) is int and isinstance(lr, float | int):
+        return _cached(critic, settings, steps=steps, lr=lr)(states, actions)
+    return _cached(critic, settings).run(states, actions, steps=steps, lr=lr)
 
 
 @torch._dynamo.assume_constant_result
@@ -105,18 +108,24 @@ def _handle(settings: tuple, bounds: Any, *parts: Any) -> int:
     return refiner.handle
 
 
-def _cached(critic: Any, steps: Any, lr: Any, settings: dict[str, Any]) -> Refiner:
+def _cached(critic: Any, settings: dict[str, Any], steps: int = 10, lr: float = 0.03) -> Refiner:
     """The Refiner for these settings, kept as long as the critic lives."""
     if not isinstance(critic, nn.Module | CriticProgram | list | tuple):
         Critic(critic, weak=True)  # raises
     parts = tuple(critic) if isinstance(critic, list | tuple | nn.ModuleList) else (critic,)
+    key: Hashable = (
+        *settings.values(),
+        steps,
+        lr,
+        isinstance(settings["bounds"], DefaultBounds),
+    )
     try:
-        key: Hashable = (steps, lr, *settings.values(), isinstance(settings["bounds"], DefaultBounds))
         refiner = _refiners.get(parts, key)
-    except TypeError:  # an array or a tensor among the settings: nothing to look up by
-        return Refiner(critic, steps=steps, lr=lr, **settings)
+    except TypeError:  # a Box or arrays: their contents are the key
+        key = (bounds_key(settings["bounds"]), *key[1:])
+        refiner = _refiners.get(parts, key)
     if refiner is None:
-        refiner = Refiner._weak(Critic(critic, weak=True), steps=steps, lr=lr, **settings)
+        refiner = Refiner._weak(Critic(critic, weak=True), **settings, steps=steps, lr=lr)
         _refiners.put(parts, key, refiner)
     return refiner
 

@@ -7,6 +7,8 @@ import weakref
 from collections.abc import Hashable
 from typing import Any
 
+_EMPTY: dict = {}
+
 
 class WeakCache:
     """Values per tuple of live objects and key; gone when the first object is.
@@ -22,8 +24,10 @@ class WeakCache:
 
     def get(self, objects: tuple, key: Hashable) -> Any | None:
         """The value, or None."""
-        entry = self._entries.get(objects[0])
-        found = None if entry is None else entry.get(key)
+        entry = self._entries.get(objects[0], _EMPTY)
+        found = entry.get(
+            key
+        )  # looks the key up even in an empty entry, so that a key without a hash is told
         if found is None:
             return None
         others, value = found

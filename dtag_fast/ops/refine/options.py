@@ -11,6 +11,7 @@ from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 
 def _number(name: str, value: Any, low: float, high: float, *, open_high: bool = False) -> float:
@@ -233,6 +234,15 @@ def parse_bounds(bounds: Any, action_dim: int) -> tuple[np.ndarray, np.ndarray] 
             f"in action dimension {where}"
         )
     return low, high
+
+
+def bounds_key(bounds: Any) -> tuple[bytes, ...]:
+    """The contents of bounds that cannot be hashed themselves: a Box, arrays or lists."""
+    box = hasattr(bounds, "low") and hasattr(bounds, "high")
+    low, high = (bounds.low, bounds.high) if box else bounds
+    if hasattr(low, "detach") or hasattr(high, "detach"):
+        low, high = (torch.as_tensor(x).detach().cpu() for x in (low, high))
+    return tuple(np.asarray(x, dtype=np.float64).tobytes() for x in (low, high))
 
 
 def _bound(name: str, value: Any, action_dim: int) -> np.ndarray:

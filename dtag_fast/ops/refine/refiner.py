@@ -310,7 +310,7 @@ def restore(result: Tensor, original: Tensor, bounds: tuple[np.ndarray, np.ndarr
     """
     start, a_0, rounded = original.to(result.dtype), original, result.to(original.dtype)
     if bounds is not None:
-        low, high = (torch.as_tensor(b, device=result.device) for b in bounds)
+        low, high = (torch.tensor(b, device=result.device) for b in bounds)
         start = start.clamp(low.float(), high.float())
         a_0, rounded = (x.clamp(low.to(x.dtype), high.to(x.dtype)) for x in (a_0, rounded))
     return torch.where((result == start) | (result.isnan() & start.isnan()), a_0, rounded)

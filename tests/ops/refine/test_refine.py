@@ -1,0 +1,570 @@
+"""The contract of `refine`, for every backend this machine has."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from dtag_fast import SGD, Adam, ClipNorm, CriticProgram, Radius, Refiner, RMSprop, refine
+from dtag_fast.ops.refine.backends import compiled_cpu
+from dtag_fast.ops.refine.program import Activation, Linear
+from dtag_fast.ops.refine.reference import evaluate_program
+
+BACKENDS = ["torch"] + ([] if isinstance(compiled_cpu(), str) else ["cpu"])
+S, A, H = 5, 3, 32
+
+pytestmark = pytest.mark.filterwarnings("ignore:refine. this critic runs on the slow:RuntimeWarning")
+backends = pytest.mark.parametrize("backend", BACKENDS)
+
+
+class Ensemble(nn.Module):
+    """E small critics, a tuple out."""
+
+    def __init__(self, members=2, activation=nn.ReLU, seed=0, state_dim=S, action_dim=A):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.nets = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(state_dim + action_dim, H),
+                activation(),
+                nn.Linear(H, H),
+                activation(),
+                nn.Linear(H, 1),
+            )
+            for _ in range(members)
+        )
+
+    def forward(self, state, action):
+        x = torch.cat([state, action], -1)
+        return tuple(net(x) for net in self.nets)
+
+
+class Parabola(nn.Module):
+    """r(a) = 1 - a^2 per row: everything about it is known in closed form."""
+
+    def forward(self, state, action):
+        return 1 - action.square().sum(-1)
+
+
+def inputs(rows, seed=1, state_dim=S, action_dim=A, scale=0.9):
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.randn(rows, state_dim, generator=generator)
+    return states, (torch.rand(rows, action_dim, generator=generator) * 2 - 1) * scale
+
+
+def exact_q(critic, states, actions, reduce="min"):
+    """Reduced Q and its gradient in float64, by autograd on the module itself."""
+    wide = Ensemble(len(critic.nets), type(critic.nets[0][1])).double()
+    wide.load_state_dict(critic.state_dict())
+    a = actions.double().requires_grad_()
+    q = torch.cat(wide(states.double(), a), 1)
+    q = q.min(1).values if reduce == "min" else q.mean(1) if reduce == "mean" else q[:, reduce]
+    return q.detach(), torch.autograd.grad(q.sum(), a)[0]
+
+
+# The loop, step by step, against torch.optim
+
+OPTIMIZERS = {
+    "sgd": ("sgd", lambda p, lr: torch.optim.SGD(p, lr, maximize=True)),
+    "momentum": (SGD(0.9), lambda p, lr: torch.optim.SGD(p, lr, momentum=0.9, maximize=True)),
+    "nesterov": (
+        SGD(0.8, nesterov=True),
+        lambda p, lr: torch.optim.SGD(p, lr, momentum=0.8, nesterov=True, maximize=True),
+    ),
+    "adam": ("adam", lambda p, lr: torch.optim.Adam(p, lr, maximize=True)),
+    "adam betas": (
+        Adam((0.5, 0.9), 1e-4),
+        lambda p, lr: torch.optim.Adam(p, lr, betas=(0.5, 0.9), eps=1e-4, maximize=True),
+    ),
+    "rmsprop": ("rmsprop", lambda p, lr: torch.optim.RMSprop(p, lr, maximize=True)),
+    "rmsprop alpha": (
+        RMSprop(0.9, 1e-3),
+        lambda p, lr: torch.optim.RMSprop(p, lr, alpha=0.9, eps=1e-3, maximize=True),
+    ),
+}
+
+
+def shaped(g, gradient):
+    norm = g.norm(dim=-1, keepdim=True)
+    if gradient == "raw":
+        return g
+    return g / norm if gradient == "unit" else g * (gradient.limit / norm).clamp(max=1)
+
+
+def projected(a, a_0, radius, low, high):
+    if radius is not None and radius.norm == "inf":
+        a = a_0 + (a - a_0).clamp(-radius.limit, radius.limit)
+    elif radius is not None:
+        d = a - a_0
+        a = a_0 + d * (radius.limit / d.norm(dim=-1, keepdim=True)).clamp(max=1)
+    return a.clamp(low, high)
+
+
+def check_trace(critic, states, actions, info, *, make_optimizer, lr, reduce, gradient, radius, select):
+    """q_i and g_i are right at the backend's own a_i; a_{i+1} follows from the backend's own g_0..g_i."""
+    low, high = -1.0, 1.0
+    trace, steps = info.trace_actions.double(), len(info.trace_actions) - 1
+    torch.testing.assert_close(trace[0], actions.double().clamp(low, high), rtol=0, atol=0)
+    a = nn.Parameter(trace[0].clone())
+    optimizer = make_optimizer([a], lr)
+    for i in range(steps + 1):
+        q, g = exact_q(critic, states, trace[i], reduce)
+        torch.testing.assert_close(info.trace_q[i].double(), q, rtol=1e-5, atol=1e-5)
+        if i == steps:
+            break
+        taken = info.trace_grad[i].double()
+        kink = exact_kinks(
+            critic, states, trace[i]
+        )  # at a ReLU corner or a tie both one-sided gradients are right
+        torch.testing.assert_close(taken[~kink], g[~kink], rtol=1e-4, atol=1e-5)
+        with torch.no_grad():
+            a.copy_(trace[i])
+        a.grad = shaped(taken, gradient)
+        optimizer.step()
+        follows = projected(a.detach(), trace[0], radius, low, high)
+        torch.testing.assert_close(trace[i + 1], follows, rtol=1e-5, atol=2e-6)
+    best = info.trace_q.argmax(0) if select == "best" else torch.full((len(actions),), steps)
+    assert torch.equal(info.best_index, best)
+    rows = torch.arange(len(actions))
+    assert torch.equal(info.q_best, info.trace_q[best, rows])
+    assert torch.equal(info.q_0, info.trace_q[0])
+    return info.trace_actions[best, rows]
+
+
+def exact_kinks(critic, states, actions, margin=1e-4):
+    """Rows within `margin` of a corner of Q."""
+    x = torch.cat([states, actions.float()], -1).double()
+    near = torch.zeros(len(x), dtype=torch.bool)
+    for net in critic.nets:
+        h = x
+        for layer in net:
+            if isinstance(layer, nn.ReLU):
+                near |= (h.abs() < margin).any(-1)
+                h = h.clamp(min=0)
+            elif isinstance(layer, nn.Linear):
+                h = h @ layer.weight.double().T + layer.bias.double()
+            else:
+                h = layer(h)
+    q = torch.cat(critic(states, actions.float()), 1).sort(1).values
+    return near | ((q[:, 1] - q[:, 0]).abs() < margin if q.shape[1] > 1 else False)
+
+
+@backends
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("gradient", ["raw", "unit", ClipNorm(0.05)], ids=["raw", "unit", "clip"])
+@pytest.mark.parametrize("radius", [None, 0.1, Radius(0.15, "l2")], ids=["free", "inf", "l2"])
+def test_each_step_is_torch_optims(backend, name, gradient, radius):
+    option, make_optimizer = OPTIMIZERS[name]
+    critic, (states, actions) = Ensemble(), inputs(11)
+    for select in ("best", "last"):
+        refined, info = refine(
+            critic,
+            states,
+            actions,
+            steps=6,
+            lr=0.05,
+            optimizer=option,
+            gradient=gradient,
+            radius=radius,
+            select=select,
+            backend=backend,
+            return_info="trace",
+        )
+        expected = check_trace(
+            critic,
+            states,
+            actions,
+            info,
+            make_optimizer=make_optimizer,
+            lr=0.05,
+            reduce="min",
+            gradient=gradient,
+            radius=Radius(radius) if isinstance(radius, float) else radius,
+            select=select,
+        )
+        assert torch.equal(refined, expected)
+
+
+@backends
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.SiLU, nn.GELU])
+@pytest.mark.parametrize("reduce", ["min", "mean", 0, 2])
+def test_reductions(backend, activation, reduce):
+    critic, (states, actions) = Ensemble(3, activation), inputs(9)
+    refined, info = refine(
+        critic, states, actions, steps=4, lr=0.1, reduce=reduce, backend=backend, return_info="trace"
+    )
+    expected = check_trace(
+        critic,
+        states,
+        actions,
+        info,
+        make_optimizer=lambda p, lr: torch.optim.SGD(p, lr, maximize=True),
+        lr=0.1,
+        reduce=reduce,
+        gradient="raw",
+        radius=None,
+        select="best",
+    )
+    assert torch.equal(refined, expected)
+
+
+# Closed form
+
+
+@pytest.mark.parametrize("lr", [0.03, 0.3, 0.7])
+def test_parabola_shrinks_geometrically(lr):
+    """dr/da = -2a, so a_n = a_0 (1 - 2 lr)^n."""
+    states, actions = torch.zeros(4, 1), torch.tensor([[-0.9], [-0.2], [0.4], [1.0]])
+    refined = refine(Parabola(), states, actions, steps=8, lr=lr)
+    torch.testing.assert_close(refined, actions * (1 - 2 * lr) ** 8)
+
+
+def test_parabola_diverges_beyond_its_step_size():
+    """|1 - 2 lr| > 1: iterates grow, "last" shows it, "best" stays at a_0."""
+    states, actions = torch.zeros(1, 1), torch.tensor([[0.5]])
+    last = refine(Parabola(), states, actions, steps=3, lr=1.5, bounds=None, select="last")
+    torch.testing.assert_close(last, actions * (-2.0) ** 3)
+    best, info = refine(Parabola(), states, actions, steps=3, lr=1.5, bounds=None, return_info=True)
+    assert torch.equal(best, actions) and info.best_index.item() == 0
+
+
+def linear_program(slope, bias=0.0, state_dim=2):
+    weight = torch.cat([torch.zeros(state_dim), torch.tensor(slope)])[None]
+    return CriticProgram(state_dim, len(slope), [[Linear(weight, torch.tensor([bias]))]])
+
+
+@backends
+def test_linear_critic_walks_to_the_wall(backend):
+    """Q = w a: every step adds lr * w until the bound of each dimension."""
+    program = linear_program([1.0, -2.0, 0.5])
+    states, actions = torch.zeros(2, 2), torch.zeros(2, 3)
+    refined = refine(
+        program, states, actions, steps=4, lr=0.1, bounds=([-1, -0.3, -1], [0.2, 1, 1]), backend=backend
+    )
+    torch.testing.assert_close(refined, torch.tensor([[0.2, -0.3, 0.2]]).expand(2, 3))
+
+
+@backends
+def test_ties_take_the_earliest_iterate_and_the_first_member(backend):
+    flat = linear_program([0.0, 0.0])
+    states, actions = torch.zeros(3, 2), torch.rand(3, 2)
+    refined, info = refine(flat, states, actions, return_info=True, backend=backend)
+    assert torch.equal(refined, actions) and info.best_index.tolist() == [0, 0, 0]
+    rows = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.0, 0.0, -1.0]])
+    tied = CriticProgram(2, 1, [[Linear(w, torch.zeros(1))] for w in rows])
+    refined = refine(tied, states, torch.zeros(3, 1), steps=1, lr=0.25, select="last", backend=backend)
+    torch.testing.assert_close(refined, torch.full((3, 1), 0.25))
+
+
+# Rows: own steps, own step size, nothing shared
+
+
+@backends
+def test_steps_and_lr_per_row_equal_separate_calls(backend):
+    critic, (states, actions) = Ensemble(), inputs(12)
+    steps = torch.tensor([0, 1, 5, 9] * 3)
+    lr = torch.linspace(0.01, 0.2, 12)
+    together, info = refine(
+        critic, states, actions, steps=steps, lr=lr, optimizer="adam", backend=backend, return_info="trace"
+    )
+    assert info.trace_q.shape == (10, 12)
+    for i in range(12):
+        n = int(steps[i])
+        row = slice(i, i + 1)
+        alone = refine(
+            critic, states[row], actions[row], steps=n, lr=float(lr[i]), optimizer="adam", backend=backend
+        )
+        torch.testing.assert_close(together[row], alone, rtol=0, atol=2e-5)
+        assert info.trace_q[: n + 1, i].isfinite().all() and info.trace_q[n + 1 :, i].isnan().all()
+        assert info.trace_actions[n + 1 :, i].isnan().all()
+
+
+@backends
+def test_lr_per_dimension(backend):
+    program = linear_program([1.0, 1.0, 1.0])
+    states, actions = torch.zeros(2, 2), torch.zeros(2, 3)
+    per_dimension = refine(program, states, actions, steps=2, lr=[0.1, 0.0, 0.2], backend=backend)
+    torch.testing.assert_close(per_dimension, torch.tensor([[0.2, 0.0, 0.4]]).expand(2, 3))
+    both = torch.tensor([[0.1, 0.0, 0.2], [0.0, 0.05, 0.0]])
+    torch.testing.assert_close(refine(program, states, actions, steps=2, lr=both, backend=backend), 2 * both)
+    per_row = refine(program, states, actions, steps=2, lr=torch.tensor([[0.1], [0.2]]), backend=backend)
+    torch.testing.assert_close(per_row, torch.tensor([[0.2], [0.4]]).expand(2, 3))
+
+
+@backends
+@pytest.mark.parametrize("rows", [1, 2, 7, 33, 130])
+def test_other_rows_change_no_bit(backend, rows):
+    critic, (states, actions) = Ensemble(), inputs(rows)
+    clean = refine(critic, states, actions, backend=backend)
+    states, actions = states.clone(), actions.clone()
+    states[1::3], actions[2::3] = torch.inf, torch.nan
+    dirty = refine(critic, states, actions, backend=backend)
+    untouched = [i for i in range(rows) if i % 3 == 0]
+    assert torch.equal(clean[untouched], dirty[untouched])
+
+
+@backends
+def test_rows_without_a_finite_start_come_back(backend):
+    critic, (states, actions) = Ensemble(), inputs(4, scale=0.5)
+    states[1, 0], states[2, 1] = torch.nan, torch.inf
+    for select in ("best", "last"):
+        refined, info = refine(critic, states, actions, select=select, backend=backend, return_info="trace")
+        assert torch.equal(refined[1:3], actions[1:3])
+        assert info.best_index[1:3].tolist() == [0, 0] and not info.q_0[1:3].isfinite().any()
+        assert info.trace_q[1:, 1:3].isnan().all()
+        assert (refined[[0, 3]] != actions[[0, 3]]).any(1).all()
+
+
+@backends
+def test_non_finite_later_iterates_never_win(backend):
+    """Q overflows on the way: "best" keeps the last finite rise, "last" stops where the gradient does."""
+    weight = torch.tensor([[0.0, 1e18]])
+    program = CriticProgram(
+        1, 1, [[Linear(weight), Activation("elu", (1.0,)), Linear(torch.tensor([[1e18]]))]]
+    )
+    states, actions = torch.zeros(1, 1), torch.tensor([[1.0]])
+    refined, info = refine(
+        program, states, actions, steps=5, lr=1.0, bounds=None, backend=backend, return_info="trace"
+    )
+    assert info.q_best.isfinite().all() and refined.isfinite().all()
+    assert info.best_index.item() == 0 and torch.equal(refined, actions)
+
+
+@backends
+def test_unit_and_clip_survive_extreme_gradients(backend):
+    for size in (1e-25, 1e25):
+        program = linear_program([3.0 * size, 4.0 * size])
+        states, actions = torch.zeros(1, 2), torch.zeros(1, 2)
+        for gradient, length in (("unit", 1.0), (ClipNorm(0.5), min(0.5, 5 * size))):
+            refined = refine(
+                program, states, actions, steps=1, lr=0.1, gradient=gradient, select="last", backend=backend
+            )
+            torch.testing.assert_close(refined, torch.tensor([[0.6, 0.8]]) * length * 0.1, rtol=1e-5, atol=0)
+
+
+@backends
+def test_never_worse(backend):
+    critic, (states, actions) = Ensemble(2, nn.ReLU, seed=3), inputs(2000, scale=1.0)
+    for options in ({"lr": 0.03}, {"lr": 3.0}, {"lr": 0.3, "optimizer": "adam"}):
+        refined, info = refine(critic, states, actions, backend=backend, return_info=True, **options)
+        assert (info.q_best >= info.q_0).all()
+        before, _ = exact_q(critic, states, actions)
+        after, _ = exact_q(critic, states, refined)
+        assert (after >= before - 1e-6).all()
+        assert refined.abs().max() <= 1
+
+
+@backends
+def test_deterministic(backend):
+    critic, (states, actions) = Ensemble(), inputs(50)
+    results = [refine(critic, states, actions, optimizer="adam", backend=backend) for _ in range(3)]
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+# Candidates
+
+
+@backends
+@pytest.mark.parametrize("select", ["best", "last"])
+def test_candidates_equal_separate_refinements(backend, select):
+    critic, (states, _) = Ensemble(), inputs(6)
+    candidates = torch.rand(6, 4, A, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    refined, info = refine(critic, states, candidates, select=select, backend=backend, return_info="trace")
+    assert refined.shape == (6, A) and info.trace_actions.shape == (11, 6, 4, A)
+    for m in range(4):
+        alone, single = refine(
+            critic, states, candidates[:, m].contiguous(), select=select, backend=backend, return_info=True
+        )
+        torch.testing.assert_close(info.candidate_q_best[:, m], single.q_best, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(info.candidate_q_0[:, m], single.q_0, rtol=1e-5, atol=1e-6)
+        won = info.best_candidate == m
+        torch.testing.assert_close(refined[won], alone[won], rtol=0, atol=1e-5)
+    assert torch.equal(info.q_best, info.candidate_q_best.max(1).values)
+    assert torch.equal(info.best_candidate, info.candidate_q_best.argmax(1))
+
+
+@backends
+def test_candidates_that_are_not_finite_lose(backend):
+    critic, (states, actions) = Ensemble(), inputs(3)
+    candidates = torch.stack([torch.full_like(actions, torch.nan), actions], 1)
+    refined, info = refine(critic, states, candidates, backend=backend, return_info=True)
+    assert info.best_candidate.tolist() == [1, 1, 1] and refined.isfinite().all()
+
+
+# Types, shapes, layouts
+
+
+@backends
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_other_dtypes_come_back_as_they_went(backend, dtype):
+    critic, (states, actions) = Ensemble(), inputs(8)
+    low = refine(critic, states.to(dtype), actions.to(dtype), steps=5, backend=backend)
+    full = refine(critic, states.to(dtype).float(), actions.to(dtype).float(), steps=5, backend=backend)
+    assert low.dtype is dtype
+    torch.testing.assert_close(
+        low.float(), full.to(dtype).float(), rtol=1e-2 if dtype is torch.bfloat16 else 1e-3, atol=1e-6
+    )
+
+
+@backends
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("select", ["best", "last"])
+def test_no_step_gives_back_the_bits(backend, dtype, select):
+    critic, (states, _) = Ensemble(), inputs(5)
+    actions = (torch.rand(5, A, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1).to(
+        dtype
+    )
+    for options in ({"steps": 0}, {"lr": 0.0}):
+        refined = refine(critic, states, actions, select=select, backend=backend, **options)
+        assert refined.dtype is dtype and torch.equal(refined, actions)
+    candidates = actions[:, None].expand(5, 2, A)
+    assert torch.equal(refine(critic, states, candidates, steps=0, backend=backend), actions)
+
+
+@backends
+def test_bounds_hold_in_every_dtype(backend):
+    program = linear_program([1.0, -1.0])
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        low, high = (torch.tensor(x, dtype=torch.float64).to(dtype) for x in (-0.3, 0.1))
+        states, actions = torch.zeros(2, 2, dtype=dtype), torch.zeros(2, 2, dtype=dtype)
+        refined = refine(program, states, actions, lr=1.0, bounds=(-0.3, 0.1), backend=backend)
+        assert torch.equal(refined, torch.stack([high, low]).expand(2, 2))
+
+
+@backends
+def test_numpy_in_numpy_out(backend):
+    critic, (states, actions) = Ensemble(), inputs(4)
+    expected = refine(critic, states, actions, backend=backend)
+    for dtype in (np.float32, np.float64):
+        s, a = states.numpy().astype(dtype), actions.numpy().astype(dtype)
+        a.flags.writeable = False
+        refined, details = refine(critic, s, a, backend=backend, return_info=True)
+        assert isinstance(refined, np.ndarray) and refined.dtype == dtype
+        assert isinstance(details.q_best, np.ndarray)
+        np.testing.assert_allclose(refined, expected.numpy(), atol=1e-6)
+    np.testing.assert_array_equal(
+        refine(critic, states.numpy()[::-1], actions.numpy()[::-1], backend=backend)[::-1], expected
+    )
+
+
+@backends
+def test_one_state(backend):
+    critic, (states, actions) = Ensemble(), inputs(1)
+    rows, info = refine(critic, states, actions, backend=backend, return_info="trace")
+    one, details = refine(critic, states[0], actions[0], backend=backend, return_info="trace")
+    assert one.shape == (A,) and torch.equal(one, rows[0])
+    assert details.q_0.shape == () and torch.equal(details.trace_actions, info.trace_actions[:, 0])
+
+
+@backends
+def test_no_rows(backend):
+    refined, info = refine(
+        Ensemble(), torch.empty(0, S), torch.empty(0, A), backend=backend, return_info="trace"
+    )
+    assert refined.shape == (0, A) and info.q_0.shape == (0,) and info.trace_actions.shape == (11, 0, A)
+    assert refine(Ensemble(), torch.empty(0, S), torch.empty(0, 3, A), backend=backend).shape == (0, A)
+
+
+@backends
+def test_inputs_stay_and_out_is_filled(backend):
+    critic, (states, actions) = Ensemble(), inputs(6)
+    kept = states.clone(), actions.clone()
+    refiner = Refiner(critic, backend=backend)
+    expected = refiner(states, actions)
+    assert torch.equal(states, kept[0]) and torch.equal(actions, kept[1])
+    out = torch.empty(6, A)
+    assert refiner(states, actions, out=out) is out and torch.equal(out, expected)
+    strided = torch.empty(6, 2 * A)[:, ::2]
+    assert torch.equal(refiner(states, actions, out=strided), expected) and torch.equal(strided, expected)
+    for dtype in (np.float32, np.float64):
+        array = np.empty((6, A), dtype)
+        refiner(states.numpy(), actions.numpy().astype(dtype), out=array)
+        np.testing.assert_allclose(array, expected.numpy(), atol=1e-6)
+    in_place = actions.clone()
+    assert torch.equal(refiner(states, in_place, out=in_place), expected)
+
+
+@backends
+def test_autograd_modes_do_not_matter(backend):
+    critic, (states, actions) = Ensemble(), inputs(5)
+    expected = refine(critic, states, actions, backend=backend)
+    with torch.no_grad():
+        assert torch.equal(refine(critic, states, actions, backend=backend), expected)
+    with torch.inference_mode():
+        fresh = states.clone(), actions.clone()
+        assert torch.equal(refine(critic, *fresh, backend=backend), expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(refine(critic, states, actions, backend=backend), expected)
+    leaf = actions.clone().requires_grad_()
+    refined = refine(critic, states, leaf, backend=backend)
+    assert not refined.requires_grad and torch.equal(refined, expected)
+    assert all(p.grad is None for p in critic.parameters())
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_any_shape_stride_dtype_and_option(data):
+    """Each backend agrees with the plain contiguous float32 call, and keeps the promises of every call."""
+    draw = data.draw
+    backend = draw(st.sampled_from(BACKENDS))
+    rows, state_dim, action_dim = (draw(st.integers(1, high)) for high in (40, 40, 20))
+    members, dtype = (
+        draw(st.integers(1, 3)),
+        draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16])),
+    )
+    critic = Ensemble(members, draw(st.sampled_from([nn.ReLU, nn.Tanh])), 7, state_dim, action_dim)
+    states, actions = inputs(rows, draw(st.integers(0, 9)), state_dim, action_dim)
+    states, actions = states.to(dtype), actions.to(dtype)
+    layout = draw(st.sampled_from(["rows", "columns", "misaligned", "transposed"]))
+
+    def relaid(x):
+        if layout == "rows":
+            return torch.stack([x, x], 1)[:, 0]
+        if layout == "columns":
+            return torch.stack([x, x], 2)[:, :, 1]
+        if layout == "misaligned":
+            return torch.cat([x.new_zeros(1), x.reshape(-1)])[1:].view(x.shape)
+        return x.t().contiguous().t()
+
+    options = {
+        "steps": draw(st.integers(0, 6)),
+        "lr": draw(st.sampled_from([0.0, 0.02, 0.5])),
+        "optimizer": draw(st.sampled_from(["sgd", "adam", "rmsprop", SGD(0.9, nesterov=True)])),
+        "gradient": draw(st.sampled_from(["raw", "unit", ClipNorm(0.1)])),
+        "radius": draw(st.sampled_from([None, 0.2, Radius(0.2, "l2")])),
+        "reduce": draw(st.sampled_from(["min", "mean", members - 1])),
+        "select": draw(st.sampled_from(["best", "last"])),
+        "bounds": draw(st.sampled_from([None, (-1, 1), (-0.5, 0.25)])),
+    }
+    plain, info = refine(critic, states, actions, backend=backend, return_info=True, **options)
+    other = refine(critic, relaid(states), relaid(actions), backend=backend, **options)
+    assert torch.equal(plain, other)
+    assert plain.shape == actions.shape and plain.dtype is dtype
+    low, high = options["bounds"] or (-math.inf, math.inf)
+    assert (plain >= torch.tensor(low).to(dtype)).all() and (plain <= torch.tensor(high).to(dtype)).all()
+    if options["radius"] is not None and options["bounds"] is None:
+        reach = (plain.float() - actions.float()).norm(
+            dim=1, p=2 if isinstance(options["radius"], Radius) else math.inf
+        )
+        assert (reach <= 0.2 + (1e-5 if dtype is not torch.bfloat16 else 2e-2)).all()
+    if options["select"] == "best":
+        assert (info.q_best >= info.q_0).all()
+
+
+def test_program_reductions_replace_the_callers():
+    torch.manual_seed(0)
+    weights = [torch.randn(1, S + A) for _ in range(3)]
+    states, actions = inputs(7)
+    for reduction in ("min", "mean", "max"):
+        program = CriticProgram(S, A, [[Linear(w)] for w in weights], reduction)
+        q = evaluate_program(program, states, actions)
+        every = torch.cat([states, actions], 1) @ torch.cat(weights).T
+        expected = {"min": every.min(1).values, "mean": every.mean(1), "max": every.max(1).values}[reduction]
+        torch.testing.assert_close(q, expected[None])
+        first = refine(program, states, actions, backend="torch", reduce="min")
+        second = refine(program, states, actions, backend="torch", reduce=0)
+        assert torch.equal(first, second)

@@ -1,5 +1,8 @@
 """Finding datasets as Minari does, and saying what there is when one is not found."""
 
+import subprocess
+import sys
+
 import minari
 import pytest
 
@@ -71,3 +74,14 @@ def test_missing_root_is_no_error_in_itself(monkeypatch, tmp_path):
     assert catalog.list_local() == []
     with pytest.raises(FileNotFoundError, match="which holds no datasets"):
         load_dataset("a/set-v0")
+
+
+def test_looking_at_datasets_loads_neither_torch_nor_minari_nor_h5py(three_sets):
+    """So that listing, and opening a converted set, take milliseconds."""
+    load_dataset("plain-v0")
+    code = (
+        "import sys; from dtag_fast.data import list_local, load_dataset, normalized_score; list_local(); "
+        "load_dataset('plain-v0'); print([name for name in ('torch', 'minari', 'h5py') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

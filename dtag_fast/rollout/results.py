@@ -102,7 +102,10 @@ class EvaluationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and strings."""
-        return dataclasses.asdict(self)
+        content = dataclasses.asdict(self)
+        for result, mine in zip(content["settings"], self.settings, strict=True):
+            result["setting"] = mine.setting.to_dict()
+        return content
 
     def to_json(self, path: str | os.PathLike) -> None:
         """Write `to_dict` as JSON; the file appears whole or not at all."""

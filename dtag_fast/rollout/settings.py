@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from itertools import product
 from typing import Any
 
@@ -54,11 +54,17 @@ class AGSetting:
         if self.is_plain:
             return "plain policy"
         extras = [
-            f"{name}={value}"
-            for name, value in asdict(self).items()
-            if name not in ("steps", "lr") and value != getattr(AGSetting, name)
+            f"{name}={value}" for name, value in self.options().items() if value != getattr(AGSetting, name)
         ]
         return " ".join([f"AG n={self.steps} lr={self.lr:g}", *extras])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings; an option that is an object becomes its name and fields."""
+        return {
+            field.name: {"name": type(value).__name__, **asdict(value)} if is_dataclass(value) else value
+            for field in fields(self)
+            for value in [getattr(self, field.name)]
+        }
 
     def options(self) -> dict[str, Any]:
         """What rows of one call of `refine` must share: everything but steps and lr."""

@@ -1,0 +1,46 @@
+"""Action Gradient settings: grids, names, refusals."""
+
+import pytest
+
+from dtag_fast import SGD, Adam, ClipNorm
+from dtag_fast.rollout import AGSetting, grid
+
+
+def test_a_grid_has_every_combination_and_one_plain_policy():
+    settings = grid((0, 5), (0.01, 0.03), ("sgd", "adam"), reduce="mean")
+    assert settings[0] == AGSetting() and sum(s.is_plain for s in settings) == 1
+    refined = {(s.steps, s.lr, s.optimizer, s.reduce) for s in settings[1:]}
+    assert refined == {(5, lr, o, "mean") for lr in (0.01, 0.03) for o in ("sgd", "adam")}
+    assert len(settings) == 5
+
+
+def test_labels_say_what_differs_from_the_default():
+    assert AGSetting().label == "plain policy"
+    assert AGSetting(10).label == "AG n=10 lr=0.03"
+    label = AGSetting(5, 0.01, SGD(momentum=0.9), reduce=1, radius=0.2).label
+    assert label == "AG n=5 lr=0.01 optimizer=SGD(momentum=0.9, nesterov=False) reduce=1 radius=0.2"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": -1}, "steps: expected a whole number of at least 0, got -1"),
+        ({"steps": 2.0}, "steps: expected"),
+        ({"lr": -0.1}, "lr: expected a finite number"),
+        ({"lr": float("nan")}, "lr: expected a finite number"),
+        ({"optimizer": "lion"}, "optimizer: expected"),
+        ({"reduce": "max"}, "reduce: expected"),
+        ({"gradient": "sign"}, "gradient: expected"),
+        ({"select": "first"}, "select: expected"),
+        ({"radius": -1.0}, "radius: expected"),
+    ],
+)
+def test_bad_settings_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        AGSetting(**({"steps": 1} | options))
+
+
+def test_a_setting_as_plain_values_keeps_the_kind_of_its_options():
+    plain = AGSetting(5, optimizer=Adam(eps=0.1), gradient=ClipNorm(2.0)).to_dict()
+    assert plain["optimizer"] == {"name": "Adam", "betas": (0.9, 0.999), "eps": 0.1}
+    assert plain["gradient"] == {"name": "ClipNorm", "limit": 2.0} and plain["reduce"] == "min"

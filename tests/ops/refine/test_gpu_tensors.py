@@ -1,0 +1,72 @@
+"""`refine` on a GPU: what it gives on the host, on the device it was called with. Skipped without a GPU."""
+
+import pytest
+import torch
+from torch import nn
+
+import dtag_fast
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+OPTIONS = {
+    "defaults": {},
+    "adam in a ball": {"optimizer": "adam", "radius": 0.1},
+    "mean, unit gradient": {"reduce": "mean", "gradient": "unit"},
+    "last": {"select": "last", "steps": 4},
+    "no steps": {"steps": 0},
+}
+
+
+class Twin(nn.Module):
+    def __init__(self):
+        super().__init__()
+        # Smooth activations: at a kink of ReLU two roundings may legitimately part.
+        self.q1, self.q2 = (
+            nn.Sequential(nn.Linear(23, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
+            for _ in range(2)
+        )
+
+    def forward(self, states, actions):
+        inputs = torch.cat([states, actions], -1)
+        return self.q1(inputs), self.q2(inputs)
+
+
+@pytest.fixture
+def problem():
+    torch.manual_seed(0)
+    return Twin(), torch.randn(33, 17), torch.rand(33, 6) * 2 - 1
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_the_device_gives_what_the_host_gives(problem, options):
+    critic, states, actions = problem
+    host = dtag_fast.refine(critic, states, actions, backend="torch", **options)
+    device = dtag_fast.refine(critic.cuda(), states.cuda(), actions.cuda(), **options)
+    assert device.is_cuda and device.dtype == actions.dtype
+    torch.testing.assert_close(device.cpu(), host, rtol=0, atol=1e-4)
+
+
+def test_the_call_waits_for_nothing_on_the_host(problem):
+    critic, states, actions = problem
+    critic, states, actions = critic.cuda(), states.cuda(), actions.cuda()
+    refiner = dtag_fast.Refiner(critic)
+    refiner(states, actions)  # set-up may wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        refiner(states, actions)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_types_come_back_in_their_type(problem, dtype):
+    critic, states, actions = problem
+    device = dtag_fast.refine(critic.cuda(), states.cuda().to(dtype), actions.cuda().to(dtype))
+    assert device.dtype == dtype and device.is_cuda
+
+
+def test_a_result_that_is_not_worse_in_q(problem):
+    critic, states, actions = problem
+    critic, states, actions = critic.cuda(), states.cuda(), actions.cuda()
+    _, info = dtag_fast.refine(critic, states, actions, return_info=True)
+    assert (info.q_best >= info.q_0).all() and (info.q_best > info.q_0).any()

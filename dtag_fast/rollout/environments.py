@@ -7,10 +7,11 @@ restarted alone, and a step costs less (64 Hopper-v5 on a busy 2-core AMD EPYC, 
 """
 
 import importlib.util
+import io
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 
 import gymnasium
 import numpy as np
@@ -175,13 +176,14 @@ def _register_robotics(env_id: str) -> None:
     if env_id in gymnasium.registry or ":" in env_id:
         return
     if importlib.util.find_spec("gymnasium_robotics") is not None:
-        import gymnasium_robotics
-
+        # Its import prints a notice on Adroit's dense rewards, which puzzles whoever runs something else.
+        with nullcontext() if env_id.startswith("Adroit") else redirect_stderr(io.StringIO()):
+            import gymnasium_robotics
         gymnasium.register_envs(gymnasium_robotics)
     elif env_id.startswith(("PointMaze", "AntMaze", "Adroit", "FrankaKitchen", "Fetch", "HandManipulate")):
         raise ValueError(
             f"env_id: {env_id} needs the package gymnasium-robotics, which is missing; "
-            "pip install gymnasium-robotics"
+            "pip install 'dtag_fast[robotics]'"
         )
 
 

@@ -84,6 +84,6 @@ def grid(
     """
     found: dict[AGSetting, None] = {}
     for n, rate, chosen in product(steps, lr, optimizer):
-        setting = AGSetting() if n == 0 else AGSetting(n, rate, chosen, **options)
-        found.setdefault(setting)
+        setting = AGSetting(n, rate, chosen, **options)
+        found.setdefault(AGSetting() if setting.is_plain else setting)
     return list(found)

@@ -1,0 +1,120 @@
+"""From a dataset to scores through the command alone."""
+
+import json
+
+import pytest
+
+DATASET = "test/pendulum-v0"
+SMALL = "--context-len 3 --d-model 16 --n-layer 2 --n-head 1 --batch-size 8 --checkpoint-every 4"
+
+
+def logged_scores(run, key="eval/return_mean"):
+    """step -> score in a run's log."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line[key] for line in lines if key in line}
+
+
+@pytest.mark.parametrize("algorithm", ["dt", "reinformer"])
+def test_train_evaluate_reload(dtag, tmp_path, algorithm):
+    options = f"{SMALL} --updates 8 --eval-every 4 --eval-episodes 3 --eval-seed 50 --seed 1"
+    code, out, err = dtag(f"train {algorithm} {DATASET} --out run {options}")
+    assert (code, err) == (0, "") and "context_len=3" in out and "run folder: run" in out
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["4", "8", "last"]
+    code, _, _ = dtag(f"train iql {DATASET} --out critic --updates 5 --hidden 16 16 --batch-size 8")
+    assert code == 0
+
+    # Every checkpoint, reloaded, gives exactly the score that was logged while training.
+    code, out, _ = dtag("evaluate run --checkpoints all --episodes 3 --seed 50 --json plain.json")
+    assert code == 0 and "best: chosen by these same episodes" in out
+    plain = json.loads((tmp_path / "plain.json").read_text())
+    scores = [c["settings"][0]["mean"] for c in plain["checkpoints"]]
+    key = (
+        "eval/return_mean"
+        if algorithm == "reinformer"
+        else "eval/{:g}/return_mean".format(plain["checkpoints"][0]["settings"][0]["target_return"])
+    )
+    assert dict(zip([4, 8], scores, strict=True)) == logged_scores(tmp_path / "run", key)
+    ((label, last),) = plain["last"].items()
+    assert last["step"] == 8 and last["mean"] == scores[1]
+    assert plain["best"][label]["mean"] == max(scores)
+
+    # Lists run in one batch; the plain policy among them scores as it did alone.
+    code, out, _ = dtag(
+        "evaluate run --critic critic --ag-steps 0,2,5 --ag-lr 0.01,0.1 --episodes 3 --seed 50 --json ag.json"
+    )
+    assert code == 0 and "AG n=5 lr=0.1" in out and "environment steps" in out
+    (result,) = json.loads((tmp_path / "ag.json").read_text())["checkpoints"]
+    asked = [(s["setting"]["steps"], s["setting"]["lr"]) for s in result["settings"]]
+    assert asked == [(0, 0.03), (2, 0.01), (2, 0.1), (5, 0.01), (5, 0.1)]
+    assert result["settings"][0]["mean"] == scores[1]
+    for s in result["settings"]:
+        assert s["seeds"] == [50, 51, 52] and len(s["returns"]) == 3
+        assert s["ci95"][0] <= s["mean"] <= s["ci95"][1]
+        assert s["normalized"]["mean"] == pytest.approx(s["mean"] / 10.0)
+        assert min(s["mean_q_gain"]) >= 0.0
+    assert result["critic"]["algorithm"] == "iql" and result["policy"]["dataset_id"] == DATASET
+
+
+def test_options_go_before_the_file_and_the_file_before_the_preset(dtag, tmp_path):
+    (tmp_path / "mine.json").write_text(json.dumps({"batch_size": 4, "lr": 0.5, "d_model": 16}))
+    code, out, _ = dtag(f"train dt {DATASET} --out run --config mine.json --lr 0.25 --updates 1")
+    assert code == 0 and "batch_size=4" in out and "lr=0.25" in out and "d_model=16" in out
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert "0.25" in json.dumps(saved)
+
+
+def test_resume_goes_on_where_it_stopped(dtag, tmp_path):
+    first = f"train dt {DATASET} --out run {SMALL}"
+    assert dtag(f"{first} --updates 4")[0] == 0
+    code, _, err = dtag(f"{first} --updates 8")
+    assert code == 2 and "is not empty; resume it" in err
+    assert dtag(f"{first} --updates 8 --resume")[0] == 0
+    assert (tmp_path / "run" / "checkpoints" / "8").is_dir()
+
+
+def test_output_of_a_pipe_has_no_bars_and_no_codes(dtag):
+    _, out, err = dtag(f"train dt {DATASET} --out run {SMALL} --updates 2")
+    assert "\x1b" not in out + err and "━" not in out
+    assert len(out.splitlines()) == 2  # the resolved settings and the run folder
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("train nope x --out run", "dtag train: ALGO: expected one of dt, reinformer, iql, got 'nope'"),
+        ("train dt test/absent-v0 --out run", "dtag train: dataset: 'test/absent-v0' is neither"),
+        (f"train dt {DATASET} --out run --config absent.json", "absent.json"),
+        (f"train dt {DATASET} --out run --n-layer 0", "n_layer: expected a positive integer, got 0"),
+        (f"train iql {DATASET} --out run --eval-every 2", "--eval-every: iql trains a critic"),
+        ("evaluate absent", "dtag evaluate: absent: expected a run or a checkpoint folder"),
+        ("evaluate absent --ag-steps 0,x", "--ag-steps: expected whole numbers separated by commas"),
+        ("evaluate absent --ag-steps=-1", "steps: expected a whole number of at least 0, got -1"),
+        ("evaluate absent --ag-optimizer lion", "optimizer: expected"),
+        ("evaluate absent --ag-gradient clip:x", "--ag-gradient clip: expected numbers"),
+        ("evaluate absent --checkpoints some", "--checkpoints: expected whole numbers"),
+    ],
+)
+def test_user_errors_are_one_sentence_and_exit_code_2(dtag, line, complaint):
+    code, out, err = dtag(line)
+    assert code == 2 and complaint in err
+    assert len(err.strip().splitlines()) == 1 and "Traceback" not in out + err
+
+
+def test_errors_of_a_run_are_one_sentence(dtag, tmp_path):
+    assert dtag(f"train dt {DATASET} --out run {SMALL} --updates 2")[0] == 0
+    for line, complaint in [
+        ("evaluate run --ag-steps 0,3", "critic: AG n=3 lr=0.03 needs a critic, got None"),
+        ("evaluate run --checkpoints 1", "run has none of step 1; it has 2"),
+        ("evaluate run --env Absent-v0", "Absent"),
+        ("evaluate run --env Hopper-v5 --episodes 1", "observation: expected 4 numbers"),
+        ("evaluate run --critic run --ag-steps 3", "expected a critic"),
+    ]:
+        code, _, err = dtag(line)
+        assert code == 2 and complaint in err and len(err.strip().splitlines()) == 1
+    (tmp_path / "mine.json").write_text("[1]")
+    code, _, err = dtag(f"train dt {DATASET} --out other --config mine.json")
+    assert code == 2 and "--config: expected an object of settings" in err
+    (tmp_path / "mine.json").write_text('{"learning_rate": 1}')
+    code, _, err = dtag(f"train dt {DATASET} --out other --config mine.json")
+    assert code == 2 and "foreign learning_rate" in err
+    assert not (tmp_path / "other").exists()

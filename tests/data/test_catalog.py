@@ -80,8 +80,9 @@ def test_looking_at_datasets_loads_neither_torch_nor_minari_nor_h5py(three_sets)
     """So that listing, and opening a converted set, take milliseconds."""
     load_dataset("plain-v0")
     code = (
-        "import sys; from dtag_fast.data import list_local, load_dataset, normalized_score; "
-        "list_local(); load_dataset('plain-v0'); print([name for name in ('torch', 'minari', 'h5py') if name in sys.modules])"
+        "import sys; from dtag_fast.data import list_local, load_dataset, normalized_score\n"
+        "list_local(); load_dataset('plain-v0')\n"
+        "print([name for name in ('torch', 'minari', 'h5py') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

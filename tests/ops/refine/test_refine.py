@@ -1,5 +1,7 @@
 """The contract of `refine`, for every backend this machine has."""
 
+import copy
+import functools
 import math
 
 import numpy as np
@@ -56,10 +58,20 @@ def inputs(rows, seed=1, state_dim=S, action_dim=A, scale=0.9):
     return states, (torch.rand(rows, action_dim, generator=generator) * 2 - 1) * scale
 
 
+@functools.cache
+def ensemble(*args):
+    """Shared by tests that do not change it, so that it is traced once."""
+    return Ensemble(*args)
+
+
+@functools.cache
+def widened(critic):
+    return copy.deepcopy(critic).double()
+
+
 def exact_q(critic, states, actions, reduce="min"):
     """Reduced Q and its gradient in float64, by autograd on the module itself."""
-    wide = Ensemble(len(critic.nets), type(critic.nets[0][1])).double()
-    wide.load_state_dict(critic.state_dict())
+    wide = widened(critic)
     a = actions.double().requires_grad_()
     q = torch.cat(wide(states.double(), a), 1)
     q = q.min(1).values if reduce == "min" else q.mean(1) if reduce == "mean" else q[:, reduce]
@@ -159,7 +171,7 @@ def exact_kinks(critic, states, actions, margin=1e-4):
 @pytest.mark.parametrize("radius", [None, 0.1, Radius(0.15, "l2")], ids=["free", "inf", "l2"])
 def test_each_step_is_torch_optims(backend, name, gradient, radius):
     option, make_optimizer = OPTIMIZERS[name]
-    critic, (states, actions) = Ensemble(), inputs(11)
+    critic, (states, actions) = ensemble(), inputs(11)
     for select in ("best", "last"):
         refined, info = refine(
             critic,
@@ -193,7 +205,7 @@ def test_each_step_is_torch_optims(backend, name, gradient, radius):
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.SiLU, nn.GELU])
 @pytest.mark.parametrize("reduce", ["min", "mean", 0, 2])
 def test_reductions(backend, activation, reduce):
-    critic, (states, actions) = Ensemble(3, activation), inputs(9)
+    critic, (states, actions) = ensemble(3, activation), inputs(9)
     refined, info = refine(
         critic, states, actions, steps=4, lr=0.1, reduce=reduce, backend=backend, return_info="trace"
     )
@@ -265,7 +277,7 @@ def test_ties_take_the_earliest_iterate_and_the_first_member(backend):
 
 @backends
 def test_steps_and_lr_per_row_equal_separate_calls(backend):
-    critic, (states, actions) = Ensemble(), inputs(12)
+    critic, (states, actions) = ensemble(), inputs(12)
     steps = torch.tensor([0, 1, 5, 9] * 3)
     lr = torch.linspace(0.01, 0.2, 12)
     together, info = refine(
@@ -298,7 +310,7 @@ def test_lr_per_dimension(backend):
 @backends
 @pytest.mark.parametrize("rows", [1, 2, 7, 33, 130])
 def test_other_rows_change_no_bit(backend, rows):
-    critic, (states, actions) = Ensemble(), inputs(rows)
+    critic, (states, actions) = ensemble(), inputs(rows)
     clean = refine(critic, states, actions, backend=backend)
     states, actions = states.clone(), actions.clone()
     states[1::3], actions[2::3] = torch.inf, torch.nan
@@ -309,7 +321,7 @@ def test_other_rows_change_no_bit(backend, rows):
 
 @backends
 def test_rows_without_a_finite_start_come_back(backend):
-    critic, (states, actions) = Ensemble(), inputs(4, scale=0.5)
+    critic, (states, actions) = ensemble(), inputs(4, scale=0.5)
     states[1, 0], states[2, 1] = torch.nan, torch.inf
     for select in ("best", "last"):
         refined, info = refine(critic, states, actions, select=select, backend=backend, return_info="trace")
@@ -360,7 +372,7 @@ def test_never_worse(backend):
 
 @backends
 def test_deterministic(backend):
-    critic, (states, actions) = Ensemble(), inputs(50)
+    critic, (states, actions) = ensemble(), inputs(50)
     results = [refine(critic, states, actions, optimizer="adam", backend=backend) for _ in range(3)]
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
@@ -371,7 +383,7 @@ def test_deterministic(backend):
 @backends
 @pytest.mark.parametrize("select", ["best", "last"])
 def test_candidates_equal_separate_refinements(backend, select):
-    critic, (states, _) = Ensemble(), inputs(6)
+    critic, (states, _) = ensemble(), inputs(6)
     candidates = torch.rand(6, 4, A, generator=torch.Generator().manual_seed(2)) * 2 - 1
     refined, info = refine(critic, states, candidates, select=select, backend=backend, return_info="trace")
     assert refined.shape == (6, A) and info.trace_actions.shape == (11, 6, 4, A)
@@ -389,7 +401,7 @@ def test_candidates_equal_separate_refinements(backend, select):
 
 @backends
 def test_candidates_that_are_not_finite_lose(backend):
-    critic, (states, actions) = Ensemble(), inputs(3)
+    critic, (states, actions) = ensemble(), inputs(3)
     candidates = torch.stack([torch.full_like(actions, torch.nan), actions], 1)
     refined, info = refine(critic, states, candidates, backend=backend, return_info=True)
     assert info.best_candidate.tolist() == [1, 1, 1] and refined.isfinite().all()
@@ -401,7 +413,7 @@ def test_candidates_that_are_not_finite_lose(backend):
 @backends
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_other_dtypes_come_back_as_they_went(backend, dtype):
-    critic, (states, actions) = Ensemble(), inputs(8)
+    critic, (states, actions) = ensemble(), inputs(8)
     low = refine(critic, states.to(dtype), actions.to(dtype), steps=5, backend=backend)
     full = refine(critic, states.to(dtype).float(), actions.to(dtype).float(), steps=5, backend=backend)
     assert low.dtype is dtype
@@ -414,7 +426,7 @@ def test_other_dtypes_come_back_as_they_went(backend, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("select", ["best", "last"])
 def test_no_step_gives_back_the_bits(backend, dtype, select):
-    critic, (states, _) = Ensemble(), inputs(5)
+    critic, (states, _) = ensemble(), inputs(5)
     actions = (torch.rand(5, A, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1).to(
         dtype
     )
@@ -437,7 +449,7 @@ def test_bounds_hold_in_every_dtype(backend):
 
 @backends
 def test_numpy_in_numpy_out(backend):
-    critic, (states, actions) = Ensemble(), inputs(4)
+    critic, (states, actions) = ensemble(), inputs(4)
     expected = refine(critic, states, actions, backend=backend)
     for dtype in (np.float32, np.float64):
         s, a = states.numpy().astype(dtype), actions.numpy().astype(dtype)
@@ -453,7 +465,7 @@ def test_numpy_in_numpy_out(backend):
 
 @backends
 def test_one_state(backend):
-    critic, (states, actions) = Ensemble(), inputs(1)
+    critic, (states, actions) = ensemble(), inputs(1)
     rows, info = refine(critic, states, actions, backend=backend, return_info="trace")
     one, details = refine(critic, states[0], actions[0], backend=backend, return_info="trace")
     assert one.shape == (A,) and torch.equal(one, rows[0])
@@ -466,12 +478,12 @@ def test_no_rows(backend):
         Ensemble(), torch.empty(0, S), torch.empty(0, A), backend=backend, return_info="trace"
     )
     assert refined.shape == (0, A) and info.q_0.shape == (0,) and info.trace_actions.shape == (11, 0, A)
-    assert refine(Ensemble(), torch.empty(0, S), torch.empty(0, 3, A), backend=backend).shape == (0, A)
+    assert refine(ensemble(), torch.empty(0, S), torch.empty(0, 3, A), backend=backend).shape == (0, A)
 
 
 @backends
 def test_inputs_stay_and_out_is_filled(backend):
-    critic, (states, actions) = Ensemble(), inputs(6)
+    critic, (states, actions) = ensemble(), inputs(6)
     kept = states.clone(), actions.clone()
     refiner = Refiner(critic, backend=backend)
     expected = refiner(states, actions)
@@ -490,7 +502,7 @@ def test_inputs_stay_and_out_is_filled(backend):
 
 @backends
 def test_autograd_modes_do_not_matter(backend):
-    critic, (states, actions) = Ensemble(), inputs(5)
+    critic, (states, actions) = ensemble(), inputs(5)
     expected = refine(critic, states, actions, backend=backend)
     with torch.no_grad():
         assert torch.equal(refine(critic, states, actions, backend=backend), expected)
@@ -505,18 +517,19 @@ def test_autograd_modes_do_not_matter(backend):
     assert all(p.grad is None for p in critic.parameters())
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_shape_stride_dtype_and_option(data):
     """Each backend agrees with the plain contiguous float32 call, and keeps the promises of every call."""
     draw = data.draw
     backend = draw(st.sampled_from(BACKENDS))
-    rows, state_dim, action_dim = (draw(st.integers(1, high)) for high in (40, 40, 20))
+    rows, state_dim = draw(st.integers(1, 40)), draw(st.sampled_from([1, 6, 17, 40]))
+    action_dim = draw(st.sampled_from([1, 3, 8, 20]))
     members, dtype = (
         draw(st.integers(1, 3)),
         draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16])),
     )
-    critic = Ensemble(members, draw(st.sampled_from([nn.ReLU, nn.Tanh])), 7, state_dim, action_dim)
+    critic = ensemble(members, draw(st.sampled_from([nn.ReLU, nn.Tanh])), 7, state_dim, action_dim)
     states, actions = inputs(rows, draw(st.integers(0, 9)), state_dim, action_dim)
     states, actions = states.to(dtype), actions.to(dtype)
     layout = draw(st.sampled_from(["rows", "columns", "misaligned", "transposed"]))

@@ -110,8 +110,8 @@ def _handle(settings: tuple, bounds: Any, *parts: Any) -> int:
 
 def _cached(critic: Any, settings: dict[str, Any], steps: int = 10, lr: float = 0.03) -> Refiner:
     """The Refiner for these settings, kept as long as the critic lives."""
-    if not isinstance(critic, nn.Module | CriticProgram | list | tuple):
-        Critic(critic, weak=True)  # raises
+    if not isinstance(critic, nn.Module | CriticProgram):
+        Critic(critic, weak=True)  # raises for anything but a sequence of modules
     parts = tuple(critic) if isinstance(critic, list | tuple | nn.ModuleList) else (critic,)
     key: Hashable = (
         *settings.values(),

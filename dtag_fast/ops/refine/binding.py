@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ class Critic:
             )
         parts = parts if self.is_program else tuple(unwrap(m) for m in parts)
         self.refs = tuple(weakref.ref(part) for part in parts)
+        self.has_modes = not self.is_program
         self._keep = None if weak else (critic, *parts)
 
     def parts(self) -> tuple:
@@ -48,7 +50,7 @@ class Critic:
 
     def modes(self) -> tuple[bool, ...]:
         """The `training` flag of every module."""
-        return () if self.is_program else tuple([ref().training for ref in self.refs])
+        return tuple([ref().training for ref in self.refs]) if self.has_modes else ()
 
 
 def tensors_of(part: nn.Module | CriticProgram) -> list[Tensor]:
@@ -74,6 +76,9 @@ class Lowering:
             self.outputs = 1 if program.reduction else len(program.members)
             self.structure = ()
         else:
+            for module in parts:
+                for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+                    check_finite(repr(name), [tensor.detach()])
             self.call = CriticCall(parts, state_dim, action_dim)
             self.lowered = lower(parts, self.call, state_dim, action_dim)
             self.device, self.outputs = self.call.device, self.call.members
@@ -91,7 +96,9 @@ def fixed_program(program: CriticProgram) -> Lowered:
 def check_finite(name: str, tensors: Sequence[Tensor]) -> None:
     """Weights with NaN or infinity make every Q meaningless: refuse them where that is cheap, on the host."""
     for tensor in tensors:
-        if tensor.device.type == "cpu" and tensor.is_floating_point() and not tensor.isfinite().all():
+        if tensor.device.type != "cpu" or not tensor.is_floating_point() or isfinite(tensor.sum()):
+            continue  # the sum is quick; it may also overflow, which the next line tells apart
+        if not tensor.isfinite().all():
             raise ValueError(
                 f"critic: {name} {tuple(tensor.shape)} holds NaN or infinite numbers; was its training "
                 "stable?"
@@ -151,9 +158,6 @@ class Binding:
         if call is None:
             return TorchExecutor(lambda s, a: evaluate_program(critic.parts()[0], s, a), options)
         self.loop_dtype = call.loop_dtype
-        for module in critic.parts():
-            for name, tensor in module.state_dict(keep_vars=True).items():
-                check_finite(name, [tensor.detach()] if isinstance(tensor, Tensor) else [])
         return TorchExecutor(lambda s, a: call(critic.parts(), s, a), options)
 
     def update(self) -> None:

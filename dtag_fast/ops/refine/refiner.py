@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, empty_like, float32, nn
+from torch.compiler import is_compiling
 
 from . import inputs, options
 from .backends import BACKENDS, PRECISIONS
@@ -111,7 +112,7 @@ class Refiner:
 
         Under torch.compile and export it is one registered operator, and `out` is not taken.
         """
-        if torch.compiler.is_compiling():
+        if is_compiling():
             if out is not None:
                 raise ValueError("out: not taken under torch.compile and export; use the returned tensor")
             return call_operator(
@@ -119,23 +120,23 @@ class Refiner:
             )
         fast = self._fast
         if fast is not None and type(states) is Tensor and type(actions) is Tensor:
-            run, changed, modes, refs, states_shape, actions_shape, batch, looks = fast
+            run, changed, modes, critic, states_shape, actions_shape, batch, looks = fast
             if (
                 actions.shape == actions_shape
                 and states.shape == states_shape
-                and actions.dtype is torch.float32
-                and states.dtype is torch.float32
+                and actions.dtype is float32
+                and states.dtype is float32
                 and actions.is_contiguous()
                 and states.is_contiguous()
                 and actions.is_cpu
                 and states.is_cpu
-                and [ref().training for ref in refs] == modes
+                and critic.modes() == modes
                 and not changed()
             ):
                 if looks:
                     look(actions)
                 if out is None:
-                    out = torch.empty_like(actions)
+                    out = empty_like(actions)
                 else:
                     inputs.check_out(out, actions_shape, actions)
                 if out.is_contiguous():
@@ -266,9 +267,8 @@ class Refiner:
         plain = steps is self.steps and lr is self.lr and isinstance(steps, int) and isinstance(lr, float)
         if run is None or not plain or return_info or a.ndim != 2 or len(a) == 0:
             return
-        modes = list(self._critic.modes())
-        refs = () if self._critic.is_program else self._critic.refs
-        self._fast = (run, binding.watch.changed, modes, refs, s.shape, a.shape, len(a), self._only_default)
+        modes, changed = self._critic.modes(), binding.watch.changed
+        self._fast = (run, changed, modes, self._critic, s.shape, a.shape, len(a), self._only_default)
 
 
 def in_clean_thread(function: Callable[[], Any]) -> Any:

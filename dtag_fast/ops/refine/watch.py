@@ -8,7 +8,7 @@ are another object. Writes through `.data` and CUDA graph replays do neither: th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter, getitem
+from operator import attrgetter, getitem, is_
 
 from torch import Tensor, nn
 
@@ -40,9 +40,8 @@ class Watch:
             return True
         live = list(map(getitem, self._dicts, self._names))
         tensors, versions = self._seen
-        for now, before in zip(live, tensors, strict=True):
-            if now is not before:
-                return True
+        if not all(map(is_, live, tensors)):
+            return True
         try:
             return list(map(_version, live)) != versions
         except RuntimeError:  # an inference tensor among them

@@ -84,7 +84,7 @@ class Recipe:
         self._places: dict[int, int] = {}  # id of Expr -> place in the table of values
         self._keep: list[Expr] = []  # holds the Exprs whose ids are keys
         self._fixed: list[Tensor | tuple] = []
-        self._steps: list[tuple[Callable, list, Any]] = []
+        self._steps: list[tuple[Callable, list, Any]] = []  # function, its inputs, how they nest
         ordered: list[Expr] = []
         for expr in wanted:
             if expr is not None:
@@ -97,8 +97,9 @@ class Recipe:
             if not expr.fixed and expr.leaf is None:
                 items, spec = tree_flatten((expr.args, expr.kwargs))
                 items = [(True, self._places[id(x)]) if isinstance(x, Expr) else (False, x) for x in items]
+                flat = not expr.kwargs and all(isinstance(x, Expr) for x in expr.args)
                 self._places[id(expr)] = leaves + len(self._fixed) + len(self._steps)
-                self._steps.append((expr.fn, items, spec))
+                self._steps.append((expr.fn, items, None if flat else spec))
         self._wanted = [None if e is None else self._places[id(e)] for e in wanted]
         self._keep.clear()
 
@@ -130,6 +131,9 @@ class Recipe:
         """The values of `wanted` for these leaves."""
         table: list[Any] = [*leaves, *self._fixed]
         for fn, items, spec in self._steps:
+            if spec is None:  # only tensors, one after the other: no need of the slow general way
+                table.append(fn(*[table[place] for _, place in items]))
+                continue
             args, kwargs = tree_unflatten([table[x] if is_place else x for is_place, x in items], spec)
             table.append(fn(*args, **kwargs))
         return [None if place is None else table[place] for place in self._wanted]

@@ -82,8 +82,13 @@ class CausalSelfAttention(nn.Module):
         """(B, H, Q, D/H) queries over (B, H, S, D/H) keys under bias (B or 1, 1, Q, S) -> (B, Q, D)."""
         if self.training and self.dropout > 0:
             # PyTorch's fused attention draws its dropout from the global generator; ours must be resumable
-            weights = torch.softmax((q @ k.transpose(-2, -1)).mul(q.shape[-1] ** -0.5) + bias, dim=-1)
-            mixed = dropout(weights, self.dropout, generator) @ v
+            q3, k3, v3, bias3 = (
+                x.expand(-1, self.n_head, -1, -1).reshape(-1, *x.shape[-2:])
+                for x in (q, k, v, bias.expand(len(q), -1, -1, -1))
+            )  # (B * H, ., .)
+            scores = torch.baddbmm(bias3, q3, k3.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
+            mixed = torch.bmm(dropout(torch.softmax(scores, dim=-1), self.dropout, generator), v3)
+            mixed = mixed.view_as(q)
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.out(mixed.transpose(1, 2).flatten(2))

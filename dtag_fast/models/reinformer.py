@@ -84,7 +84,7 @@ class Reinformer(SequenceModel):
         long the other rows' histories are.
         """
         window = self.window(states, actions, returns_to_go, timesteps, mask, trim)
-        tokens = self.embed(*window[:4])[:, :-1]  # (B, 3K-2, D), ends with the last state
+        tokens = self.embed(*window[:4], omit=2)  # (B, 3K-2, D), ends with the last state
         bias = self.window_bias(window, tokens)
         rows = 3 * window.last[:, None]  # (B, 1), each window's last state token
         kept: list[tuple[Tensor, Tensor]] = []

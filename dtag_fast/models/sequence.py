@@ -124,16 +124,18 @@ class SequenceModel(nn.Module):
         """Standardise raw states (..., S) with the statistics of the training data."""
         return self.normalizer(states)
 
-    def embed(self, states: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor) -> Tensor:
-        """Tokens in this model's order, without the last action: no output depends on it. -> (B, 3K-1, D)"""
+    def embed(
+        self, states: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor, omit: int = 1
+    ) -> Tensor:
+        """Tokens in order, (B, 3K - omit, D). The last of a window, an action, is seen by no output."""
         by_name = {
             "return": self.embed_return(returns_to_go),
             "state": self.embed_state(states),
             "action": self.embed_action(actions),
         }
         tokens = torch.stack([by_name[name] for name in self.ORDER], dim=2)  # (B, K, 3, D)
-        tokens = tokens + self.embed_timestep(timesteps)[:, :, None]
-        return self.embed_norm(tokens.flatten(1, 2)[:, :-1])
+        tokens += self.embed_timestep(timesteps)[:, :, None]
+        return self.embed_norm(tokens.flatten(1, 2)[:, :-omit])
 
     def hidden(
         self,

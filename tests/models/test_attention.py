@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from dtag_fast.models import transformer
 from dtag_fast.models.attention import CausalSelfAttention, attention_bias, select_rows
 from dtag_fast.models.dropout import dropout
 from dtag_fast.models.transformer import Transformer
@@ -86,6 +87,17 @@ def test_one_more_token_equals_the_longer_sequence(norm):
     bias = torch.zeros(4, 1, 1, 5).masked_fill_(~valid[:, None, None, :-1], -math.inf)
     together = stack(x, attention_bias(valid))[:, -1:]
     torch.testing.assert_close(stack.extend(x[:, -1:], kept, bias), together, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 32, 100])
+def test_mlp_in_pieces_equals_the_whole(monkeypatch, rows):
+    torch.manual_seed(0)
+    block = Transformer(8, 1, 2, 0.0, "post", "gelu").blocks[0]
+    x = torch.randn(rows, 3, 8)
+    whole = block._mlp(x)
+    monkeypatch.setattr(transformer, "_HIDDEN_NUMBERS_IN_CACHE", 1)  # 32 rows at a time, the least
+    with torch.inference_mode():
+        torch.testing.assert_close(block._mlp(x), whole, rtol=1e-5, atol=1e-6)
 
 
 def test_heads_must_divide_the_width():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+SMALL = 64  # up to this many numbers, actions are checked against the default bounds in Python
 MAX_STEPS = 1_000_000  # far above any use; a larger number is a mistake, not a wish
 
 
@@ -83,6 +84,16 @@ def check_default_bounds(actions: Tensor) -> None:
     if low < -1.0 or high > 1.0:
         raise_outside_default(low, high)
     return None
+
+
+def look(actions: Tensor) -> None:
+    """check_default_bounds for the short path."""
+    if actions.numel() > SMALL:
+        check_default_bounds(actions)
+        return
+    for row in actions.tolist():
+        if max(row) > 1.0 or min(row) < -1.0:
+            check_default_bounds(actions)
 
 
 def raise_outside_default(low: float, high: float) -> None:
@@ -173,3 +184,16 @@ def fit_lr(lr: float | Tensor, batch: int, width: int, device: torch.device) -> 
     if lr.shape == (1, 1):
         lr = lr.expand(1, width)
     return lr.to(device).contiguous()
+
+
+def restore(result: Tensor, original: Tensor, bounds: tuple[np.ndarray, np.ndarray] | None) -> Tensor:
+    """`result` (B, A) in the dtype of `original`; what the loop left at a_0 keeps the bits of a_0.
+
+    Bounds apply once more in that dtype, so that rounding does not step over them.
+    """
+    start, a_0, rounded = original.to(result.dtype), original, result.to(original.dtype)
+    if bounds is not None:
+        low, high = (torch.tensor(b, device=result.device) for b in bounds)
+        start = start.clamp(low.float(), high.float())
+        a_0, rounded = (x.clamp(low.to(x.dtype), high.to(x.dtype)) for x in (a_0, rounded))
+    return torch.where((result == start) | (result.isnan() & start.isnan()), a_0, rounded)

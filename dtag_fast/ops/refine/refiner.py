@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from torch.compiler import is_compiling
 
 from . import inputs, options
 from .backends import BACKENDS, PRECISIONS
-from .binding import Binding, Critic, Lowering, tensors_of
+from .binding import Binding, Critic, Lowering, in_clean_thread, tensors_of
 from .cache import WeakCache
 from .compiled import call_operator, register
 from .info import allocate, to_info
@@ -32,7 +32,6 @@ class DefaultBounds(NamedTuple):
 
 
 DEFAULT_BOUNDS = DefaultBounds()
-SMALL = 64  # up to this many numbers, actions are checked against the default bounds in Python
 
 _lowerings = WeakCache()
 _warned = WeakCache()
@@ -134,7 +133,7 @@ class Refiner:
                 and not changed()
             ):
                 if looks:
-                    look(actions)
+                    inputs.look(actions)
                 if out is None:
                     out = empty_like(actions)
                 else:
@@ -259,7 +258,7 @@ class Refiner:
             return target.to(torch.float32)
         winner = torch.zeros(batch, dtype=torch.long) if candidates == 1 else buffers.best_candidate.long()
         original = actions[torch.arange(batch, device=a.device), winner.to(a.device)]
-        return restore(target, original, binding.bounds)
+        return inputs.restore(target, original, binding.bounds)
 
     def _remember(self, binding: Binding, s: Tensor, a: Tensor, steps, lr, return_info) -> None:
         """Let calls of this shape take the short path."""
@@ -269,48 +268,3 @@ class Refiner:
             return
         modes, changed = self._critic.modes(), binding.watch.changed
         self._fast = (run, changed, modes, self._critic, s.shape, a.shape, len(a), self._only_default)
-
-
-def in_clean_thread(function: Callable[[], Any]) -> Any:
-    """Call it where no autocast, inference mode or tracing of the caller is in force (they are per thread).
-
-    Tracing a critic from inside an operator of a compiled graph would otherwise see that graph's machinery.
-    """
-    outcome: list = []
-
-    def call() -> None:
-        try:
-            outcome.append((function(), None))
-        except Exception as error:  # raised again below, in the caller's thread
-            outcome.append((None, error))
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    thread.join()
-    value, error = outcome[0]
-    if error is not None:
-        raise error
-    return value
-
-
-def look(actions: Tensor) -> None:
-    """check_default_bounds for the short path."""
-    if actions.numel() > SMALL:
-        inputs.check_default_bounds(actions)
-        return
-    for row in actions.tolist():
-        if max(row) > 1.0 or min(row) < -1.0:
-            inputs.check_default_bounds(actions)
-
-
-def restore(result: Tensor, original: Tensor, bounds: tuple[np.ndarray, np.ndarray] | None) -> Tensor:
-    """`result` (B, A) in the dtype of `original`; what the loop left at a_0 keeps the bits of a_0.
-
-    Bounds apply once more in that dtype, so that rounding does not step over them.
-    """
-    start, a_0, rounded = original.to(result.dtype), original, result.to(original.dtype)
-    if bounds is not None:
-        low, high = (torch.tensor(b, device=result.device) for b in bounds)
-        start = start.clamp(low.float(), high.float())
-        a_0, rounded = (x.clamp(low.to(x.dtype), high.to(x.dtype)) for x in (a_0, rounded))
-    return torch.where((result == start) | (result.isnan() & start.isnan()), a_0, rounded)

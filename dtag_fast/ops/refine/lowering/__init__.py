@@ -1,9 +1,10 @@
 """From a user's critic to a CriticProgram, by tracing: what it does counts, not how its parts are called.
 
 trace.py      the forward pass as a graph of ATen operators over (parameters, states, actions)
-interpret.py  the graph read operator by operator: which scalar stands where (units.py), what is constant
-              (constants.py)
-assemble.py   scalars back to layers, with scales and shifts folded in
+interpret.py  the graph read operator by operator (rules.py): which scalar stands where (units.py), what is
+              constant (constants.py)
+layers.py     scalars back to layers, with scales and shifts folded in
+heads.py      output scalars to members and a reduction
 verify.py     program against module in float64, values and gradients
 """
 
@@ -27,9 +28,11 @@ from ..program import (
     Linear,
 )
 from ..watch import Slot
-from .assemble import ActivationSpec, Assembler, LinearSpec, NormSpec
 from .constants import Recipe
-from .interpret import Var, interpret
+from .heads import Heads
+from .interpret import interpret
+from .layers import ActivationSpec, Layers, LinearSpec, NormSpec
+from .moves import Var
 from .trace import TRACE_ROWS, NotLowerable, leaves_of, trace, training_dropout
 from .verify import verify
 
@@ -62,12 +65,13 @@ def _lower(modules: Sequence[nn.Module], call: CriticCall, state_dim: int, actio
     graph = trace(modules, leaves, call, state_dim, action_dim)
     units, outputs, captured = interpret(graph, values, state_dim, action_dim, TRACE_ROWS)
     like = values[0] if values else torch.empty(0)
-    assembler = Assembler(units, state_dim + action_dim, like)
-    heads = [assembler.head(unit) for unit in output_units(units, outputs, call)]
+    layers = Layers(units, state_dim + action_dim, like)
+    finder = Heads(layers)
+    heads = [finder.head(unit) for unit in output_units(units, outputs, call)]
     reduction = heads[0].reduction if len(heads) == 1 else None
     if len(heads) > 1 and any(head.reduction for head in heads):
         raise NotLowerable("it returns several Q, each reduced over members of its own")
-    members = [assembler.member(part) for head in heads for part in head.parts]
+    members = [finder.member(part) for head in heads for part in head.parts]
     check_limits(members)
     build = Builder(members, reduction, state_dim, action_dim, len(values) + len(captured))
     verify(modules, leaves, call, build, captured, (state_dim, action_dim))

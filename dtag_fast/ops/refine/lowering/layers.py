@@ -1,7 +1,7 @@
-"""From units back to layers: each output unit becomes a member of the program.
+"""From units back to layers.
 
-Scales and shifts are folded into the neighbouring Linear or LayerNorm, in float64. Exprs stand for all
-numbers, so the result can be evaluated again when parameters change.
+Scales and shifts are folded into the neighbouring Linear or LayerNorm, in float64. Exprs stand for all the
+numbers, so that the result can be evaluated again when parameters change.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..program import MAX_WIDTH
-from .constants import Expr, apply, constant, flat, take
+from .constants import Expr, apply, constant, take
 from .trace import NotLowerable
 from .units import Activated, Extreme, Inputs, Normed, Product, Scaled, Summed, Units
 
@@ -40,23 +40,6 @@ class ActivationSpec:
 Spec = LinearSpec | NormSpec | ActivationSpec
 
 
-@dataclass(frozen=True)
-class Functional:
-    """A number per row: row @ vector + shift."""
-
-    vector: np.ndarray
-    row: Expr  # (F,)
-    shift: Expr | None  # (1,)
-
-
-@dataclass(frozen=True)
-class Head:
-    """An output: the mean, min or max of functionals, or just one (reduction None)."""
-
-    parts: tuple[Functional, ...]
-    reduction: str | None
-
-
 def f64(fn):
     """Fold in float64, so that the float32 weights of the program are rounded once."""
     return lambda *tensors: fn(*(t.double() for t in tensors))
@@ -74,95 +57,20 @@ def added(x: Expr | None, y: Expr | None) -> Expr | None:
     return apply(f64(torch.add), x, y)
 
 
-class Assembler:
+def scaled_shift(shift: Expr | None, scale: Expr | None) -> Expr | None:
+    """shift * scale, where a missing shift stays zero."""
+    return None if shift is None else scaled(shift, scale)
+
+
+class Layers:
     """Turns units into layer specs; `width` = S + A input columns."""
 
     def __init__(self, units: Units, width: int, like: torch.Tensor) -> None:
         self.units, self.width, self.like = units, width, like
 
-    def ones(self, n: int) -> Expr:
-        return constant(torch.ones(n, dtype=torch.float64, device=self.like.device))
-
-    # Outputs
-
-    def head(self, unit: int) -> Head:
-        """What an output unit is."""
-        node, start = self.units.node_of(unit)
-        i = unit - start
-        if isinstance(node, Product):
-            return Head((Functional(node.inputs, flat(take(node.weight, [i])), None),), None)
-        if isinstance(node, Scaled):
-            scale, shift = (None if c is None else take(c, [i]) for c in (node.scale, node.shift))
-            return self._scale_head(self.head(int(node.inputs[i])), scale, shift)
-        if isinstance(node, Summed):
-            return self._sum_head(node.inputs[i], node.factors)
-        if isinstance(node, Extreme):
-            return self._extreme_head([self.head(int(u)) for u in node.inputs[i]], node.kind)
-        return Head((Functional(np.array([unit]), self.ones(1), None),), None)
-
-    def _scale_head(self, head: Head, scale: Expr | None, shift: Expr | None) -> Head:
-        kind = head.reduction
-        if scale is not None and kind in ("min", "max"):
-            if not scale.fixed:
-                raise NotLowerable("it scales its min over members by a parameter, whose sign may change")
-            if float(scale.value) < 0:
-                kind = "max" if kind == "min" else "min"
-        parts = tuple(
-            Functional(
-                p.vector,
-                p.row if scale is None else scaled(p.row, scale),
-                added(scaled_shift(p.shift, scale), shift),
-            )
-            for p in head.parts
-        )
-        return Head(parts, kind)
-
-    def _sum_head(self, inputs: np.ndarray, factors: tuple[float, ...]) -> Head:
-        nodes = [self.units.node_of(int(u))[0] for u in inputs]
-        if not any(
-            isinstance(n, Product | Scaled | Summed | Extreme) for n in nodes
-        ):  # sum over hidden features
-            row = constant(torch.tensor(factors, dtype=torch.float64, device=self.like.device))
-            return Head((Functional(inputs, row, None),), None)
-        heads = [self.head(int(u)) for u in inputs]
-        if any(h.reduction not in (None, "mean") for h in heads):
-            raise NotLowerable("it adds up minima or maxima over members")
-        groups: dict[bytes, list[Functional]] = {}
-        for head, factor in zip(heads, factors, strict=True):
-            each = constant(
-                torch.tensor([factor / len(head.parts)], dtype=torch.float64, device=self.like.device)
-            )
-            for part in head.parts:
-                row, shift = scaled(part.row, each), scaled_shift(part.shift, each)
-                groups.setdefault(part.vector.tobytes(), []).append(Functional(part.vector, row, shift))
-        members = [self._merge(parts) for parts in groups.values()]
-        if len(members) == 1:
-            return Head((members[0],), None)
-        count = constant(torch.tensor([float(len(members))], dtype=torch.float64, device=self.like.device))
-        parts = tuple(
-            Functional(m.vector, scaled(m.row, count), scaled_shift(m.shift, count)) for m in members
-        )
-        return Head(parts, "mean")
-
-    def _merge(self, parts: list[Functional]) -> Functional:
-        """The sum of functionals of one vector."""
-        if len(parts) == 1:
-            return parts[0]
-        row = apply(lambda *rows: torch.stack([r.double() for r in rows]).sum(0), *(p.row for p in parts))
-        shifts = [p.shift for p in parts if p.shift is not None]
-        shift = apply(lambda *s: torch.stack([x.double() for x in s]).sum(0), *shifts) if shifts else None
-        return Functional(parts[0].vector, row, shift)
-
-    def _extreme_head(self, heads: list[Head], kind: str) -> Head:
-        if any(h.reduction not in (None, kind) for h in heads):
-            raise NotLowerable(f"it takes the {kind} of other reductions over members")
-        return Head(tuple(p for h in heads for p in h.parts), kind)
-
-    def member(self, part: Functional) -> list[Spec]:
-        """The layers of a functional."""
-        return self.linear(part.vector, apply(lambda r: r[None], part.row), part.shift)
-
-    # Layers
+    def numbers(self, values) -> Expr:
+        """Given numbers, in float64 on the critic's device."""
+        return constant(torch.tensor(values, dtype=torch.float64, device=self.like.device))
 
     def linear(self, vector: np.ndarray, weight: Expr, bias: Expr | None) -> list[Spec]:
         """Layers that end in weight @ vector + bias."""
@@ -319,8 +227,3 @@ class Assembler:
         if isinstance(node, Summed):
             return NotLowerable("it adds features to features (a skip connection or a hand-written mean)")
         return NotLowerable("it takes a min or max inside the network")
-
-
-def scaled_shift(shift: Expr | None, scale: Expr | None) -> Expr | None:
-    """shift * scale, where a missing shift stays zero."""
-    return None if shift is None else scaled(shift, scale)

@@ -12,6 +12,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--without-compile", action="store_true", help="leave torch.compile out (about 30 s a row to compile)"
     )
+    group.addoption("--seconds", type=float, default=3.0, help="how long the variants of a row take turns")
     group.addoption("--device", default="cuda", help="where test_refine_gpu.py runs; cpu for a dry run")
 
 

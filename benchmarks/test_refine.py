@@ -18,7 +18,6 @@ from .interleave import cores, measure
 from .peers import Problem, compiled, eager, handwritten
 
 REFERENCE = "dtag_fast fp32"
-SECONDS = 3.0
 
 # The thread counts at which torch.compile takes part; it compiles anew for each.
 COMPILED = {1: 1, 64: 2, 4096: 2}
@@ -68,7 +67,7 @@ def test_refine(benchmark, request, batch: int, threads: int):
         with_compile = COMPILED[batch] == threads and not request.config.getoption("without_compile")
         calls = variants(problem, with_compile)
         assert_they_agree(problem, calls)
-        measured = measure(calls, seconds=SECONDS)
+        measured = measure(calls, seconds=request.config.getoption("seconds"))
         benchmark.extra_info |= {
             "batch": batch,
             "threads": threads,

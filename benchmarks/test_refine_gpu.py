@@ -11,7 +11,6 @@ from .interleave import measure
 from .peers import Problem, compiled, eager, handwritten
 
 REFERENCE = "gradient by hand"
-SECONDS = 2.0
 BATCHES = {"cuda": (1, 4096, 65536), "cpu": (1, 64)}
 
 
@@ -49,7 +48,7 @@ def test_refine_gpu(benchmark, request, row: int):
         error = (problem.q(call()) - expected).abs().float()[:4096].quantile(0.99)
         assert error < 1e-3 * expected.abs().max(), f"{name}: Q differs by {error}"
     finish = torch.cuda.synchronize if device == "cuda" else (lambda: None)
-    measured = measure(calls, seconds=SECONDS, finish=finish)
+    measured = measure(calls, seconds=request.config.getoption("seconds"), finish=finish)
     backend = str(dtag_fast.explain(problem.critic, problem.states))
     benchmark.extra_info |= {"batch": batch, "reference": REFERENCE, "variants": measured, "explain": backend}
     benchmark(lambda: (calls["dtag_fast fp32"](), finish()))

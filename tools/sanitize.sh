@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
-# Runs the fuzz of the compiled core on an AddressSanitizer + UndefinedBehaviorSanitizer build of it. The sanitized copy of the
-# package lies beside the usual one (build/sanitized-site) and is found first through PYTHONPATH. Called by `make sanitize`.
+# Fuzzes the compiled core on an AddressSanitizer + UndefinedBehaviorSanitizer build: as a C++ program, then through Python. The
+# sanitized copy of the package lies beside the usual one (build/sanitized-site). Called by `make sanitize`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$PWD/.venv/bin/python
 site=$PWD/build/sanitized-site
 
-DTAG_SANITIZE=address,undefined "$python" -m pip install --disable-pip-version-check -q --no-build-isolation --no-deps \
+DTAG_SANITIZE=address,undefined "$python" -m pip install --disable-pip-version-check --no-build-isolation --no-deps \
     --upgrade --target "$site" .
+export UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1
+fuzz_plan=$(ls -t build/*-address-undefined/fuzz_plan | head -n 1)
+echo "$fuzz_plan"
+"$fuzz_plan"
 
 # Python itself is not sanitized, so the runtime must be loaded before it; libstdc++ too, or the runtime cannot see exceptions.
 compiler=${CXX:-c++}
@@ -16,7 +20,7 @@ runtime=$(library libasan.so)
 if [ ! -e "$runtime" ]; then
     runtime=$(library "libclang_rt.asan-$(uname -m).so") # clang's name for it
 fi
-# Leaks are not looked for: Python and torch keep memory to the end on purpose.
-export ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1
-export OMP_NUM_THREADS=1 PYTHONPATH=$site LD_PRELOAD="$runtime $(library libstdc++.so)"
-exec "$python" -m pytest tests/csrc -m "slow or not slow" -p no:cacheprovider "$@"
+# Leaks are not looked for here: Python keeps memory to the end on purpose.
+ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$site LD_PRELOAD="$runtime $(library libstdc++.so)" \
+    "$python" tests/csrc/fuzz_binding.py "$@"
+echo "sanitizers: nothing found"

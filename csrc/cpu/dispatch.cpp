@@ -30,8 +30,17 @@ struct Isa {
 #if defined(DTAG_HAS_AVX2) || defined(DTAG_HAS_AVX512) || defined(DTAG_HAS_AVX512BF16)
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 bool has_avx512() {
+#ifdef DTAG_USE_SIMDE
+  return has_avx2();  // a test build: those units hold no AVX-512 instruction
+#endif
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+}
+bool has_avx512bf16() {
+#ifdef DTAG_USE_SIMDE
+  return has_avx2();
+#endif
+  return has_avx512() && __builtin_cpu_supports("avx512bf16");
 }
 #endif
 
@@ -49,7 +58,7 @@ const std::vector<Isa>& isas() {
     list.push_back({&avx512::kernels, has_avx512(), false});
 #endif
 #ifdef DTAG_HAS_AVX512BF16
-    list.push_back({&avx512bf16::kernels, has_avx512() && __builtin_cpu_supports("avx512bf16"), false});
+    list.push_back({&avx512bf16::kernels, has_avx512bf16(), false});
 #endif
     return list;
   }();

@@ -7,36 +7,41 @@
 
 namespace dtag {
 
-// What a decision depends on.
+// What a decision depends on. The kernel never depends on the number of threads: that would change a row's bits.
 struct Shape {
   Geometry geometry;
   int members = 1;
-  int64_t rows = 1;            // states x candidates
+  int64_t rows = 1;      // states x candidates
   int64_t steps = 1;
-  int64_t weights = 0;         // numbers in all weight matrices, the state's columns left out
-  int64_t units = 0;           // numbers per row that a tile keeps
-  int threads = 1;             // allowed
+  int64_t weights = 0;   // numbers in all weight matrices, the state's columns left out
+  int64_t units = 0;     // numbers per row that a tile keeps
+  bool skips = false;    // ReLU everywhere: the row kernel reads about half of the weights
+  int threads = 1;       // allowed
 };
 
 struct Choice {
   bool tiles = false;
   int threads = 1;
   int team = 1;       // threads on one row, each with its members (row kernel)
-  int tile_rows = 0;
+  int tile_rows = 0;  // places in a tile
+  int chunk = 1;      // rows a thread takes at a time, at most tile_rows
 };
 
-// Row kernel against tile kernel: rows up to which one row at a time, dead units skipped, is faster than a vector of
-// rows of which part is padding.
-constexpr int kRowsPerLane(int lanes) { return lanes / 2; }
+// Row kernel up to this many rows. Twin [256, 256] ReLU, 10 steps, AVX2: a row costs 65 us, one vector of 8 rows costs
+// 680 us however many of them are in use; without dead units to skip a row costs twice as much.
+inline int64_t rows_for_row_kernel(const Shape& s) { return s.skips ? s.geometry.lanes : s.geometry.lanes / 2; }
 
 // Multiply-adds below which a second thread costs more than it brings (waking one takes tens of microseconds).
-constexpr int64_t kThreadWork = 2'000'000;
+constexpr int64_t kThreadWork = 3'000'000;
 // The same for threads that meet at every iteration.
 constexpr int64_t kTeamWork = 10'000'000;
 
-// What a tile keeps per thread should stay in the second-level cache together with one layer's weights.
-constexpr int64_t kTileBytes = 384 * 1024;
-constexpr int kMaxTileRows = 128;
+// A larger tile wastes less on the last, partly filled vectors of each member's backward pass, but outgrows the caches.
+// 128 rows of twin [256, 256] keep 1 MB; 32 and 64 rows were 10 % and 4 % slower, 256 rows no faster (Zen 3, 512 KB L2).
+constexpr int64_t kTileBytes = 1280 * 1024;
+constexpr int64_t kMaxTileRows = 128;
+
+inline int64_t ceil_div(int64_t n, int64_t m) { return (n + m - 1) / m; }
 
 inline int64_t work(const Shape& s) { return s.rows * s.weights * (2 * s.steps + 1); }
 
@@ -47,19 +52,20 @@ inline bool may_use_threads(const Shape& s) { return work(s) >= kThreadWork; }
 inline Choice choose(const Shape& s, int only = -1) {
   Choice c;
   const int64_t threads = may_use_threads(s) ? s.threads : 1;
-  if (only == 0 || (only < 0 && s.rows <= kRowsPerLane(s.geometry.lanes))) {
+  if (only == 0 || (only < 0 && s.rows <= rows_for_row_kernel(s))) {
     c.threads = int(std::min(threads, s.rows));
     if (s.rows == 1 && work(s) >= kTeamWork) c.team = int(std::min<int64_t>(threads, s.members));
     return c;
   }
   c.tiles = true;
-  const int64_t strip = s.geometry.lanes * s.geometry.vectors;
-  const auto strips = [&](int64_t rows) { return (rows + strip - 1) / strip; };
-  const int64_t fitting = std::max<int64_t>(1, kTileBytes / 4 / std::max<int64_t>(1, s.units) / strip);
-  const int64_t share = strips((s.rows + threads - 1) / threads);
-  const int64_t tile = std::min({fitting, share, int64_t(kMaxTileRows) / strip});
-  c.tile_rows = int(std::max<int64_t>(1, tile) * strip);
-  c.threads = int(std::min(threads, (s.rows + c.tile_rows - 1) / c.tile_rows));
+  const int64_t lanes = s.geometry.lanes, strip = lanes * s.geometry.vectors;
+  const int64_t fitting = std::max<int64_t>(1, kTileBytes / 4 / std::max<int64_t>(1, s.units) / strip) * strip;
+  const int64_t most = std::min(fitting, kMaxTileRows / strip * strip);
+  // The same number of chunks for every thread, of nearly equal size in whole vectors.
+  const int64_t chunks = threads * ceil_div(s.rows, threads * most);
+  c.chunk = int(std::min(most, ceil_div(ceil_div(s.rows, chunks), lanes) * lanes));
+  c.tile_rows = int(ceil_div(c.chunk, strip) * strip);
+  c.threads = int(std::min(threads, ceil_div(s.rows, c.chunk)));
   return c;
 }
 

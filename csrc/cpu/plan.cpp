@@ -44,7 +44,7 @@ struct Shared {
   const Kernels* kernels;
   int64_t rows;
   bool tiles;
-  int tile_rows, team;
+  int tile_rows, chunk, team;
   float* exchange = nullptr;
   std::atomic<int64_t> next{0};
   std::atomic<bool> out_of_memory{false};
@@ -74,13 +74,12 @@ void run_team(void* context, int rank) {
 // Takes chunks of rows until none is left. A chunk's results do not depend on who takes it.
 void run_chunks(void* context, int) {
   auto& s = *static_cast<Shared*>(context);
-  const int64_t chunk = s.tiles ? s.tile_rows : 1;
   float* memory = job_scratch(s);
   if (!memory) return;
   for (;;) {
-    const int64_t begin = s.next.fetch_add(chunk, std::memory_order_relaxed);
+    const int64_t begin = s.next.fetch_add(s.chunk, std::memory_order_relaxed);
     if (begin >= s.rows) return;
-    const int64_t end = std::min(begin + chunk, s.rows);
+    const int64_t end = std::min(begin + s.chunk, s.rows);
     if (s.tiles)
       s.kernels->run_tile(*s.job, begin, end, s.tile_rows, memory);
     else
@@ -107,7 +106,12 @@ Plan::Plan(Program program, Settings settings, std::vector<float> low, std::vect
     for (size_t l = 0; l < stages.size(); ++l) {
       const int in = l == 0 ? program_.action_dim : stages[l].in;
       weights_ += int64_t(in) * stages[l].out;
-      units_ += int64_t(stages[l].out) * (1 + int64_t(stages[l].post.size()));
+      units_ += int64_t(stages[l].out) * (l == 0 ? 2 : 1);
+      for (const PostOp& op : stages[l].post)
+        if (op.is_norm || op.kind != Activation::relu) units_ += stages[l].out;
+      const bool relu = !stages[l].post.empty() && !stages[l].post.back().is_norm &&
+                        stages[l].post.back().kind == Activation::relu;
+      if (l + 1 < stages.size() && !relu) skips_ = false;
     }
 }
 
@@ -121,7 +125,8 @@ void Plan::repack(Program program) {
 }
 
 Shape Plan::shape(int64_t rows, int64_t steps, int threads) const {
-  return {kernels_.geometry, int(program_.members.size()), rows, steps, weights_, units_, std::max(threads, 1)};
+  return {kernels_.geometry, int(program_.members.size()), rows, steps, weights_, units_, skips_,
+          std::max(threads, 1)};
 }
 
 bool Plan::worth_threads(int64_t rows, int64_t steps) const { return may_use_threads(shape(rows, steps, 1)); }
@@ -144,6 +149,7 @@ Plan::Prepared Plan::prepare_with(int64_t rows, int64_t steps, int threads) {
   p.threads_ = choice.threads;
   p.team_ = choice.team;
   p.tile_rows_ = choice.tile_rows;
+  p.chunk_ = choice.chunk;
   return p;
 }
 
@@ -167,7 +173,7 @@ void Plan::Prepared::run(const Call& call) const {
   fill_nan(call.trace_actions, points * dims);
   fill_nan(call.trace_grad, points * dims);
 
-  Shared shared{&job, &plan_->kernels_, rows, tiles_, tile_rows_, team_};
+  Shared shared{&job, &plan_->kernels_, rows, tiles_, tile_rows_, chunk_, team_};
   std::vector<float> exchange;
   if (team_ > 1) {
     exchange.resize(2 * size_t(job.packed->member_count) * size_t(dims + 1));

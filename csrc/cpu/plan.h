@@ -33,7 +33,7 @@ class Plan {
     std::shared_ptr<const Packing> packing_;
     const Plan* plan_ = nullptr;
     bool tiles_ = false;
-    int threads_ = 1, team_ = 1, tile_rows_ = 0;
+    int threads_ = 1, team_ = 1, tile_rows_ = 0, chunk_ = 1;
   };
   // threads() is asked only when more than one could be of use.
   template <class Threads>
@@ -59,6 +59,7 @@ class Plan {
   const Kernels& kernels_;
   std::optional<KernelKind> only_;
   int64_t weights_ = 0, units_ = 0;
+  bool skips_ = true;
   std::shared_ptr<const Packing> rows_, tiles_;  // made when first needed
 };
 

@@ -68,7 +68,7 @@ DTAG_INLINE vf permute(vf a, vi index) {
   return bits_as<vf>(_mm512_permutexvar_ps(bits_as<__m512i>(index), bits_as<__m512>(a)));
 }
 DTAG_INLINE uint32_t movemask(vi mask) {
-  return uint32_t(_mm512_cmplt_epi32_mask(bits_as<__m512i>(mask), _mm512_setzero_si512()));
+  return uint32_t(_mm512_cmpgt_epi32_mask(_mm512_setzero_si512(), bits_as<__m512i>(mask)));
 }
 #elif defined(DTAG_INTRINSICS_AVX2)
 DTAG_INLINE vf fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }

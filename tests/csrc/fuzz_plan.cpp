@@ -1,0 +1,212 @@
+// Random critics, options and calls through dtag::Plan, for a build with AddressSanitizer and UndefinedBehaviorSanitizer.
+// Arrays are exactly as long as the call says, so that any step outside one is found. What is checked besides: results
+// are in the box, equal Q bounds hold, the row and the tile kernel agree, and a second run gives the same bits.
+//
+//   fuzz_plan [cases = 300] [seed = 1] [isa, default: every one this machine runs and the emulated ones]
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <stdexcept>
+#include <string>
+
+#include "cpu/dispatch.h"
+#include "cpu/plan.h"
+
+using namespace dtag;
+
+namespace {
+
+std::mt19937_64 engine;
+
+int below(int n) { return int(engine() % uint64_t(n)); }
+float uniform() { return float(double(engine() >> 11) * 0x1p-53 * 2. - 1.); }
+template <class T>
+T one_of(std::initializer_list<T> choices) { return choices.begin()[below(int(choices.size()))]; }
+
+// Of exactly n numbers on the heap, so that the sanitizer guards both ends.
+struct Array {
+  explicit Array(int64_t n) : size(n), data(new float[size_t(n)]) {
+    for (int64_t i = 0; i < n; ++i) data[size_t(i)] = uniform();
+  }
+  int64_t size;
+  std::unique_ptr<float[]> data;
+  float* get() const { return data.get(); }
+};
+
+int random_width() {
+  switch (below(6)) {
+    case 0: return 1 + below(4);
+    case 1: return one_of({15, 16, 17, 31, 32, 33, 64});
+    case 2: return below(8) ? 48 : 257;
+    default: return 1 + below(70);
+  }
+}
+
+Program random_program() {
+  Program program;
+  program.state_dim = one_of({1, 3, 17, 40});
+  program.action_dim = one_of({1, 2, 6, 9, 16, 35});
+  const int members = 1 + below(4);
+  for (int m = 0; m < members; ++m) {
+    auto& stages = program.members.emplace_back();
+    int in = program.state_dim + program.action_dim;
+    const int depth = 1 + below(4);
+    for (int l = 0; l < depth; ++l) {
+      Stage s;
+      s.in = in;
+      s.out = l + 1 == depth ? 1 : random_width();
+      const float scale = std::sqrt(3.f / float(in));
+      for (int i = 0; i < s.in * s.out; ++i) s.weight.push_back(uniform() * scale);
+      for (int i = 0; i < s.out; ++i) s.bias.push_back(uniform() * 0.3f);
+      if (below(40) == 0) s.weight[size_t(below(s.in * s.out))] = one_of({INFINITY, NAN, 3e38f});
+      for (int k = l + 1 == depth ? 0 : below(4); k > 0; --k) {
+        PostOp op;
+        op.is_norm = below(4) == 0;
+        op.p0 = op.is_norm ? 1e-5f : 0.5f;
+        op.p1 = 20.f;
+        op.kind = below(2) ? Activation::relu : Activation(below(10));
+        for (int i = 0; op.is_norm && i < s.out; ++i) {
+          op.scale.push_back(1.f + uniform());
+          op.shift.push_back(uniform());
+        }
+        s.post.push_back(op);
+      }
+      in = s.out;
+      stages.push_back(std::move(s));
+    }
+  }
+  return program;
+}
+
+Settings random_settings() {
+  Settings s;
+  s.optimizer = one_of({Optimizer::sgd, Optimizer::adam, Optimizer::rmsprop});
+  s.momentum = one_of({0.f, 0.9f});
+  s.nesterov = below(2);
+  s.beta2 = one_of({0.999, 0.5});
+  s.gradient = one_of({Gradient::raw, Gradient::unit, Gradient::clip_norm});
+  s.clip = 0.3f;
+  s.radius_norm = one_of({Radius::none, Radius::inf, Radius::l2});
+  s.radius = one_of({0.f, 0.2f});
+  s.select = one_of({Select::best, Select::last});
+  s.reduce = one_of({Reduce::min, Reduce::max, Reduce::mean});
+  return s;
+}
+
+void require(bool holds, const char* what) {
+  if (!holds) throw std::runtime_error(what);
+}
+
+struct Result {
+  Array out, q_first, q_best, trace_actions, trace_q, trace_grad;
+  std::vector<int32_t> index, candidate;
+  Result(int64_t b, int64_t m, int64_t a, int64_t n)
+      : out(b * a), q_first(b * m), q_best(b * m), trace_actions(n * b * m * a), trace_q(n * b * m),
+        trace_grad(n * b * m * a), index(size_t(b * m)), candidate(size_t(b)) {}
+};
+
+Result call(Plan& plan, Call c, bool details, int threads) {
+  Result r(c.batch, c.candidates, plan.action_dim(), c.steps + 1);
+  c.out = r.out.get();
+  if (details) {
+    c.q_first = r.q_first.get();
+    c.q_best = r.q_best.get();
+    c.best_index = r.index.data();
+    c.best_candidate = r.candidate.data();
+    c.trace_actions = r.trace_actions.get();
+    c.trace_q = r.trace_q.get();
+    c.trace_grad = r.trace_grad.get();
+  }
+  plan.prepare(c.batch * c.candidates, c.steps, [&] { return threads; }).run(c);
+  return r;
+}
+
+void one_case(const Kernels& kernels) {
+  const Program program = random_program();
+  const Settings settings = random_settings();
+  const int dims = program.action_dim;
+  std::vector<float> low, high;
+  if (below(4)) {
+    low.assign(size_t(dims), -0.8f);
+    high.assign(size_t(dims), 0.9f);
+  }
+  const auto precision = one_of({Precision::fp32, Precision::bf16});
+  Plan rows(program, settings, low, high, precision, kernels, KernelKind::rows);
+  Plan tiles(program, settings, low, high, precision, kernels, KernelKind::tiles);
+
+  Call c;
+  c.batch = 1 + (below(3) ? below(5) : below(90));
+  c.candidates = 1 + (below(3) ? 0 : below(4));
+  c.steps = below(5);
+  c.state_stride = program.state_dim + below(3);
+  const Array states(c.state_stride * (c.batch - 1) + program.state_dim), actions(c.batch * c.candidates * dims);
+  if (below(8) == 0) states.get()[below(int(states.size))] = one_of({INFINITY, NAN, 1e30f});
+  if (below(8) == 0) actions.get()[below(int(actions.size))] = one_of({INFINITY, NAN, -0.f});
+  c.states = states.get();
+  c.actions = actions.get();
+  std::vector<int32_t> row_steps;
+  if (below(3) == 0) {
+    for (int64_t b = 0; b < c.batch; ++b) row_steps.push_back(below(c.steps + 1));
+    c.row_steps = row_steps.data();
+  }
+  const bool per_row = below(2), per_dim = below(2);
+  const Array lr((per_row ? c.batch : 1) * (per_dim ? dims : 1));
+  for (int64_t i = 0; i < lr.size; ++i) lr.get()[i] = std::fabs(lr.get()[i]) * 0.1f;
+  c.lr_values = below(2) ? lr.get() : nullptr;
+  c.lr_row_stride = per_row ? (per_dim ? dims : 1) : 0;
+  c.lr_dim_stride = per_dim;
+  c.lr = 0.05f;
+
+  for (Plan* plan : {&rows, &tiles}) {
+    const Result first = call(*plan, c, true, 1), again = call(*plan, c, false, 1 + below(3));
+    for (int64_t i = 0; i < first.out.size; ++i) {
+      const float x = first.out.get()[i], y = again.out.get()[i];
+      require(__builtin_memcmp(&x, &y, 4) == 0, "a second run gave other bits");
+      require(low.empty() || !(x < low[0] || x > high[0]), "a result is outside the box");
+    }
+    for (int64_t i = 0; i < first.q_best.size; ++i) {
+      const float q = first.q_best.get()[i], start = first.q_first.get()[i];
+      require(settings.select == Select::last || !std::isfinite(start) || q >= start, "Q became worse");
+      require(first.index[size_t(i)] >= 0 && first.index[size_t(i)] <= c.steps, "best_index is out of range");
+    }
+  }
+  // At a_0, before rounding can part them, the kernels agree.
+  const Result a = call(rows, c, true, 1), b = call(tiles, c, true, 1);
+  float scale = 1e-3f;
+  for (int64_t i = 0; i < a.q_first.size; ++i)
+    if (std::isfinite(a.q_first.get()[i])) scale = std::max(scale, std::fabs(a.q_first.get()[i]));
+  for (int64_t i = 0; i < a.q_first.size; ++i) {
+    const float x = a.q_first.get()[i], y = b.q_first.get()[i];
+    const float bound = precision == Precision::bf16 ? 3e-2f : 1e-4f;
+    require((std::isnan(x) && std::isnan(y)) || x == y || std::fabs(x - y) <= bound * scale, "the kernels disagree on Q");
+  }
+  rows.repack(program);
+  tiles.repack(program);
+  const Result c2 = call(rows, c, false, 1);
+  require(__builtin_memcmp(c2.out.get(), a.out.get(), size_t(a.out.size) * 4) == 0, "repacking changed the result");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int cases = argc > 1 ? std::atoi(argv[1]) : 300;
+  const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
+  std::vector<std::string> isas = runnable_isas();
+  isas.insert(isas.end(), {"emulated512", "emulated512bf16"});
+  if (argc > 3) isas = {argv[3]};
+  for (const auto& isa : isas)
+    for (int i = 0; i < cases; ++i) {
+      engine.seed(seed * 1000003 + uint64_t(i));
+      try {
+        one_case(kernels_of(isa));
+      } catch (const std::exception& error) {
+        std::fprintf(stderr, "%s, seed %llu, case %d: %s\n", isa.c_str(), (unsigned long long)seed, i, error.what());
+        return 1;
+      }
+    }
+  std::printf("%d cases on each of", cases);
+  for (const auto& isa : isas) std::printf(" %s", isa.c_str());
+  std::printf("\n");
+}

@@ -35,6 +35,9 @@ class Critic(torch.nn.Module):
         return self.net(torch.cat([states, actions], -1))
 states, actions = torch.randn(7, 3), torch.rand(7, 2) * 2 - 1
 better = dtag_fast.refine(Critic(), states, actions)
+explanation = dtag_fast.explain(Critic(), states)
+assert explanation.backend == "torch" and "cpu" in explanation.reasons, explanation
+print(explanation)
 q = Critic()
 assert (q(states, better) >= q(states, actions)).all() and not torch.equal(better, actions)
 """

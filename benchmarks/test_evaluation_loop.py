@@ -1,0 +1,116 @@
+"""Evaluation with Action Gradient in 64 environments against the one-environment loop written the usual way.
+
+Times are per environment step, of loops over environments that exist already. The networks are
+untrained, which changes no time; Hopper is told not to end when it falls, so that both loops play
+episodes of one length.
+"""
+
+import os
+from time import perf_counter
+
+import numpy as np
+import pytest
+import torch
+
+from dtag_fast.models import (
+    DecisionTransformer,
+    DecisionTransformerConfig,
+    Reinformer,
+    ReinformerConfig,
+    TwinCritic,
+)
+from dtag_fast.rollout import AGSetting, evaluate, make_env
+from dtag_fast.rollout.reference import autograd_action_gradient, play_episode
+from dtag_fast.training import LoadedCritic, LoadedPolicy, RunInfo
+
+from .interleave import cores
+
+ENVIRONMENTS, STATE_DIM, ACTION_DIM = 64, 11, 3
+AG_STEPS, AG_LR = 10, 0.03
+ROUNDS = 3
+REFERENCE = "dtag_fast, 64 environments"
+PEER = "usual loop, one environment"
+WANTED = {"reinformer": 12.0, "dt": 6.0}  # times the environment steps per second of the peer
+
+
+def networks(kind: str, episode_steps: int) -> tuple[LoadedPolicy, LoadedCritic]:
+    """d=128, 3 layers, one head; Reinformer with K=5, Decision Transformer with K=20."""
+    sizes = {"state_dim": STATE_DIM, "action_dim": ACTION_DIM, "d_model": 128, "n_layer": 3, "n_head": 1}
+    torch.manual_seed(0)
+    if kind == "reinformer":
+        model = Reinformer(ReinformerConfig(context_len=5, return_scale=1000.0, **sizes))
+    else:
+        model = DecisionTransformer(DecisionTransformerConfig(context_len=20, return_scale=1000.0, **sizes))
+    info = RunInfo(
+        algorithm=kind,
+        kind="policy",
+        step=0,
+        seed=0,
+        state_dim=STATE_DIM,
+        action_dim=ACTION_DIM,
+        state_mean=[0.0] * STATE_DIM,
+        state_std=[1.0] * STATE_DIM,
+        action_low=[-1.0] * ACTION_DIM,
+        action_high=[1.0] * ACTION_DIM,
+        best_return=3600.0,
+        target_returns=[] if kind == "reinformer" else [3600.0],
+        env_id="Hopper-v5",
+        env_spec={
+            "id": "Hopper-v5",
+            "kwargs": {"terminate_when_unhealthy": False},
+            "max_episode_steps": episode_steps,
+        },
+    )
+    critic = TwinCritic(STATE_DIM, ACTION_DIM, hidden=(256, 256))
+    return LoadedPolicy(model.eval(), info), LoadedCritic(critic.eval(), info)
+
+
+@pytest.mark.parametrize("kind", ["reinformer", "dt"])
+def test_evaluation_loop(benchmark, kind):
+    threads = min(2, len(os.sched_getaffinity(0)))
+    policy, critic = networks(kind, episode_steps=50)
+    info = policy.info
+    target = info.target_returns[0] if info.target_returns else None
+    env = make_env(info.env_id, info.env_spec)
+    improve = autograd_action_gradient(critic.critic, AG_STEPS, AG_LR, -1.0, 1.0)
+    shares: list[dict[str, float]] = []
+
+    def batched():
+        result = evaluate(
+            policy, critic=critic, settings=[AGSetting(AG_STEPS, AG_LR)], episodes=ENVIRONMENTS, seed=0
+        )
+        shares.append(result.wall_time.split)
+        return result
+
+    def usual(seed: int) -> tuple[float, float]:
+        began = perf_counter()
+        trace = play_episode(policy.model, env, seed, target, improve)
+        return (perf_counter() - began) / len(trace.rewards), trace.episode_return
+
+    times: dict[str, list[float]] = {REFERENCE: [], PEER: []}
+    with cores(threads):
+        returns = batched().settings[0].returns  # the first calls of both are not counted
+        alone = [usual(seed)[1] for seed in range(3)]
+        # The same scores: physics amplifies the last bits of the actions, so not to the last digit.
+        assert returns[:3] == pytest.approx(alone, rel=0.02)
+        for seed in range(ROUNDS):
+            times[REFERENCE].append(1.0 / batched().steps_per_second)
+            times[PEER].append(usual(seed)[0])
+        benchmark.pedantic(batched, rounds=1)
+    env.close()
+    variants = {name: summary(values) for name, values in times.items()}
+    benchmark.extra_info |= {
+        "environments": ENVIRONMENTS,
+        "threads": threads,
+        "ag_steps": AG_STEPS,
+        "reference": REFERENCE,
+        "variants": variants,
+        "wanted_ratio": WANTED[kind],
+        "steps_per_second": {name: 1.0 / v["median"] for name, v in variants.items()},
+        "split": {name: float(np.median([s[name] for s in shares])) for name in shares[0]},
+    }
+
+
+def summary(times: list[float]) -> dict[str, float]:
+    q25, median, q75 = np.quantile(times, [0.25, 0.5, 0.75]).tolist()
+    return {"median": median, "q25": q25, "q75": q75, "rounds": len(times), "calls": 1}

@@ -15,7 +15,7 @@ from torch import Tensor, empty_like, float32, nn
 from torch.compiler import is_compiling
 
 from . import inputs, options
-from .backends import BACKENDS, PRECISIONS
+from .backends import BACKENDS, PRECISIONS, compiled_cpu
 from .binding import Binding, Critic, Lowering, in_clean_thread, tensors_of
 from .cache import WeakCache
 from .compiled import call_operator, register
@@ -119,7 +119,7 @@ class Refiner:
             )
         fast = self._fast
         if fast is not None and type(states) is Tensor and type(actions) is Tensor:
-            run, changed, modes, critic, states_shape, actions_shape, batch, looks = fast
+            run, changed, modes, critic, states_shape, actions_shape, batch, look = fast
             if (
                 actions.shape == actions_shape
                 and states.shape == states_shape
@@ -132,8 +132,8 @@ class Refiner:
                 and critic.modes() == modes
                 and not changed()
             ):
-                if looks:
-                    inputs.look(actions)
+                if look is not None:
+                    look(actions)
                 if out is None:
                     out = empty_like(actions)
                 else:
@@ -267,4 +267,5 @@ class Refiner:
         if run is None or not plain or return_info or a.ndim != 2 or len(a) == 0:
             return
         modes, changed = self._critic.modes(), binding.watch.changed
-        self._fast = (run, changed, modes, self._critic, s.shape, a.shape, len(a), self._only_default)
+        look = inputs.quick_look(compiled_cpu()._C) if self._only_default else None
+        self._fast = (run, changed, modes, self._critic, s.shape, a.shape, len(a), look)

@@ -28,6 +28,7 @@ class DataSpec:
     action_high: list[float]  # (A,)
     returns: np.ndarray  # (E,) float64, undiscounted return of each episode
     lengths: np.ndarray  # (E,) int64, steps of each episode
+    horizon: int  # steps of the longest episode, in the data or by the environment's time limit
 
     @classmethod
     def of(cls, store: TrajectoryStore) -> DataSpec:
@@ -52,6 +53,7 @@ class DataSpec:
             action_high=[float(x) for x in store.metadata["action_high"]],
             returns=store.episode_returns,
             lengths=store.episode_lengths,
+            horizon=max(int(store.episode_lengths.max()), store.metadata.get("max_episode_steps") or 0),
         )
 
 

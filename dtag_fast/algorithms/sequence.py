@@ -22,24 +22,18 @@ def resolve_return_scale(config, data: DataSpec) -> float:
     configured = config.return_scale
     scale = np.abs(transformed_returns(config, data)).max() if configured is None else configured
     if not scale > 0:
-        raise ValueError(
-            f"return_scale: expected a positive number, got {scale}"
-            + (
-                "; every episode of the dataset has return 0, so give it yourself"
-                if configured is None
-                else ""
-            )
+        reason = (
+            "; every episode of the dataset has return 0, so give it yourself" if configured is None else ""
         )
+        raise ValueError(f"return_scale: expected a positive number, got {scale}{reason}")
     return float(scale)
 
 
 def check_lengths(max_timestep: int, data: DataSpec) -> None:
-    """Every step of the data needs a row in the timestep embedding."""
-    longest = int(data.lengths.max())
-    if longest > max_timestep:
+    """Every step of the data, and of an episode to act in, needs a row in the timestep embedding."""
+    if data.horizon > max_timestep:
         raise ValueError(
-            f"max_timestep: expected at least {longest}, the length of the longest episode of the dataset, "
-            f"got {max_timestep}"
+            f"max_timestep: expected at least {data.horizon}, the most steps an episode has, got {max_timestep}"
         )
 
 

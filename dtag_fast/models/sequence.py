@@ -147,13 +147,14 @@ class SequenceModel(nn.Module):
         wanted: tuple[str, ...],
         generator: Generator | None,
     ) -> Tensor:
-        """Last hidden states of the tokens of the wanted kinds, in order of time: (B, K, len(wanted), D)."""
+        """Last hidden states of the tokens of the wanted (consecutive) kinds: (B, K, len(wanted), D)."""
         steps = mask.shape[1]
         tokens = self.embed(states, actions, returns_to_go, timesteps)
         if self.training and self.config.norm == "pre":  # GPT-2 drops out its inputs too
             tokens = dropout(tokens, self.config.dropout, generator)
         valid = mask.repeat_interleave(3, dim=1)[:, :-1]
-        slots = torch.tensor([self.ORDER.index(kind) for kind in wanted], device=mask.device)
+        first = self.ORDER.index(wanted[0])
+        slots = torch.arange(first, first + len(wanted), device=mask.device)
         rows = (3 * torch.arange(steps, device=mask.device)[:, None] + slots).flatten()
         out = self.transformer(tokens, attention_bias(valid, tokens.dtype), rows, generator)
         return out.unflatten(1, (steps, len(wanted)))

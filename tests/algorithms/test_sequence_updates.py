@@ -15,6 +15,8 @@ from dtag_fast.data import TrajectoryStore, Windows
 
 SMALL = {"context_len": 4, "d_model": 16, "n_layer": 2, "n_head": 2, "max_timestep": 64, "batch_size": 16}
 CONFIGS = {"dt": DTConfig(**SMALL), "reinformer": ReinformerConfig(**SMALL)}
+STYLES = [("dt", CONFIGS["dt"]), ("dt", DTConfig.original(**SMALL)), ("reinformer", CONFIGS["reinformer"])]
+every_style = pytest.mark.parametrize("name, config", STYLES, ids=["dt", "dt-original", "reinformer"])
 
 
 def batch_of(learner, store, seed=0) -> Windows:
@@ -91,9 +93,9 @@ def test_dt_update_equals_the_published_one(store):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_the_clip_bounds_the_gradient(store, name):
-    learner = create(name, store, CONFIGS[name])
+@every_style
+def test_the_clip_bounds_the_gradient(store, name, config):
+    learner = create(name, store, config)
     torch.nn.init.normal_(learner.model.action_head.weight, std=10.0)
     seen = []
     learner.optimizer.register_step_pre_hook(
@@ -105,11 +107,11 @@ def test_the_clip_bounds_the_gradient(store, name):
     assert metrics["grad_norm"] > 0.25 and seen == pytest.approx([0.25], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_what_stands_in_padding_changes_no_bit(store, name):
+@every_style
+def test_what_stands_in_padding_changes_no_bit(store, name, config):
     results = []
     for fill in (0.0, 50.0):
-        learner = create(name, store, CONFIGS[name])
+        learner = create(name, store, config)
         batch = batch_of(learner, store)
         assert not batch.mask.all()
         floats = [torch.where(batch.mask[..., None], x, fill) for x in batch[:3]]
@@ -118,9 +120,9 @@ def test_what_stands_in_padding_changes_no_bit(store, name):
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_training_learns_the_recorded_actions(store, name):
-    learner = create(name, store, dataclasses.replace(CONFIGS[name], lr=1e-2, warmup=20, dropout=0.0))
+@every_style
+def test_training_learns_the_recorded_actions(store, name, config):
+    learner = create(name, store, dataclasses.replace(config, lr=1e-2, warmup=20, dropout=0.0))
     sampler, g = learner.make_sampler(store), torch.Generator().manual_seed(0)
     batch = batch_of(learner, store, 99)
 
@@ -133,13 +135,13 @@ def test_training_learns_the_recorded_actions(store, name):
     assert error() < 0.1 * before
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_same_seed_same_bits_and_no_global_randomness(store, name):
+@every_style
+def test_same_seed_same_bits_and_no_global_randomness(store, name, config):
     """Dropout on; the global generator is moved between updates, and left alone by them."""
     ends = []
     for noise in (1, 2):
         torch.manual_seed(noise)
-        learner = create(name, store, CONFIGS[name], seed=7)
+        learner = create(name, store, config, seed=7)
         sampler, g = learner.make_sampler(store), torch.Generator().manual_seed(0)
         before = torch.get_rng_state()
         for _ in range(3):
@@ -147,7 +149,7 @@ def test_same_seed_same_bits_and_no_global_randomness(store, name):
         assert torch.equal(before, torch.get_rng_state())
         ends.append(torch.cat([p.detach().flatten() for p in learner.model.parameters()]))
     assert torch.equal(*ends)
-    other = create(name, store, CONFIGS[name], seed=8)
+    other = create(name, store, config, seed=8)
     assert not torch.equal(torch.cat([p.detach().flatten() for p in other.model.parameters()]), ends[0])
 
 
@@ -191,7 +193,7 @@ def test_every_config_is_frozen_and_hashable(name):
 
 
 def test_bad_settings_are_refused(store):
-    with pytest.raises(ValueError, match="max_timestep: expected at least 50"):
+    with pytest.raises(ValueError, match=r"max_timestep: expected at least 50, the most steps .*, got 49"):
         create("dt", store, dataclasses.replace(CONFIGS["dt"], max_timestep=49))
     with pytest.raises(ValueError, match="return_scale: expected a positive number, got 0"):
         create("dt", store, dataclasses.replace(CONFIGS["dt"], return_scale=0.0))
@@ -199,6 +201,12 @@ def test_bad_settings_are_refused(store):
         ReinformerConfig(expectile=1.0)
     with pytest.raises(TypeError, match=r"config: expected dtag_fast\.algorithms\.dt\.Config"):
         create("dt", store, CONFIGS["reinformer"])
+
+
+def test_the_time_limit_of_the_environment_counts_too(store):
+    limited = TrajectoryStore.from_episodes([store.episode(0)], store.metadata | {"max_episode_steps": 1000})
+    with pytest.raises(ValueError, match="max_timestep: expected at least 1000"):
+        create("dt", limited, CONFIGS["dt"])
 
 
 def test_a_store_without_action_bounds_is_refused(store):

@@ -50,12 +50,13 @@ STYLES = {"min-dt": {}, "gpt2": {"norm": "pre", "activation": "relu"}}
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("padding", ["left", "right"])
 @pytest.mark.parametrize("lengths", LENGTHS)
-def test_act_equals_the_plain_forwards(kind, style, padding, lengths):
+@pytest.mark.parametrize("trim", [True, False])
+def test_act_equals_the_plain_forwards(kind, style, padding, lengths, trim):
     model = make(kind, padding=padding, **STYLES[style])
     batch = windows(LENGTHS[lengths], padding)
     rows = torch.arange(B)
     last = batch["mask"].sum(1) - 1 if padding == "right" else torch.full((B,), K - 1)
-    action, predicted = model.act(**batch)
+    action, predicted = model.act(**batch, trim=trim)
 
     returns = batch["returns_to_go"].clone()
     if kind == "reinformer":

@@ -22,9 +22,7 @@ def resolve_return_scale(config, data: DataSpec) -> float:
     configured = config.return_scale
     scale = np.abs(transformed_returns(config, data)).max() if configured is None else configured
     if not scale > 0:
-        reason = (
-            "; every episode of the dataset has return 0, so give it yourself" if configured is None else ""
-        )
+        reason = "; every episode of the data has return 0: give it yourself" if configured is None else ""
         raise ValueError(f"return_scale: expected a positive number, got {scale}{reason}")
     return float(scale)
 
@@ -33,7 +31,8 @@ def check_lengths(max_timestep: int, data: DataSpec) -> None:
     """Every step of the data, and of an episode to act in, needs a row in the timestep embedding."""
     if data.horizon > max_timestep:
         raise ValueError(
-            f"max_timestep: expected at least {data.horizon}, the most steps an episode has, got {max_timestep}"
+            f"max_timestep: expected at least {data.horizon}, the most steps an episode has, "
+            f"got {max_timestep}"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -64,20 +64,25 @@ class Refiner:
         backend: str | None = None,
         return_info: bool | str = False,
     ) -> None:
-        self._setup(
-            Critic(critic, weak=False),
-            steps=steps,
-            lr=lr,
-            optimizer=optimizer,
-            bounds=bounds,
-            reduce=reduce,
-            gradient=gradient,
-            radius=radius,
-            select=select,
-            precision=precision,
-            backend=backend,
-            return_info=return_info,
-        )
+        settings = {
+            "steps": steps,
+            "lr": lr,
+            "optimizer": optimizer,
+            "bounds": bounds,
+            "reduce": reduce,
+            "gradient": gradient,
+            "radius": radius,
+            "select": select,
+            "precision": precision,
+            "backend": backend,
+            "return_info": return_info,
+        }
+        self._made_from = critic, settings
+        self._setup(Critic(critic, weak=False), **settings)
+
+    def __reduce__(self):
+        """Copies and pickles are prepared anew: packed weights and locks stay here."""
+        return _rebuild, self._made_from
 
     @classmethod
     def _weak(cls, critic: Critic, **settings: Any) -> Refiner:
@@ -99,6 +104,7 @@ class Refiner:
         self._lock = threading.RLock()
         self._bindings: dict[tuple, Binding] = {}
         self._fast: tuple | None = None
+        self._look: Callable[[Tensor], None] | None = None
         self.handle = register(self)
 
     def weights(self) -> list[Tensor]:
@@ -136,9 +142,9 @@ class Refiner:
                     look(actions)
                 if out is None:
                     out = empty_like(actions)
-                else:
+                elif type(out) is not Tensor or out.shape != actions_shape or out.dtype is not float32:
                     inputs.check_out(out, actions_shape, actions)
-                if out.is_contiguous():
+                if out.is_contiguous() and out.is_cpu:
                     run(states.data_ptr(), actions.data_ptr(), out.data_ptr(), batch)
                     return out
         return self.run(states, actions, out)
@@ -267,5 +273,11 @@ class Refiner:
         if run is None or not plain or return_info or a.ndim != 2 or len(a) == 0:
             return
         modes, changed = self._critic.modes(), binding.watch.changed
-        look = inputs.quick_look(compiled_cpu()._C) if self._only_default else None
+        if self._only_default and self._look is None:
+            self._look = inputs.quick_look(compiled_cpu()._C)
+        look = self._look
         self._fast = (run, changed, modes, self._critic, s.shape, a.shape, len(a), look)
+
+
+def _rebuild(critic: Any, settings: dict[str, Any]) -> Refiner:
+    return Refiner(critic, **settings)

@@ -38,12 +38,11 @@ class Watch:
         """Whether a slot holds another tensor or another version than the accepted snapshot."""
         if self._seen is None:
             return True
-        live = list(map(getitem, self._dicts, self._names))
         tensors, versions = self._seen
-        if not all(map(is_, live, tensors)):
+        if not all(map(is_, map(getitem, self._dicts, self._names), tensors)):
             return True
         try:
-            return list(map(_version, live)) != versions
+            return list(map(_version, tensors)) != versions
         except RuntimeError:  # an inference tensor among them
             return self.snapshot()[1] != versions
 

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import pickle
 import threading
 import warnings
 import weakref
@@ -122,6 +123,16 @@ def test_a_refiner_keeps_its_critic():
     refiner = Refiner(critic_of())
     gc.collect()
     assert refiner(states, actions).shape == actions.shape
+
+
+def test_copies_and_pickles_are_refiners_of_their_own():
+    critic, (states, actions) = critic_of(), inputs()
+    refiner = Refiner(critic, lr=0.3, bounds=(-0.5, 0.5))
+    expected = refiner(states, actions)
+    copied, pickled = copy.deepcopy(refiner), pickle.loads(pickle.dumps(refiner))
+    step_by_optimizer(critic)
+    assert torch.equal(copied(states, actions), expected)
+    assert torch.equal(pickled(states, actions), expected)
 
 
 @backends

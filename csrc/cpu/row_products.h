@@ -74,7 +74,7 @@ static void combine(const RowMatrix& m, Live live, const float* x, const float* 
          : combine_panels<kPanel, false>(m, data, 0, live, x, init, out);
 }
 
-// out[r] = init[r] + sum_c W[r][c] x[c]; x is padded, init may be null. Float32 matrices only.
+// out[r] = init[r] + sum_c W[r][c] x[c]; x and out are padded, init may be null. Float32 matrices only.
 static void dots(const RowMatrix& m, const float* x, const float* init, float* out) {
   for (int r = 0; r < m.rows; ++r) {
     vf acc[4] = {};
@@ -92,6 +92,8 @@ static void dots(const RowMatrix& m, const float* x, const float* init, float* o
     }
     out[r] = (init ? init[r] : 0.f) + sum_lanes((acc[0] + acc[1]) + (acc[2] + acc[3]));
   }
+  // The next product reads whole vectors of this one: what an earlier call left there may be NaN, and 0 * NaN is NaN.
+  for (int r = m.rows; r % (2 * kLanes) != 0; ++r) out[r] = 0.f;
 }
 
 // The set bits of each 8-bit number, in order.

@@ -360,7 +360,10 @@ def test_unit_and_clip_survive_extreme_gradients(backend):
 
 @backends
 def test_never_worse(backend):
-    critic, (states, actions) = Ensemble(2, nn.ReLU, seed=3), inputs(2000, scale=1.0)
+    critic, (states, actions) = (
+        Ensemble(2, nn.ReLU, seed=3),
+        inputs(100_000 if backend == "cpu" else 10_000, scale=1.0),
+    )
     for options in ({"lr": 0.03}, {"lr": 3.0}, {"lr": 0.3, "optimizer": "adam"}):
         refined, info = refine(critic, states, actions, backend=backend, return_info=True, **options)
         assert (info.q_best >= info.q_0).all()
@@ -368,6 +371,22 @@ def test_never_worse(backend):
         after, _ = exact_q(critic, states, refined)
         assert (after >= before - 1e-6).all()
         assert refined.abs().max() <= 1
+
+
+@backends
+def test_earlier_calls_leave_nothing_behind(backend):
+    """Not-a-number in one call must not reach the next through reused memory, whatever its shape."""
+    critic, (states, actions) = ensemble(), inputs(130)
+    states[::2] = torch.nan
+    narrow = CriticProgram(
+        1, 1, [[Linear(torch.tensor([[0.0, 2.0]])), Activation("elu", (1.0,)), Linear(torch.tensor([[3.0]]))]]
+    )
+    for rows in (1, 3, 130):
+        refine(critic, states, actions, backend=backend)
+        _, info = refine(
+            narrow, torch.zeros(rows, 1), torch.ones(rows, 1), steps=1, return_info=True, backend=backend
+        )
+        assert info.q_0.tolist() == [6.0] * rows
 
 
 @backends

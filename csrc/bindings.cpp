@@ -33,6 +33,17 @@ T one_of(const std::string& name, const std::string& value, std::initializer_lis
   throw py::value_error(name + ": expected one of " + known + ", got \"" + value + "\"");
 }
 
+// object as a T, or a TypeError that says where it stood.
+template <class T>
+T as(const std::string& where, const py::handle& object) {
+  try {
+    return object.cast<T>();
+  } catch (const py::cast_error&) {
+    throw py::type_error(where + ": got a " + std::string(py::str(py::type::of(object).attr("__name__"))) +
+                         ", which does not belong here");
+  }
+}
+
 // A float32 C-contiguous buffer of the given shape, copied.
 std::vector<float> numbers(const std::string& name, const py::object& object, const std::vector<py::ssize_t>& shape) {
   if (!PyObject_CheckBuffer(object.ptr())) throw py::type_error(name + ": expected a float32 array, got " + std::string(py::str(py::type::of(object))));
@@ -80,11 +91,11 @@ Program program_from(int state_dim, int action_dim, const py::sequence& members)
   program.action_dim = action_dim;
   for (size_t m = 0; m < members.size(); ++m) {
     auto& stages = program.members.emplace_back();
-    const auto layers = members[m].cast<py::sequence>();
+    const auto layers = as<py::sequence>("member " + std::to_string(m), members[m]);
     for (size_t i = 0; i < layers.size(); ++i) {
-      const auto layer = layers[i].cast<py::tuple>();
       const std::string where = "member " + std::to_string(m) + ", layer " + std::to_string(i);
-      const std::string kind = layer.size() ? layer[0].cast<std::string>() : "";
+      const auto layer = as<py::tuple>(where, layers[i]);
+      const std::string kind = layer.size() ? as<std::string>(where, layer[0]) : "";
       if (kind == "linear" && layer.size() == 3) {
         if (!PyObject_CheckBuffer(layer[1].ptr())) throw py::type_error(where + ": weight: expected a float32 array");
         const auto shape = py::reinterpret_borrow<py::buffer>(layer[1]).request().shape;
@@ -103,13 +114,13 @@ Program program_from(int state_dim, int action_dim, const py::sequence& members)
       if (kind == "norm" && layer.size() == 4) {
         PostOp op;
         op.is_norm = true;
-        op.p0 = layer[3].cast<float>();
+        op.p0 = as<float>(where + ": eps", layer[3]);
         if (!(op.p0 >= 0.f)) throw py::value_error(where + ": eps: expected a number >= 0");
         op.scale = layer[1].is_none() ? std::vector<float>(size_t(width), 1.f) : numbers(where + ": weight", layer[1], {width});
         op.shift = layer[2].is_none() ? std::vector<float>(size_t(width), 0.f) : numbers(where + ": bias", layer[2], {width});
         stages.back().post.push_back(std::move(op));
       } else if (kind == "activation" && layer.size() == 3) {
-        stages.back().post.push_back(activation(where, layer[1].cast<std::string>(), layer[2].cast<std::vector<double>>()));
+        stages.back().post.push_back(activation(where, as<std::string>(where, layer[1]), as<std::vector<double>>(where, layer[2])));
       } else {
         throw py::value_error(where + ": expected (\"linear\", weight, bias), (\"norm\", weight, bias, eps) or (\"activation\", kind, params)");
       }
@@ -144,11 +155,14 @@ class PyPlan {
     if (!PyCallable_Check(threads_.ptr())) throw py::type_error("threads: expected a function that tells how many to use");
     Settings s;
     s.optimizer = one_of<Optimizer>("optimizer", optimizer, {{"sgd", Optimizer::sgd}, {"adam", Optimizer::adam}, {"rmsprop", Optimizer::rmsprop}});
-    const auto option = [&](const char* name, double fallback, double high_end) {
-      return optimizer_options.contains(name) ? number(name, optimizer_options[name].cast<double>(), 0., high_end), optimizer_options[name].cast<double>() : fallback;
+    const auto option = [&](const char* name, double fallback, double highest) {
+      if (!optimizer_options.contains(name)) return fallback;
+      const double value = as<double>(name, optimizer_options[name]);
+      number(name, value, 0., highest);
+      return value;
     };
     s.momentum = float(option("momentum", 0., 1.));
-    s.nesterov = optimizer_options.contains("nesterov") && optimizer_options["nesterov"].cast<bool>();
+    s.nesterov = optimizer_options.contains("nesterov") && as<bool>("nesterov", optimizer_options["nesterov"]);
     s.beta1 = option("beta1", 0.9, 1.);
     s.beta2 = option(s.optimizer == Optimizer::rmsprop ? "alpha" : "beta2", s.optimizer == Optimizer::rmsprop ? 0.99 : 0.999, 1.);
     s.eps = float(option("eps", 1e-8, 1e30));
@@ -227,7 +241,7 @@ class PyPlan {
     if (call.batch == 0) return;
     if (!call.states || !call.actions || !call.out) throw py::value_error("states, actions, out: expected addresses, got 0");
     const Plan::Prepared prepared = plan_->prepare(call.batch * call.candidates, call.steps, [this] {
-      const int n = threads_().cast<int>();
+      const int n = as<int>("threads", threads_());
       if (n < 1) throw py::value_error("threads: expected at least 1, got " + std::to_string(n));
       return n;
     });

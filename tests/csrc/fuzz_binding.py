@@ -2,8 +2,8 @@
 
     python fuzz_binding.py [calls = 4000] [seed = 1]
 
-Meant for a build with DTAG_SANITIZE; needs NumPy alone. Addresses always belong to arrays that are large enough: the
-binding cannot know better.
+Meant for a build with DTAG_SANITIZE; needs NumPy alone. Addresses always belong to arrays that are large
+enough: the binding cannot know better.
 """
 
 import random
@@ -13,14 +13,29 @@ import numpy as np
 
 from dtag_fast import _C
 
-KINDS = ["identity", "relu", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "mish", "tanh", "softplus", "swish", ""]
+KINDS = [
+    "identity",
+    "relu",
+    "leaky_relu",
+    "elu",
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "mish",
+    "tanh",
+    "softplus",
+    "swish",
+    "",
+]
 PARAMS = {"leaky_relu": [0.1], "elu": [1.0], "softplus": [1.0, 20.0]}
 ODD = [None, -1, 0, 1 << 70, 1.5, float("nan"), float("inf"), "", "min", [], [None], (), {}, object(), b"x"]
 
 
 def array(rng, *shape):
     x = np.random.default_rng(rng.getrandbits(32)).standard_normal(shape).astype(np.float32)
-    return rng.choice([x.astype(np.float64), x.T, x[..., None], x[:0], x.tolist()]) if rng.random() < 0.03 else x
+    return (
+        rng.choice([x.astype(np.float64), x.T, x[..., None], x[:0], x.tolist()]) if rng.random() < 0.03 else x
+    )
 
 
 def members(rng, inputs):
@@ -77,7 +92,9 @@ def call_arguments(rng, state, action):
         "out": np.ones(max(batch, 1) * action, np.float32),
     }
     if rng.random() < 0.5:
-        arrays |= {name: np.ones(rows, np.float32) for name in ("q_first", "q_best", "best_index", "best_candidate")}
+        arrays |= {
+            name: np.ones(rows, np.float32) for name in ("q_first", "q_best", "best_index", "best_candidate")
+        }
         points = (steps + 1) * rows
         arrays |= {"trace_q": np.ones(points, np.float32)}
         arrays |= {name: np.ones(points * action, np.float32) for name in ("trace_actions", "trace_grad")}
@@ -86,7 +103,9 @@ def call_arguments(rng, state, action):
     if rng.random() < 0.3:  # these can be recognised as wrong; other wrong addresses and sizes cannot
         name = rng.choice(["states", "actions", "out", "q_first", "trace_q"])
         arguments[name] = rng.choice([0, -1, arguments.get(name, 0) + 1, "x", None, 1 << 70])
-        name = rng.choice(["state_stride", "batch", "candidates", "steps", "lr", "lr_row_stride", "lr_dim_stride"])
+        name = rng.choice(
+            ["state_stride", "batch", "candidates", "steps", "lr", "lr_row_stride", "lr_dim_stride"]
+        )
         arguments[name] = rng.choice([-1, 1 << 62, 1 << 70, float("nan"), None, "x"])
     return arguments, arrays
 

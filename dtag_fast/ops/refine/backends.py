@@ -7,6 +7,7 @@ from types import ModuleType
 
 import torch
 
+from . import cpu
 from .options import RefineOptions
 from .program import CriticProgram
 
@@ -15,16 +16,13 @@ PRECISIONS = ("highest", "high", "medium")
 
 
 def compiled_cpu() -> ModuleType | str:
-    """The module of the compiled CPU backend, or why it cannot be loaded."""
-    try:
-        from . import cpu
-    except ImportError as error:
+    """The module of the compiled CPU backend, or why it cannot be used."""
+    if cpu._C is None:
         return (
-            f"the compiled module dtag_fast._C cannot be imported ({error}); it is left out by "
-            "DTAG_BUILD=0 and "
-            "built by `pip install -e .` with a C++ compiler"
+            f"the compiled module dtag_fast._C is missing ({cpu._MISSING}); DTAG_BUILD=0 leaves it out, "
+            "`pip install -e .` with a C++ compiler builds it"
         )
-    if cpu._C is not None and not hasattr(cpu._C, "Plan"):
+    if not hasattr(cpu._C, "all_within"):
         return "the compiled module dtag_fast._C is older than the package; run `pip install -e .` again"
     return cpu
 
@@ -75,10 +73,10 @@ def why_not(
         return f"tensors are on {device}, not on the host"
     if isinstance(program, str):
         return program
-    cpu = compiled_cpu()
-    if isinstance(cpu, str):
-        return cpu
-    return cpu.why_not(program, options, device, precision_of("cpu", setting)[0])
+    compiled = compiled_cpu()
+    if isinstance(compiled, str):
+        return compiled
+    return compiled.why_not(program, options, device, precision_of("cpu", setting)[0])
 
 
 def choose(

@@ -99,13 +99,16 @@ def refine(
     return _cached(critic, settings).run(states, actions, steps=steps, lr=lr)
 
 
-@torch._dynamo.assume_constant_result
 def _handle(settings: tuple, bounds: Any, *parts: Any) -> int:
     """The handle of a Refiner that lives as long as the critic; torch.compile calls this while it traces."""
     critic = Critic(parts if len(parts) > 1 else parts[0], weak=True)
     refiner = Refiner._weak(critic, bounds=bounds, **{name: decode(x) for name, x in settings})
     _in_graphs.put(parts, refiner.handle, refiner)
     return refiner.handle
+
+
+# What torch.compiler.assume_constant_result sets; calling it here would import Dynamo, seconds for everybody.
+_handle._dynamo_marked_constant = True
 
 
 def _cached(critic: Any, settings: dict[str, Any], steps: int = 10, lr: float = 0.03) -> Refiner:

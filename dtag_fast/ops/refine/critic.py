@@ -11,6 +11,7 @@ numbers beside the batch are ensemble members. The batch axis is found by callin
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,10 +27,11 @@ class CriticError(ValueError):
 
 def unwrap(critic: nn.Module) -> nn.Module:
     """The module inside torch.compile, DataParallel and DistributedDataParallel wrappers."""
+    dynamo = sys.modules.get("torch._dynamo")  # importing it takes seconds; a compiled module has done so
     while True:
         if isinstance(critic, nn.DataParallel | nn.parallel.DistributedDataParallel):
             critic = critic.module
-        elif isinstance(critic, torch._dynamo.OptimizedModule):
+        elif dynamo is not None and isinstance(critic, dynamo.OptimizedModule):
             critic = critic._orig_mod
         else:
             return critic

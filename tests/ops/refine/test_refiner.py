@@ -3,6 +3,8 @@
 import copy
 import gc
 import pickle
+import subprocess
+import sys
 import threading
 import warnings
 import weakref
@@ -220,6 +222,12 @@ def test_compiles_without_a_graph_break(name):
     assert torch.equal(compiled(states, actions), acting(states, actions))
     step_by_optimizer(critic)
     assert torch.equal(compiled(states, actions), acting(states, actions))
+
+
+def test_importing_refine_leaves_dynamo_alone():
+    """It takes seconds to import, and eager users never need it."""
+    code = "import sys, dtag_fast.ops.refine; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_refiner_and_info_compile():

@@ -6,7 +6,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 extras=$1
 venv=.venv
-cpu_index=https://download.pytorch.org/whl/cpu
 
 fail() {
     echo "error: $*" >&2
@@ -50,8 +49,9 @@ install_cpu_torch() {
     fi
     local version
     version=$(sed -n 's/^torch==//p' constraints.txt)
-    pip install --no-deps --retries 2 --extra-index-url $cpu_index "torch==$version+cpu" && return
-    echo "The CPU build of torch $version was not found; installing the default build, with its CUDA libraries." >&2
+    pip install --no-deps "torch==$version+cpu" && return
+    echo "pip's indexes have no CPU build of torch $version: installing the default build, with its CUDA libraries." \
+        "PIP_EXTRA_INDEX_URL may name PyTorch's index of CPU builds." >&2
 }
 
 pip() { $venv/bin/python -m pip --disable-pip-version-check "$@"; }

@@ -57,8 +57,8 @@ def assert_they_agree(problem: Problem, calls: dict[str, Callable[[], object]]) 
         assert error < gain * (0.05 if "bf16" in name else 1e-3), f"{name}: Q differs by {error}, gain {gain}"
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("batch", [1, 64, 4096])
+@pytest.mark.parametrize("threads", [1, 2], ids="threads={}".format)
+@pytest.mark.parametrize("batch", [1, 64, 4096], ids="B={}".format)
 def test_refine(benchmark, request, batch: int, threads: int):
     if threads > len(os.sched_getaffinity(0)):
         pytest.skip(f"needs {threads} cores")

@@ -109,12 +109,13 @@ template <class F>
 static void walk_observe(const Walk& w, const Settings& s, int i) {
   const F q = get<F>(w.q);
   auto alive = get_mask<F>(w.alive);
-  auto take = alive & is_finite(q) & (q > get<F>(w.q_best));
+  const auto finite = is_finite(q), better = q > get<F>(w.q_best);
+  auto take = alive & finite & better;
   if (i == 0) {
     put(w.q_first, q);
     put(w.q_best, q);
     put_index(w.best_index, alive, 0);
-    alive = alive & is_finite(q);
+    alive = alive & finite;
     take = alive;
   } else if (s.select == Select::last) {
     take = alive;

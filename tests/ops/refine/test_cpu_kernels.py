@@ -144,6 +144,7 @@ SHAPES = {
     "odd": (5, 5, (123, 5)),
     "bottleneck": (5, 3, (123, 1, 70)),
     "few": (123, 3, (7, 31, 33)),
+    "tiny": (3, 2, (5, 3, 2)),
     "deep": (17, 6, (33,) * 7),
     "wide": (123, 123, (2048, 5)),
     "action256": (17, 256, (123,)),
@@ -155,6 +156,13 @@ SHAPES = {
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_shapes(isa, kernel, shape):
+    """After calls that leave NaN in this thread's scratch: nothing that was there may be read."""
+    for width in (9, 33):
+        poison = make_program(hidden=(width,) * 7)
+        states, actions = make_inputs(poison, 3)
+        executor = CpuExecutor(poison, make_options(), isa=isa, kernel=kernel)
+        executor.run(states * torch.nan, actions, torch.empty(3, 6), steps=1, lr=0.1, info=None)
+
     state, action, hidden = SHAPES[shape]
     program = make_program(state=state, action=action, hidden=hidden, members=1)
     states, actions = make_inputs(program, 3)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What only a machine with an NVIDIA GPU can show: builds the package beside the sources, runs the tests that use a GPU when there
 # is one, and times refine against its peers. Needs no network: the Python on PATH must hold torch, pytest, pytest-benchmark,
-# hypothesis, pybind11 and setuptools. Ends within 8 minutes.
+# pytest-xdist, hypothesis, pybind11 and setuptools. Ends within 8 minutes.
 #   tools/gpu_check.sh OUT                 writes OUT/check.json, OUT/<gpu>-<date>.json and the logs
 #   tools/gpu_check.sh OUT --device cpu    the same steps without a GPU, to try the script
 set -euo pipefail
@@ -30,13 +30,13 @@ step() { # step NAME SECONDS COMMAND...: runs it under a time limit; a failure i
     steps+=("$name $status $((SECONDS - began))")
 }
 
-step build 150 "$python" -m pip install --disable-pip-version-check --no-build-isolation --no-deps --upgrade --target "$site" .
+step build 140 "$python" -m pip install --disable-pip-version-check --no-build-isolation --no-deps --upgrade --target "$site" .
 export PYTHONPATH=$site OMP_NUM_THREADS=1
-step tests 180 "$python" -m pytest tests/build/test_core.py tests/ops tests/models -p no:cacheprovider
+step tests 170 "$python" -m pytest -p no:benchmark -n auto --maxprocesses 4 tests/build/test_core.py tests/ops tests/models -p no:cacheprovider
 unset OMP_NUM_THREADS
 step benchmarks 140 "$python" -m pytest benchmarks/test_refine_gpu.py --benchmark-only --device "$device" "${options[@]}" \
     --benchmark-json "$out/benchmark.json" -p no:cacheprovider
-step report 30 "$python" -m benchmarks.report "$out/benchmark.json" --save "$out"
+step report 20 "$python" -m benchmarks.report "$out/benchmark.json" --save "$out"
 
 "$python" - "$out" "$device" "${steps[@]}" <<'PY'
 import json

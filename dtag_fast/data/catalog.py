@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,20 @@ def minari_root() -> Path:
     """Minari's folder of datasets: $MINARI_DATASETS_PATH, else ~/.minari/datasets. It need not exist."""
     root = os.environ.get(ROOT_VARIABLE)
     return Path(root) if root is not None else Path.home() / ".minari" / "datasets"
+
+
+@contextmanager
+def minari_root_at(root: str | os.PathLike) -> Iterator[None]:
+    """Minari reads and writes under `root` meanwhile, as an absolute path: it can not write elsewhere."""
+    before = os.environ.get(ROOT_VARIABLE)
+    os.environ[ROOT_VARIABLE] = str(Path(root).absolute())
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[ROOT_VARIABLE]
+        else:
+            os.environ[ROOT_VARIABLE] = before
 
 
 def list_local(root: str | os.PathLike | None = None) -> list[LocalDataset]:

@@ -23,6 +23,7 @@ import torch
 
 from dtag_fast.algorithms import preset_config
 from dtag_fast.data import load_dataset
+from dtag_fast.data.catalog import minari_root_at
 from dtag_fast.data.pointmaze import env_spec, make_pointmaze, maze_of
 from dtag_fast.experiments.comparison import compare_policies
 from dtag_fast.experiments.demo_figures import draw_figures
@@ -191,7 +192,7 @@ class _Demo:
         recipe = {"size": SIZE, "steps": steps, "seed": seed, "code": code_fingerprint("data/pointmaze")}
         if not self._reusable("datasets", recipe):
             root = self.pieces.begin("datasets", recipe)
-            with _minari_root(root):
+            with minari_root_at(root):
                 make_pointmaze(
                     SIZE,
                     steps,
@@ -344,17 +345,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _minari_root(root: Path) -> Iterator[None]:
-    """Minari writes where MINARI_DATASETS_PATH says, and nowhere else."""
-    before = os.environ.get("MINARI_DATASETS_PATH")
-    os.environ["MINARI_DATASETS_PATH"] = str(root)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["MINARI_DATASETS_PATH"]
-        else:
-            os.environ["MINARI_DATASETS_PATH"] = before

@@ -234,3 +234,12 @@ def test_a_failed_write_leaves_nothing_behind(minari_root, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(minari_root))
     assert not list((minari_root / "maze").glob("mine*"))
     assert make_pointmaze("umaze", 400, seed=0, dataset_id="maze/mine-v0") in minari.list_local_datasets()
+
+
+def test_a_relative_root_works(tmp_path, monkeypatch):
+    """Minari itself fails to write under a relative root."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "below/sets")
+    dataset_id = make_pointmaze("umaze", 400, seed=0)
+    assert (tmp_path / "below/sets" / dataset_id / "data/main_data.hdf5").exists()
+    assert minari.load_dataset(dataset_id).total_steps == 400

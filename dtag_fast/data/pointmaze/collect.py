@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from dtag_fast.data.catalog import minari_root, minari_root_at
 from dtag_fast.data.pointmaze.mazes import Maze, env_spec, goal_reward, maze_of, sample_start
 from dtag_fast.data.pointmaze.physics import PointMazePhysics, make_gym_env
 from dtag_fast.data.pointmaze.waypoints import ControllerConfig, WaypointController
@@ -129,7 +130,8 @@ def make_pointmaze(
             )
         return dataset_id
     walk = collect(maze, steps, seed, config=config, progress=progress)
-    _write(maze, walk, dataset_id, recipe)
+    with minari_root_at(minari_root()):
+        _write(maze, walk, dataset_id, recipe)
     return dataset_id
 
 

@@ -33,6 +33,7 @@ def has_simde() -> bool:
     return subprocess.run(probe, input=source, text=True, capture_output=True).returncode == 0
 
 
+@pytest.mark.slow
 @needs_sources
 def test_random_plans_under_address_and_undefined_behaviour_sanitizers():
     """On every instruction set the machine runs, on the emulated ones, and, where the SIMDe headers are

@@ -41,12 +41,12 @@ def demo(file: Path) -> str:
 def evaluation(*files: Path) -> str:
     """Table of `dtag evaluate --json` files; those that differ only in the training seed share a row.
 
-    Scores are means over training seeds of the mean over episodes; ± is the standard deviation over those
-    seeds (divisor: their number).
+    Of each file the newest checkpoint counts. Scores are means over training seeds of the mean over episodes;
+    ± is the standard deviation over those seeds (divisor: their number), left out where there is but one.
     """
     groups: dict[tuple, list[tuple[dict, dict]]] = defaultdict(list)
     for file in files:
-        result = json.loads(file.read_text())
+        result = max(json.loads(file.read_text())["checkpoints"], key=lambda c: c["policy"]["step"])
         about = result["policy"]
         for setting in result["settings"]:
             key = (about["dataset_id"], about["algorithm"], setting["target_return"], setting["label"])
@@ -63,8 +63,8 @@ def evaluation(*files: Path) -> str:
                 f"{dataset}, {algorithm}",
                 label if target is None else f"{label}, target {target:g}",
                 f"{len(found)} x {found[0][0]['episodes']}",
-                spread(means.mean(), means.std()),
-                "" if None in scores else spread(np.mean(scores), np.std(scores)),
+                over_seeds(means),
+                "" if None in scores else over_seeds(scores),
                 ", ".join(f"{mean:.0f}" for mean in means),
             )
         )
@@ -85,6 +85,10 @@ def benchmarks(file: Path, *prefixes: str) -> str:
 
 def spread(mean: float, std: float) -> str:
     return f"{mean:.1f} ± {std:.1f}"
+
+
+def over_seeds(means: Sequence[float]) -> str:
+    return spread(np.mean(means), np.std(means)) if len(means) > 1 else f"{means[0]:.1f}"
 
 
 def interval(bounds: Sequence[float], sign: str = "") -> str:

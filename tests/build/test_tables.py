@@ -18,7 +18,9 @@ def evaluation(seed: int, mean: float) -> dict:
         {"label": "AG n=10 lr=0.03", "target_return": None, "mean": 2 * mean, "normalized": None},
     ]
     about = {"dataset_id": "some/data-v0", "algorithm": "dt", "seed": seed}
-    return {"policy": about, "episodes": 7, "settings": settings}
+    newest = {"policy": {**about, "step": 20}, "episodes": 7, "settings": settings}
+    older = {"policy": {**about, "step": 10}, "episodes": 7, "settings": [{**settings[0], "mean": -1.0}]}
+    return {"checkpoints": [older, newest]}
 
 
 def benchmark() -> dict:

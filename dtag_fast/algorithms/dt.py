@@ -35,6 +35,7 @@ class Config:
     n_head: int = 1
     dropout: float = 0.1
     max_timestep: int = 4096  # rows of the timestep embedding
+    timestep_std: float = 1.0  # of that embedding at the start; 0.02 helps short trainings
     norm: Literal["post", "pre"] = "post"  # LayerNorm after or before attention and MLP
     activation: Literal["gelu", "relu"] = "gelu"
     padding: Literal["left", "right"] = "right"  # side on which short windows are filled up
@@ -87,6 +88,7 @@ class DT(Algorithm):
                 n_head=c.n_head,
                 dropout=c.dropout,
                 max_timestep=c.max_timestep,
+                timestep_std=c.timestep_std,
                 norm=c.norm,
                 activation=c.activation,
                 padding=c.padding,

@@ -42,6 +42,7 @@ class Config:
     n_head: int = 8
     dropout: float = 0.1
     max_timestep: int = 4096  # rows of the timestep embedding
+    timestep_std: float = 1.0  # of that embedding at the start; 0.02 helps short trainings
     padding: Literal["left", "right"] = "right"  # side on which short windows are filled up
     weighting: Literal["uniform", "length"] = "uniform"  # probability of an episode
     start: Literal["inside", "anywhere"] = "inside"  # first step of a window, see WindowSampler
@@ -86,6 +87,7 @@ class Reinformer(Algorithm):
                 n_head=c.n_head,
                 dropout=c.dropout,
                 max_timestep=c.max_timestep,
+                timestep_std=c.timestep_std,
                 padding=c.padding,
                 return_scale=self.return_scale,
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
@@ -28,6 +29,7 @@ class SequenceConfig:
     n_head: int = 1
     dropout: float = 0.1  # on attention weights, after attention, after the MLP
     max_timestep: int = 4096  # rows of the timestep embedding; episodes must be shorter
+    timestep_std: float = 1.0  # of the timestep embedding before training
     norm: Norm = "post"  # LayerNorm after ("post") or before ("pre") attention and MLP
     activation: ActivationName = "gelu"
     padding: Literal["left", "right"] = "right"  # side on which short histories are filled up
@@ -50,6 +52,8 @@ class SequenceConfig:
             raise ValueError(f"dropout: expected a probability in [0, 1), got {self.dropout}")
         if not self.return_scale > 0:
             raise ValueError(f"return_scale: expected a positive number, got {self.return_scale}")
+        if not 0 <= self.timestep_std < math.inf:
+            raise ValueError(f"timestep_std: expected a finite number of at least 0, got {self.timestep_std}")
         for name, known in (
             ("norm", ("post", "pre")),
             ("activation", ("gelu", "relu")),
@@ -107,7 +111,8 @@ class SequenceModel(nn.Module):
         d = config.d_model
         self.normalizer = InputNormalizer(config.state_dim, state_mean, state_std)
         self.action_bounds = ActionBounds(config.action_dim, action_low, action_high)
-        self.embed_timestep = nn.Embedding(config.max_timestep, d)
+        self.embed_timestep = nn.Embedding(config.max_timestep, d)  # N(0, 1)
+        self.embed_timestep.weight.detach().mul_(config.timestep_std)
         self.embed_return = nn.Linear(1, d)
         self.embed_state = nn.Linear(config.state_dim, d)
         self.embed_action = nn.Linear(config.action_dim, d)

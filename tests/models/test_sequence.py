@@ -136,6 +136,13 @@ def test_parameter_count_of_the_published_reinformer():
 
 
 @pytest.mark.parametrize("kind", ["dt", "reinformer"])
+def test_timestep_std_scales_the_timestep_embedding_only(kind):
+    states = [make(kind, timestep_std=std).state_dict() for std in (1.0, 0.5)]
+    assert torch.equal(states[1].pop("embed_timestep.weight"), states[0].pop("embed_timestep.weight") / 2)
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.parametrize("kind", ["dt", "reinformer"])
 def test_dropout_follows_the_generator_only(kind):
     model = make(kind, dropout=0.5).train()
     batch = windows(LENGTHS["mixed"], "right")
@@ -154,6 +161,7 @@ def test_dropout_follows_the_generator_only(kind):
         ({"padding": "middle"}, "padding: expected one of left, right, got 'middle'"),
         ({"norm": "both"}, "norm: expected one of post, pre"),
         ({"return_scale": 0.0}, "return_scale: expected a positive number"),
+        ({"timestep_std": -1.0}, "timestep_std: expected a finite number of at least 0, got -1.0"),
     ],
 )
 def test_bad_configuration_is_refused(options, message):

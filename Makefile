@@ -15,8 +15,7 @@ FOR_TESTS := $(VENV)/.installed-for-tests
 FOR_BENCH := $(VENV)/.installed-for-benchmarks
 BUILT := $(VENV)/.built
 
-# One torch thread per test worker, or the workers fight for the cores.
-PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:benchmark -n auto --maxprocesses 8 --dist worksteal
+PYTEST := $(BIN)/python -m pytest -p no:benchmark -n auto --maxprocesses 8 --dist worksteal
 
 .NOTPARALLEL:
 .PHONY: demo test bench lint sanitize clean

@@ -22,7 +22,7 @@ class Args:
     Finished parts of an earlier run with the same configuration are used again.
     """
 
-    out: Path = Path("runs/demo")  # folder for the data, the runs, results.json and plots/
+    out: Path | None = None  # folder for all of it; None: runs/demo, or runs/demo-quick with --quick
     quick: bool = False  # about a minute: all parts, too little training for numbers that mean anything
     seed: int = 0  # of data, weights and batches
 
@@ -34,13 +34,15 @@ def main(argv: Sequence[str]) -> int:
     if not console.is_terminal:
         console = Console(width=PLAIN_WIDTH, highlight=False)
     # Imported late: `dtag demo --help` needs none of it.
-    from dtag_fast.experiments.demo import DemoConfig, quick_config, run_demo
+    from dtag_fast.experiments.demo import run_demo
+    from dtag_fast.experiments.demo_config import DemoConfig, quick_config
 
     config = replace(quick_config() if args.quick else DemoConfig(), seed=args.seed)
+    out = args.out or Path("runs/demo-quick" if args.quick else "runs/demo")
     began = time.perf_counter()
     reporter = _BarReporter(console) if console.is_terminal else _LineReporter(console)
     with reporter:
-        results = run_demo(config, args.out, reporter)
+        results = run_demo(config, out, reporter)
     console.print()
     console.print(_toy_sentence(results))
     console.print(_table(results))
@@ -49,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
             "[bold]Quick form:[/] trained far too little for these numbers to mean anything; "
             "run `dtag demo` without --quick."
         )
-    console.print(f"Plots: {args.out / 'plots'}   Numbers: {args.out / 'results.json'}")
+    console.print(f"Plots: {out / 'plots'}   Numbers: {out / 'results.json'}")
     console.print(f"Finished in {time.perf_counter() - began:.0f} s.")
     return 0
 

@@ -9,75 +9,28 @@ n and the step size of the reported table are fixed in the config, not chosen by
 on other episodes. Finished pieces of an earlier run with the same configuration and code are used again.
 """
 
-import dataclasses
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from dtag_fast.algorithms import preset_config
 from dtag_fast.data import load_dataset
 from dtag_fast.data.catalog import minari_root_at
 from dtag_fast.data.pointmaze import env_spec, make_pointmaze, maze_of
 from dtag_fast.experiments.comparison import compare_policies
+from dtag_fast.experiments.demo_config import CRITIC, POLICIES, SIZE, DemoConfig, training_settings
 from dtag_fast.experiments.demo_figures import draw_figures
 from dtag_fast.experiments.reuse import Found, Pieces, code_fingerprint, write_json
-from dtag_fast.experiments.toy import ToyConfig, run_toy
+from dtag_fast.experiments.toy import run_toy
 from dtag_fast.experiments.workers import TrainJob, train_all
 
-SIZE = "umaze"
 DATASET_ID = f"pointmaze/{SIZE}-v0"
-POLICIES = {"dt": "Decision Transformer", "reinformer": "Reinformer"}
-CRITIC = "iql"
-
-
-@dataclass(frozen=True)
-class DemoConfig:
-    """Sizes of the demonstration; the defaults take a few minutes on two cores."""
-
-    seed: int = 0  # of data, weights and batches
-    toy: ToyConfig = field(default_factory=ToyConfig)
-    toy_seeds: int = 3
-    collect_steps: int = 150_000
-    context_len: int = 5  # K of both policies
-    d_model: int = 64
-    n_layer: int = 3
-    n_head: int = 1
-    policy_batch: int = 64
-    policy_lr: float = 1e-3
-    policy_warmup: int = 500
-    policy_updates: int = 4_000
-    critic_updates: int = 15_000
-    episodes: int = 50
-    evaluation_seed: int = 10_000  # of the first reported episode
-    ag_steps: int = 10
-    ag_lr: float = 0.03
-    sweep_steps: tuple[int, ...] = (0, 1, 2, 5, 10, 20, 40)
-    sweep_episodes: int = 30
-    sweep_seed: int = 20_000  # of the first episode of the sweep over n
-
-
-def quick_config() -> DemoConfig:
-    """A minute's worth of everything: shows that all parts work; its numbers mean nothing."""
-    return DemoConfig(
-        toy=ToyConfig(episodes=256, imitator_updates=300, critic_updates=400, batch_size=64),
-        toy_seeds=1,
-        collect_steps=30_000,
-        d_model=32,
-        n_layer=2,
-        policy_warmup=50,
-        policy_updates=400,
-        critic_updates=1_000,
-        episodes=8,
-        sweep_steps=(0, 5, 10),
-        sweep_episodes=4,
-    )
 
 
 class Reporter(Protocol):
@@ -210,7 +163,7 @@ class _Demo:
         store = load_dataset(str(dataset), cache_dir=self.out / "cache")
         code = code_fingerprint("algorithms", "data", "models", "training")
         recipes, jobs = {}, []
-        for name, (algorithm_config, updates) in self._training_settings(store.metadata).items():
+        for name, (algorithm_config, updates) in training_settings(self.config, store.metadata).items():
             recipe = recipes[name] = {
                 "algorithm": name,
                 "config": asdict(algorithm_config),
@@ -283,30 +236,6 @@ class _Demo:
             )
 
         return self._json_piece(name, recipe, make)
-
-    def _training_settings(self, metadata: dict) -> dict[str, tuple[Any, int]]:
-        """Algorithm -> its config and updates: the presets for maze2d, in the demonstration's size."""
-        c, maze = self.config, maze_of(SIZE)
-        network = {
-            "context_len": c.context_len,
-            "d_model": c.d_model,
-            "n_layer": c.n_layer,
-            "n_head": c.n_head,
-            "max_timestep": maze.max_episode_steps,
-            "return_scale": 100.0,
-            "batch_size": c.policy_batch,
-            "lr": c.policy_lr,
-            "warmup": c.policy_warmup,
-        }
-        dt = dataclasses.replace(
-            preset_config("dt", metadata), target_returns=(maze.ref_max_score,), **network
-        )
-        reinformer = dataclasses.replace(preset_config("reinformer", metadata), **network)
-        return {
-            CRITIC: (preset_config("iql", metadata), c.critic_updates),
-            "reinformer": (reinformer, c.policy_updates),
-            "dt": (dt, c.policy_updates),
-        }
 
     def _json_piece(self, name: str, recipe: dict, make: Callable[[], list[dict]]) -> list[dict]:
         path = self.pieces.path(name)

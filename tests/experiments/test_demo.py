@@ -8,7 +8,8 @@ import pytest
 from dtag_fast.cli import demo as command
 from dtag_fast.cli.main import main
 from dtag_fast.experiments import demo
-from dtag_fast.experiments.demo import DemoConfig, run_demo
+from dtag_fast.experiments.demo import run_demo
+from dtag_fast.experiments.demo_config import DemoConfig
 from dtag_fast.experiments.toy import ToyConfig
 
 TINY = DemoConfig(

@@ -31,7 +31,8 @@ class DemoConfig:
     dt_lr: float = 1e-3  # AdamW
     reinformer_lr: float = 3e-3  # LAMB, whose steps are relative to the weights
     policy_warmup: int = 500
-    policy_updates: int = 4_000
+    dt_updates: int = 4_000
+    reinformer_updates: int = 6_000  # it has to learn the returns as well
     critic_batch: int = 128
     critic_updates: int = 25_000
     episodes: int = 50
@@ -52,7 +53,8 @@ def quick_config() -> DemoConfig:
         d_model=32,
         n_layer=2,
         policy_warmup=50,
-        policy_updates=400,
+        dt_updates=400,
+        reinformer_updates=400,
         critic_updates=1_000,
         episodes=8,
         sweep_steps=(0, 5, 10),
@@ -82,8 +84,8 @@ def training_settings(config: DemoConfig, metadata: dict) -> dict[str, tuple[Any
     dt = {"lr": config.dt_lr, "target_returns": (maze.ref_max_score,)}
     settings = {
         CRITIC: ({"batch_size": config.critic_batch}, config.critic_updates),
-        "reinformer": (network | {"lr": config.reinformer_lr}, config.policy_updates),
-        "dt": (network | dt, config.policy_updates),
+        "reinformer": (network | {"lr": config.reinformer_lr}, config.reinformer_updates),
+        "dt": (network | dt, config.dt_updates),
     }
     return {
         name: (dataclasses.replace(preset_config(name, metadata), **changes), updates)

@@ -13,7 +13,9 @@ SOURCES := setup.py CMakeLists.txt $(shell find csrc cmake -type f 2>/dev/null)
 FOR_USE := $(VENV)/.installed-for-use
 FOR_TESTS := $(VENV)/.installed-for-tests
 FOR_BENCH := $(VENV)/.installed-for-benchmarks
-BUILT := $(VENV)/.built
+# A stamp for either kind of build, so that a switch of DTAG_BUILD is noticed.
+BUILT := $(VENV)/.built$(if $(filter 0,$(DTAG_BUILD)),-without-core)
+STAMP_BUILT = rm -f $(VENV)/.built* && touch $(BUILT)
 
 PYTEST := $(BIN)/python -m pytest -p no:benchmark -n auto --maxprocesses 8 --dist worksteal
 
@@ -47,16 +49,16 @@ clean:
 
 $(FOR_USE): constraints.txt pyproject.toml tools/setup_venv.sh
 	tools/setup_venv.sh robotics
-	touch $@ $(BUILT)
+	$(STAMP_BUILT) && touch $@
 
 $(FOR_TESTS): constraints.txt pyproject.toml tools/setup_venv.sh
 	tools/setup_venv.sh robotics,test
-	touch $@ $(FOR_USE) $(BUILT)
+	$(STAMP_BUILT) && touch $@ $(FOR_USE)
 
 $(FOR_BENCH): constraints.txt pyproject.toml tools/setup_venv.sh
 	tools/setup_venv.sh dev
-	touch $@ $(FOR_TESTS) $(FOR_USE) $(BUILT)
+	$(STAMP_BUILT) && touch $@ $(FOR_TESTS) $(FOR_USE)
 
 $(BUILT): $(SOURCES)
 	$(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation --no-deps -e .
-	touch $@
+	$(STAMP_BUILT)

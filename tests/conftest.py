@@ -1,4 +1,4 @@
-"""One torch thread per process: several test processes, or anything else at work beside them, fight for the cores."""
+"""One torch thread per process: those of several processes fight for the cores."""
 
 import os
 

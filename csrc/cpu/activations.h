@@ -25,12 +25,14 @@ DTAG_INLINE void activate(vf z, float p0, float p1, vf& value, vf& slope) {
     value = z * cdf;
     slope = fma(z, density, cdf);
   } else if constexpr (kind == Activation::gelu_tanh) {
-    const vf z2 = z * z;
-    const vf t = tanh(0.797884561f * z * fma(z2, splat(0.044715f), one));
-    const vf inner = 0.797884561f * fma(z2, splat(3.f * 0.044715f), one);
+    // Beyond 20 the tanh is +-1 and its derivative 0; cubes of larger numbers would overflow to infinity times zero.
+    const vf c = select(z > 20.f, splat(20.f), select(z < -20.f, splat(-20.f), z));
+    const vf c2 = c * c;
+    const vf t = tanh(0.797884561f * c * fma(c2, splat(0.044715f), one));
+    const vf inner = 0.797884561f * fma(c2, splat(3.f * 0.044715f), one);
     const vf half = 0.5f * (t + 1.f);
     value = z * half;
-    slope = fma(0.5f * z * inner, (one - t) * (one + t), half);
+    slope = fma(0.5f * c * inner, (one - t) * (one + t), half);
   } else if constexpr (kind == Activation::silu) {
     const vf s = sigmoid(z);
     value = z * s;

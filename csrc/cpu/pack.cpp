@@ -38,6 +38,12 @@ bool all_finite(const std::vector<float>& values) {
   return true;
 }
 
+bool bf16_finite(const std::vector<float>& values) {
+  for (float v : values)
+    if (!std::isfinite(through_bf16(v))) return false;
+  return true;
+}
+
 int64_t round_up(int64_t n, int64_t m) { return (n + m - 1) / m * m; }
 
 }  // namespace
@@ -98,8 +104,9 @@ class Packer {
     const View w{s.weight.data() + (first ? program_.state_dim : 0), s.out, p.in, s.in, 1};
     const View state{s.weight.data(), s.out, program_.state_dim, s.in, 1};
     const bool wide = p.in >= kFew && p.out >= kFew;
-    const bool bf16 = bf16_ && wide && !first;
     const bool finite = all_finite(s.weight);
+    // A bf16 dot product multiplies the other weight of a pair by zero, and zero times infinity is NaN.
+    const bool bf16 = bf16_ && wide && !first && bf16_finite(s.weight);
     p.skip_in = relu_in && finite;
     p.value = take(s.out);
     auto& ops = to_.ops_.emplace_back();

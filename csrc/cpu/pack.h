@@ -35,7 +35,8 @@ enum class KernelKind { rows, tiles };
 
 class Packing {
  public:
-  // bf16: hidden layers (32 or more inputs and outputs, not the first) keep bf16 weights; all others stay float32.
+  // bf16: hidden layers (32 or more inputs and outputs, not the first) keep bf16 weights; all others, and those with
+  // a weight that bf16 cannot hold as a finite number, stay float32.
   Packing(const Program& program, const Geometry& geometry, KernelKind kind, bool bf16);
   const Packed& view() const { return view_; }
 

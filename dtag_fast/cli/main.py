@@ -29,13 +29,23 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `dtag` with `argv` (default: the process arguments).
+    """Run `dtag` with `argv` (default: the process arguments); quiet when its reader (`| head`) has gone.
 
     Returns:
         0 when everything asked for was done, 1 when a verb finished but something asked for failed, 2 on a
         user error (one sentence on stderr; the traceback with DTAG_TRACEBACK=1), 130 when interrupted.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more when it ends, and would complain then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_INCOMPLETE
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return EXIT_DONE if arguments else EXIT_USER_ERROR
@@ -55,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except SystemExit as stop:  # tyro leaves this way after --help (0) and after a bad option (2)
         return stop.code if isinstance(stop.code, int) else EXIT_USER_ERROR
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if os.environ.get("DTAG_TRACEBACK") == "1" or not _is_user_error(error):
             raise

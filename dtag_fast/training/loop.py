@@ -22,7 +22,7 @@ from dtag_fast.training.checkpoint import (
     save_checkpoint,
 )
 from dtag_fast.training.metrics import MetricsLog, WindowMeans
-from dtag_fast.training.run_folder import describe_run, open_run
+from dtag_fast.training.run_folder import describe_run, open_run, sole_writer
 
 Progress = Callable[[int, int, dict[str, float]], None]
 Evaluate = Callable[[int, Path], dict[str, float]]
@@ -71,6 +71,7 @@ def train(
         The run folder.
     Raises:
         FileExistsError: `out` holds something and resume is False.
+        BlockingIOError: another process is training into `out`.
         ValueError: a bad setting, or resume with other settings or data than before.
         FloatingPointError: a loss is not finite; what was written before stays.
     """
@@ -84,30 +85,31 @@ def train(
 
     run = Path(out)
     learner = create(algorithm, store, config, seed=seed, device=device)
-    open_run(run, describe_run(algorithm, learner.config, store, seed, str(device)), resume)
-    session = _Session(run, learner, store, seed)
-    session.restore(keep_last)
-    sampler = learner.make_sampler(store)
+    with sole_writer(run):
+        open_run(run, describe_run(algorithm, learner.config, store, seed, str(device)), resume)
+        session = _Session(run, learner, store, seed)
+        session.restore(keep_last)
+        sampler = learner.make_sampler(store)
 
-    def evaluation_due(step: int) -> bool:
-        return evaluate is not None and (step % eval_every == 0 or step == updates)
+        def evaluation_due(step: int) -> bool:
+            return evaluate is not None and (step % eval_every == 0 or step == updates)
 
-    if session.step and evaluation_due(session.step):
-        session.evaluate_once(evaluate)  # in case the run was killed between checkpoint and evaluation
-    shown = 0.0
-    while session.step < updates:
-        session.window.add(learner.update(sampler.sample(session.generator)))
-        step = session.step
-        if step % log_every == 0:
-            session.log_window()
-        if evaluation_due(step) or step % checkpoint_every == 0 or step == updates:
-            session.save(keep_last)
-        if evaluation_due(step):
-            session.evaluate_once(evaluate)
-        now = time.perf_counter()
-        if progress and (now - shown > _PROGRESS_PERIOD or step == updates):
-            progress(step, updates, session.latest)
-            shown = now
+        if session.step and evaluation_due(session.step):
+            session.evaluate_once(evaluate)  # in case the run was killed between checkpoint and evaluation
+        shown = 0.0
+        while session.step < updates:
+            session.window.add(learner.update(sampler.sample(session.generator)))
+            step = session.step
+            if step % log_every == 0:
+                session.log_window()
+            if evaluation_due(step) or step % checkpoint_every == 0 or step == updates:
+                session.save(keep_last)
+            if evaluation_due(step):
+                session.evaluate_once(evaluate)
+            now = time.perf_counter()
+            if progress and (now - shown > _PROGRESS_PERIOD or step == updates):
+                progress(step, updates, session.latest)
+                shown = now
     return run
 
 

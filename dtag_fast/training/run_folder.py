@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
+import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +54,32 @@ def content_checksum(store: TrajectoryStore) -> str:
     return f"{checksum:08x}"
 
 
+@contextmanager
+def sole_writer(out: Path) -> Iterator[None]:
+    """Keep other processes from training into this folder; the lock ends with the process at the latest.
+
+    Creates the folder.
+
+    Raises:
+        BlockingIOError: another process trains into it.
+        FileExistsError: `out` is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"out: {out} is a file; choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    folder = os.open(out, os.O_RDONLY)  # the folder itself is locked, so that no lock file is left behind
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"out: another process is training into {out}; wait for it, or choose another folder"
+            ) from None
+        yield
+    finally:
+        os.close(folder)
+
+
 def open_run(out: Path, run: dict[str, Any], resume: bool) -> None:
     """Create a run folder, or check that the one there is the run to go on with.
 
@@ -66,7 +96,7 @@ def open_run(out: Path, run: dict[str, Any], resume: bool) -> None:
         return
     if resume and out.exists():
         remove_leftovers(out)  # a run killed before its config was written has nothing else
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and any(out.iterdir()):
         raise FileExistsError(
             f"out: {out} is not empty; resume it, or choose another folder"
             if path.exists() or not resume

@@ -1,5 +1,6 @@
 """Dispatch, exit codes, and what is not loaded."""
 
+import os
 import subprocess
 import sys
 from types import ModuleType
@@ -19,6 +20,18 @@ def test_help_loads_neither_torch_nor_gymnasium():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert all(verb in done.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_a_reader_that_has_gone_is_no_error(arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        command = [sys.executable, "-m", "dtag_fast.cli.main", *arguments]
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+    finally:
+        os.close(writer)
+    assert done.returncode == 1 and done.stderr == ""
 
 
 @pytest.mark.parametrize("verb", list(VERBS))

@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -145,6 +147,31 @@ def test_an_existing_folder_is_never_overwritten(store, configs, tmp_path):
     with pytest.raises(FileExistsError, match="holds other files and no run to resume"):
         train("dt", store, config=configs["dt"], out=tmp_path / "photos", updates=2, resume=True)
     assert [p.name for p in (tmp_path / "photos").iterdir()] == ["cat.png"]
+
+
+def test_a_folder_another_process_trains_into_is_left_alone(store, configs, tmp_path):
+    settings = {"config": configs["dt"], "out": tmp_path / "run", "updates": 2}
+    train("dt", store, **settings)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    script = "import fcntl, os, sys; f = os.open(sys.argv[1], os.O_RDONLY); fcntl.flock(f, fcntl.LOCK_EX); "
+    script += "print('locked', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", script, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"locked\n"
+        with pytest.raises(
+            BlockingIOError, match=r"out: another process is training into .*run; wait for it"
+        ):
+            train("dt", store, **settings, resume=True)
+        assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+        other.stdin.close()
+    train("dt", store, **settings, resume=True)
+
+
+def test_a_file_is_no_run_folder(store, configs, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"out: .*run is a file; choose another folder"):
+        train("dt", store, config=configs["dt"], out=tmp_path / "run", updates=1)
+    assert (tmp_path / "run").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,23 @@ def test_every_layer_kind(isa, kernel, norm, activation):
     assert_exact(program, states, info)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: a[0])
+def test_units_far_out_have_the_slope_of_their_asymptote(isa, kernel, activation):
+    """Q = f(1e18 + a) + f(-1e18 - a): cubes overflow float32, values and slopes do not."""
+    weight, bias = torch.tensor([[0.0, 1.0], [0.0, -1.0]]), torch.tensor([1e18, -1e18])
+    layers = (Linear(weight, bias), Activation(*activation), Linear(torch.ones(1, 2), torch.zeros(1)))
+    program = CriticProgram(1, 1, (layers,))
+    options = make_options(action=1, reduce="mean")
+    _, info = traced(
+        CpuExecutor(program, options, isa=isa, kernel=kernel), torch.zeros(3, 1), torch.zeros(3, 1, 1), 1, 0.1
+    )
+    q, slope, _ = exact(program, torch.zeros(3, 1), torch.zeros(3, 1), "mean")
+    torch.testing.assert_close(info.trace_q[0, :, 0].double(), q, rtol=1e-6, atol=1.0)
+    torch.testing.assert_close(info.trace_grad[0, :, 0].double(), slope, rtol=1e-6, atol=1e-6)
+
+
 SHAPES = {
     "linear": (3, 2, ()),
     "narrow": (1, 1, (1,)),
@@ -233,6 +250,24 @@ def test_bf16_rounds_weights_only_unless_the_machine_multiplies_bf16(isa, kernel
                 ) * g.norm()
     else:
         assert_exact(rounded(program), states, info, reduce="mean")
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_an_infinite_weight_spoils_its_own_unit_only(isa, kernel):
+    """-inf into one unit of a bf16 layer: ReLU silences it, and Q is that of the program without the unit."""
+    first, act, hidden, act2, last = make_program(hidden=(40, 64), members=1).members[0]
+    dead = Linear(hidden.weight.clone(), hidden.bias)
+    dead.weight[10] = 0
+    dead.weight[10, 3] = -torch.inf
+    first = Linear(first.weight, first.bias + 9.0)  # every input of that layer is positive
+    program = CriticProgram(17, 6, ((first, act, dead, act2, last),))
+    states, actions = make_inputs(program, 5)
+    _, info = traced(
+        CpuExecutor(program, make_options(), "bf16", isa=isa, kernel=kernel), states, actions, 0, 0.1
+    )
+    q, _, _ = exact(program, states, actions[:, 0])
+    torch.testing.assert_close(info.trace_q[0, :, 0].double(), q, rtol=1e-2, atol=1e-2)
 
 
 OPTIMIZERS = [

@@ -8,7 +8,7 @@
 set -euo pipefail
 dataset=${1:?dataset id} runs=${2:?folder for the runs}
 policy=(--d-model 128 --n-layer 3 --n-head 4 --batch-size 64 --lr 3e-3 --warmup 1000 --timestep-std 0.02 --updates 5000)
-critic=(--updates 20000)
+critic=(--updates 30000)
 train() {
     local out=$1
     shift

@@ -29,19 +29,45 @@ struct View {
   int rows, cols;
   int64_t row_stride, col_stride;
   float at(int r, int c) const { return data[r * row_stride + c * col_stride]; }
+  const float* row(int r) const { return data + r * row_stride; }
   View transposed() const { return {data, cols, rows, col_stride, row_stride}; }
 };
 
+// Integers and no early exit: compilers vectorize it.
 bool all_finite(const std::vector<float>& values) {
-  for (float v : values)
-    if (!std::isfinite(v)) return false;
-  return true;
+  uint32_t bad = 0;
+  for (float v : values) {
+    uint32_t u;
+    std::memcpy(&u, &v, 4);
+    bad |= uint32_t((u & 0x7f800000u) == 0x7f800000u);
+  }
+  return bad == 0;
 }
 
 bool bf16_finite(const std::vector<float>& values) {
   for (float v : values)
     if (!std::isfinite(through_bf16(v))) return false;
   return true;
+}
+
+// Columns c0 .. c0 + count of w to rows of `width` floats. Transposes go in runs of 16 rows: strided reads alone would
+// fall on the same few lines of the cache over and over.
+void copy_panel(const View& w, int c0, int count, int width, float* to) {
+  if (w.col_stride == 1) {
+    for (int r = 0; r < w.rows; ++r) std::memcpy(to + int64_t(r) * width, w.row(r) + c0, size_t(count) * 4);
+    return;
+  }
+  for (int r0 = 0; r0 < w.rows; r0 += 16)
+    for (int c = 0; c < count; ++c)
+      for (int r = r0, last = std::min(r0 + 16, w.rows); r < last; ++r) to[int64_t(r) * width + c] = w.at(r, c0 + c);
+}
+
+void copy(const float* from, int64_t stride, int count, float* to) {
+  if (stride == 1) {
+    std::memcpy(to, from, size_t(count) * 4);
+  } else {
+    for (int i = 0; i < count; ++i) to[i] = from[i * stride];
+  }
 }
 
 int64_t round_up(int64_t n, int64_t m) { return (n + m - 1) / m * m; }
@@ -159,15 +185,18 @@ class Packer {
     int width = g_.panel * g_.lanes;
     for (int c0 = 0; c0 < m.padded; c0 += width) {
       while (width > m.padded - c0) width /= 2;
-      for (int r = 0; r < m.rows; ++r, at += width)
-        for (int c = 0; c < width && c0 + c < w.cols; ++c) {
-          if (bf16) {
-            const int group = c / (2 * g_.lanes), lane = c % g_.lanes, upper = c / g_.lanes % 2;
-            data.halves()[at + group * 2 * g_.lanes + 2 * lane + upper] = to_bf16(w.at(r, c0 + c));
-          } else {
-            data.floats()[at + c] = w.at(r, c0 + c);
-          }
+      const int count = std::min(width, w.cols - c0);
+      if (!bf16) {
+        copy_panel(w, c0, count, width, data.floats() + at);
+        at += int64_t(width) * m.rows;
+        continue;
+      }
+      for (int r = 0; r < m.rows; ++r, at += width) {
+        for (int c = 0; c < count; ++c) {
+          const int group = c / (2 * g_.lanes), lane = c % g_.lanes, upper = c / g_.lanes % 2;
+          data.halves()[at + group * 2 * g_.lanes + 2 * lane + upper] = to_bf16(w.at(r, c0 + c));
         }
+      }
     }
     return m;
   }
@@ -184,16 +213,21 @@ class Packer {
     int64_t at = 0;
     for (int r0 = 0; r0 < w.rows; r0 += g_.block) {
       const int width = std::min(g_.block, w.rows - r0);
-      for (int k = 0; k < steps; ++k)
-        for (int j = 0; j < width; ++j, ++at) {
+      for (int k = 0; k < steps; ++k, at += width) {
+        if (!rounded) {
+          copy(w.row(r0) + k * w.col_stride, w.row_stride, width, data.floats() + at);
+          continue;
+        }
+        for (int j = 0; j < width; ++j) {
           if (pairs) {
             const uint32_t low = to_bf16(w.at(r0 + j, 2 * k));
             const uint32_t high = 2 * k + 1 < w.cols ? to_bf16(w.at(r0 + j, 2 * k + 1)) : 0;
-            data.words()[at] = low | high << 16;
+            data.words()[at + j] = low | high << 16;
           } else {
-            data.floats()[at] = rounded ? through_bf16(w.at(r0 + j, k)) : w.at(r0 + j, k);
+            data.floats()[at + j] = through_bf16(w.at(r0 + j, k));
           }
         }
+      }
     }
     return m;
   }

@@ -263,6 +263,29 @@ bool all_within(uintptr_t values, int64_t count, float low, float high) {
   return !outside;
 }
 
+// Whether dicts[i][names[i]] is still tensors[i] and its _version versions[i]. Raises what reading _version raises.
+bool same_tensors(const py::list& dicts, const py::list& names, const py::list& tensors, const py::list& versions) {
+  static PyObject* const version = PyUnicode_InternFromString("_version");
+  const py::ssize_t n = PyList_GET_SIZE(dicts.ptr());
+  if (PyList_GET_SIZE(names.ptr()) != n || PyList_GET_SIZE(tensors.ptr()) != n || PyList_GET_SIZE(versions.ptr()) != n)
+    throw py::value_error("same_tensors: expected four lists of the same length");
+  for (py::ssize_t i = 0; i < n; ++i) {
+    PyObject* dict = PyList_GET_ITEM(dicts.ptr(), i);
+    if (!PyDict_Check(dict)) throw py::type_error("same_tensors: expected a list of dicts");
+    PyObject* found = PyDict_GetItemWithError(dict, PyList_GET_ITEM(names.ptr(), i));
+    if (!found && PyErr_Occurred()) throw py::error_already_set();
+    if (found != PyList_GET_ITEM(tensors.ptr(), i)) return false;
+  }
+  for (py::ssize_t i = 0; i < n; ++i) {
+    const py::object now = py::reinterpret_steal<py::object>(PyObject_GetAttr(PyList_GET_ITEM(tensors.ptr(), i), version));
+    if (!now) throw py::error_already_set();
+    const int same = PyObject_RichCompareBool(now.ptr(), PyList_GET_ITEM(versions.ptr(), i), Py_EQ);
+    if (same < 0) throw py::error_already_set();
+    if (!same) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -271,6 +294,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("isas", &runnable_isas, "Instruction sets this module has and this machine runs, slowest first.");
   m.def("default_isa", &default_isa, "The fastest of isas(), or the one named by DTAG_ISA.");
   m.def("all_within", &all_within, "(values, count, low, high): whether count float32 at an address lie in [low, high].");
+  m.def("same_tensors", &same_tensors,
+        "(dicts, names, tensors, versions): whether dicts[i][names[i]] is tensors[i] at versions[i], for all i.");
   py::class_<PyPlan>(m, "Plan", "A critic program bound to ascent options; see dtag_fast.ops.refine.cpu.")
       .def(py::init<int, int, const py::sequence&, const std::string&, const std::string&, const std::string&, const std::string&,
                     const py::dict&, const std::string&, double, const std::string&, double, const std::string&,

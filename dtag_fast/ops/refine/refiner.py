@@ -272,9 +272,10 @@ class Refiner:
         plain = steps is self.steps and lr is self.lr and isinstance(steps, int) and isinstance(lr, float)
         if run is None or not plain or return_info or a.ndim != 2 or len(a) == 0:
             return
-        modes, changed = self._critic.modes(), binding.watch.changed
+        compiled = compiled_cpu()._C
+        modes, changed = self._critic.modes(), binding.watch.quick_changed(compiled)
         if self._only_default and self._look is None:
-            self._look = inputs.quick_look(compiled_cpu()._C)
+            self._look = inputs.quick_look(compiled)
         look = self._look
         self._fast = (run, changed, modes, self._critic, s.shape, a.shape, len(a), look)
 

@@ -81,7 +81,7 @@ def sole_writer(out: Path) -> Iterator[None]:
 
 
 def open_run(out: Path, run: dict[str, Any], resume: bool) -> None:
-    """Create a run folder, or check that the one there is the run to go on with.
+    """Begin a run in a folder held by `sole_writer`, or check that the one there is the run to go on with.
 
     Raises:
         FileExistsError: the folder is not empty and resume is False.
@@ -94,15 +94,14 @@ def open_run(out: Path, run: dict[str, Any], resume: bool) -> None:
         compare(recorded, run, path)
         remove_leftovers(out)
         return
-    if resume and out.exists():
+    if resume:
         remove_leftovers(out)  # a run killed before its config was written has nothing else
-    if out.exists() and any(out.iterdir()):
+    if any(out.iterdir()):
         raise FileExistsError(
             f"out: {out} is not empty; resume it, or choose another folder"
             if path.exists() or not resume
             else f"out: {out} holds other files and no run to resume; choose another folder"
         )
-    out.mkdir(parents=True, exist_ok=True)
     write_json(path, run)
 
 

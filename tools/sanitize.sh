@@ -21,6 +21,7 @@ if [ ! -e "$runtime" ]; then
     runtime=$(library "libclang_rt.asan-$(uname -m).so") # clang's name for it
 fi
 # Leaks are not looked for here: Python keeps memory to the end on purpose.
-ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$site LD_PRELOAD="$runtime $(library libstdc++.so)" \
-    "$python" tests/csrc/fuzz_binding.py "$@"
+for fuzz in tests/csrc/fuzz_*.py; do
+    ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$site LD_PRELOAD="$runtime $(library libstdc++.so)" "$python" "$fuzz"
+done
 echo "sanitizers: nothing found"

@@ -18,6 +18,7 @@ from .options import bounds_key
 from .program import MAX_ACTION, CriticProgram
 from .refiner import DEFAULT_BOUNDS, DefaultBounds, Refiner
 
+_MODULES, _SEQUENCES = (nn.Module, CriticProgram), (list, tuple, nn.ModuleList)
 _refiners = WeakCache(limit=32)
 _in_graphs = WeakCache(limit=1024)
 
@@ -86,7 +87,7 @@ def refine(
         "return_info": return_info,
     }
     if torch.compiler.is_compiling():
-        parts = critic if isinstance(critic, list | tuple | nn.ModuleList) else (critic,)
+        parts = critic if isinstance(critic, _SEQUENCES) else (critic,)
         weights = [t.detach() for part in parts for t in tensors_of(part)]
         settings |= {"steps": 10 if isinstance(steps, Tensor) else steps}
         settings |= {"lr": 0.03 if isinstance(lr, Tensor) else lr}
@@ -113,15 +114,10 @@ _handle._dynamo_marked_constant = True
 
 def _cached(critic: Any, settings: dict[str, Any], steps: int = 10, lr: float = 0.03) -> Refiner:
     """The Refiner for these settings, kept as long as the critic lives."""
-    if not isinstance(critic, nn.Module | CriticProgram):
+    if not isinstance(critic, _MODULES):
         Critic(critic, weak=True)  # raises for anything but a sequence of modules
-    parts = tuple(critic) if isinstance(critic, list | tuple | nn.ModuleList) else (critic,)
-    key: Hashable = (
-        *settings.values(),
-        steps,
-        lr,
-        isinstance(settings["bounds"], DefaultBounds),
-    )
+    parts = tuple(critic) if isinstance(critic, _SEQUENCES) else (critic,)
+    key: Hashable = (*settings.values(), steps, lr, type(settings["bounds"]) is DefaultBounds)
     try:
         refiner = _refiners.get(parts, key)
     except TypeError:  # a Box or arrays: their contents are the key

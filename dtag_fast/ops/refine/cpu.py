@@ -8,12 +8,18 @@ AVX512-BF16 also rounds the numbers they are multiplied with.
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from .executor import InfoBuffers
 from .options import SGD, Adam, ClipNorm, RefineOptions
 from .program import Activation, CriticProgram, LayerNorm, Linear
+from .watch import Seen
 
 try:
     from dtag_fast import _C
@@ -43,7 +49,7 @@ def isa() -> str:
 
 
 class CpuExecutor:
-    """An Executor and a FastExecutor (executor.py) over `_C.Plan`.
+    """A PreparingExecutor (executor.py) over `_C.Plan`.
 
     Args:
         program, options, precision, steps, lr: as executor.py says.
@@ -94,7 +100,6 @@ class CpuExecutor:
             kernel=kernel or "",
             **_optimizer(options),
         )
-        self.run_fast = self._plan.run_fast
 
     @property
     def isa(self) -> str:
@@ -156,6 +161,31 @@ class CpuExecutor:
                     "trace_grad": info.trace_grad.data_ptr(),
                 }
         self._plan.run(**call)
+
+    def prepare_call(
+        self,
+        states_shape: Sequence[int],
+        actions_shape: Sequence[int],
+        weights: Seen,
+        modules: Sequence[weakref.ref],
+        modes: Sequence[bool],
+        *,
+        within_one: bool,
+    ) -> Callable[[Any, Any, Any], Tensor | None] | None:
+        """See PreparingExecutor.prepare_call."""
+        return _C.prepare_call(
+            plan=self._plan,
+            tensor_type=Tensor,
+            empty_like_tensor=torch.empty_like,
+            array_type=np.ndarray,
+            empty_like_array=np.empty_like,
+            states_shape=states_shape,
+            actions_shape=actions_shape,
+            **weights._asdict(),
+            modules=list(modules),
+            modes=list(modes),
+            within_one=within_one,
+        )
 
     def _members(self, program: CriticProgram) -> list[list[tuple]]:
         members = program.members if self._member is None else (program.members[self._member],)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
 
@@ -34,7 +33,7 @@ def as_tensor(name: str, value: Any) -> Tensor:
         raise TypeError(
             f"{name}: expected dtype float32, float64, float16 or bfloat16, got {value.dtype}; use .float()"
         )
-    return value.detach()
+    return value.detach().resolve_neg()
 
 
 def check_pair(states: Tensor, actions: Tensor) -> None:
@@ -84,17 +83,6 @@ def check_default_bounds(actions: Tensor) -> None:
     if low < -1.0 or high > 1.0:
         raise_outside_default(low, high)
     return None
-
-
-def quick_look(compiled: Any) -> Callable[[Tensor], None]:
-    """check_default_bounds for the short path: a contiguous float32 host tensor, by the compiled module."""
-    within = compiled.all_within
-
-    def look(actions: Tensor) -> None:
-        if not within(actions.data_ptr(), actions.numel(), -1.0, 1.0):
-            check_default_bounds(actions)
-
-    return look
 
 
 def raise_outside_default(low: float, high: float) -> None:

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, empty_like, float32, nn
+from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from . import inputs, options
-from .backends import BACKENDS, PRECISIONS, compiled_cpu
+from .backends import BACKENDS, PRECISIONS
 from .binding import Binding, Critic, Lowering, in_clean_thread, tensors_of
 from .cache import WeakCache
 from .compiled import call_operator, register
@@ -103,8 +103,7 @@ class Refiner:
         self.backend, self.return_info = backend, return_info
         self._lock = threading.RLock()
         self._bindings: dict[tuple, Binding] = {}
-        self._fast: tuple | None = None
-        self._look: Callable[[Tensor], None] | None = None
+        self._prepared: Callable[[Any, Any, Any], Tensor | None] | None = None
         self.handle = register(self)
 
     def weights(self) -> list[Tensor]:
@@ -123,30 +122,10 @@ class Refiner:
             return call_operator(
                 self.handle, self.weights(), self.return_info, states, actions, self.steps, self.lr
             )
-        fast = self._fast
-        if fast is not None and type(states) is Tensor and type(actions) is Tensor:
-            run, changed, modes, critic, states_shape, actions_shape, batch, look = fast
-            if (
-                actions.shape == actions_shape
-                and states.shape == states_shape
-                and actions.dtype is float32
-                and states.dtype is float32
-                and actions.is_contiguous()
-                and states.is_contiguous()
-                and actions.is_cpu
-                and states.is_cpu
-                and critic.modes() == modes
-                and not changed()
-            ):
-                if look is not None:
-                    look(actions)
-                if out is None:
-                    out = empty_like(actions)
-                elif type(out) is not Tensor or out.shape != actions_shape or out.dtype is not float32:
-                    inputs.check_out(out, actions_shape, actions)
-                if out.is_contiguous() and out.is_cpu:
-                    run(states.data_ptr(), actions.data_ptr(), out.data_ptr(), batch)
-                    return out
+        if (prepared := self._prepared) is not None:
+            result = prepared(states, actions, out)
+            if result is not None:
+                return result
         return self.run(states, actions, out)
 
     def refresh(self) -> None:
@@ -160,7 +139,7 @@ class Refiner:
                     continue
                 _lowerings.drop(parts)  # other layers than were traced: start anew
                 self._bindings.clear()
-                self._fast = None
+                self._prepared = None
                 break
 
     def binding(self, state_dim: int, action_dim: int, device: torch.device) -> Binding:
@@ -268,16 +247,14 @@ class Refiner:
 
     def _remember(self, binding: Binding, s: Tensor, a: Tensor, steps, lr, return_info) -> None:
         """Let calls of this shape take the short path."""
-        run = getattr(binding.executor, "run_fast", None)
+        prepare = getattr(binding.executor, "prepare_call", None)
         plain = steps is self.steps and lr is self.lr and isinstance(steps, int) and isinstance(lr, float)
-        if run is None or not plain or return_info or a.ndim != 2 or len(a) == 0:
+        if prepare is None or not plain or return_info or a.ndim > 2 or a.numel() == 0:
             return
-        compiled = compiled_cpu()._C
-        modes, changed = self._critic.modes(), binding.watch.quick_changed(compiled)
-        if self._only_default and self._look is None:
-            self._look = inputs.quick_look(compiled)
-        look = self._look
-        self._fast = (run, changed, modes, self._critic, s.shape, a.shape, len(a), look)
+        modules, modes = self._critic.refs if self._critic.has_modes else (), self._critic.modes()
+        self._prepared = prepare(
+            s.shape, a.shape, binding.watch.seen(), modules, modes, within_one=self._only_default
+        )
 
 
 def _rebuild(critic: Any, settings: dict[str, Any]) -> Refiner:

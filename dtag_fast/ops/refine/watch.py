@@ -7,14 +7,25 @@ are another object. Writes through `.data` and CUDA graph replays do neither: th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import attrgetter, getitem, is_
-from typing import Any
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 Slot = tuple[dict, str]
 Snapshot = tuple[list[Tensor], list[int]]
+
+
+class Seen(NamedTuple):
+    """stores[i][names[i]] was tensors[i] at versions[i], None where it has no version."""
+
+    stores: list[dict]
+    names: list[str]
+    tensors: list[Tensor]
+    versions: list[int | None]
+
+
 _version = attrgetter("_version")
 
 
@@ -47,18 +58,11 @@ class Watch:
         except RuntimeError:  # an inference tensor among them
             return self.snapshot()[1] != versions
 
-    def quick_changed(self, compiled: Any) -> Callable[[], bool]:
-        """`changed` in half of its time, by the compiled module; for after the first `accept`."""
-        same, dicts, names = compiled.same_tensors, self._dicts, self._names
-
-        def changed() -> bool:
-            tensors, versions = self._seen
-            try:
-                return not same(dicts, names, tensors, versions)
-            except RuntimeError:  # an inference tensor among them
-                return self.changed()
-
-        return changed
+    def seen(self) -> Seen:
+        """The slots with what the accepted snapshot found there, for a search in compiled code."""
+        tensors, versions = self._seen
+        readable = [None if t.is_inference() else v for t, v in zip(tensors, versions, strict=True)]
+        return Seen(self._dicts, self._names, tensors, readable)
 
 
 def slots_of(modules: Sequence[nn.Module]) -> dict[tuple[int, str], Slot]:

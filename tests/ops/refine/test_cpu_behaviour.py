@@ -159,15 +159,6 @@ def test_parent_and_child_work_after_fork_and_the_interpreter_ends_cleanly():
     assert (done.returncode, done.stdout.strip()) == (0, "both work"), done.stderr
 
 
-@pytest.mark.parametrize("batch", [1, 33])
-def test_the_fast_call_is_the_slow_call(batch):
-    executor = make_executor(make_program(), steps=7, lr=0.02)
-    states, actions = make_inputs(batch)
-    out = torch.empty(batch, 6)
-    executor.run_fast(states.data_ptr(), actions.data_ptr(), out.data_ptr(), batch)
-    assert torch.equal(out, run(executor, states, actions, steps=7, lr=0.02))
-
-
 @pytest.mark.parametrize("kernel", ["rows", "tiles"])
 def test_strided_and_broadcast_states_are_read_in_place(kernel):
     executor = make_executor(make_program(), kernel=kernel)
@@ -310,8 +301,3 @@ def test_wrong_calls_are_refused():
     ):
         with pytest.raises(ValueError):
             plan.run(**good | wrong)
-    with pytest.raises(ValueError, match="addresses"):
-        plan.run_fast(0, at, at, 1)
-    with pytest.raises(TypeError):
-        plan.run_fast(-1, at, at, 1)
-    plan.run_fast(0, 0, 0, 0)  # nothing to do

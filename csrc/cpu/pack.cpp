@@ -139,10 +139,11 @@ class Packer {
     for (size_t i = 0; i < s.post.size(); ++i) ops.push_back(op(s, i, m));
     p.ops = ops.data();
     p.op_count = int(ops.size());
-    p.skip_out = finite && p.op_count == 1 && p.ops[0].in_place;
     if (kind_ == KernelKind::rows) {
-      if (wide || p.out >= kFew) p.by_input = rows(w.transposed(), bf16);
-      if (wide || p.out < kFew) p.by_output = rows(w, bf16);
+      if (p.out >= kFew)
+        p.by_input = rows(w.transposed(), bf16);
+      else
+        p.by_output = rows(w, false);
       if (first) m.state_rows = rows(state.transposed(), false);
     } else {
       p.forward = blocks(w, bf16, bf16 && g_.bf16_dot);

@@ -49,11 +49,10 @@ struct PackedStage {
   int in = 0, out = 0;  // first stage: `in` counts action inputs only
   const float* bias = nullptr;
   bool skip_in = false;   // inputs are ReLU outputs and weights are finite: zero inputs may be skipped
-  bool skip_out = false;  // the only post-op is ReLU and weights are finite: zero gradients may be skipped
   const PackedOp* ops = nullptr;
   int op_count = 0;
   int64_t value = 0;  // outputs after the post-ops, [out]; offset in units
-  // Row kernel: `by_input` has a row per input, `by_output` a row per output; either may be missing.
+  // Row kernel, one of the two: `by_input` has a row per input, `by_output`, for a few outputs, a row per output.
   RowMatrix by_input, by_output;
   // Tile kernel.
   BlockMatrix forward, backward;

@@ -52,6 +52,7 @@ class RowKernel {
     arena.take(1, walk_.q, walk_.q_first, walk_.q_best);
     arena.take(1, walk_.alive, walk_.best_index, walk_.steps);
     arena.take(width, grad_in_, grad_out_, grad_member_);
+    arena.take(width * kLanes, sums_);
     arena.take(p_.units, units_);
     // The live list of a stage starts at its value's offset; 2 * kLanes spare numbers of the next one lie behind it.
     arena.take(2 * p_.units + kPrefetch + 16, lists_);
@@ -148,9 +149,11 @@ class RowKernel {
       }
       float* out = l == 0 ? to : next;
       if (stage.by_output.data)
-        combine(stage.by_output, stage.skip_out ? live_outputs(m, l) : everything(stage.out), g, nullptr, out);
-      else
+        combine(stage.by_output, everything(stage.out), g, nullptr, out);
+      else if (l == 0)
         dots(stage.by_input, g, nullptr, out);
+      else  // dead inputs pass nothing on, whatever their gradient
+        live_dots(stage.by_input, stage.skip_in ? live_outputs(m, l - 1) : everything(stage.in), g, sums_, out);
       next = g;
       g = out;
     }
@@ -214,7 +217,7 @@ class RowKernel {
   const Packed& p_;
   int64_t scratch_bytes_ = 0;
   Walk walk_{};
-  float *units_, *grad_in_, *grad_out_, *grad_member_, *q_member_;
+  float *units_, *grad_in_, *grad_out_, *grad_member_, *sums_, *q_member_;
   uint16_t *lists_, *all_;
   int32_t* counts_;
   int choice_ = 0, meetings_ = 0;

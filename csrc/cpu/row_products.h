@@ -74,6 +74,61 @@ static void combine(const RowMatrix& m, Live live, const float* x, const float* 
          : combine_panels<kPanel, false>(m, data, 0, live, x, init, out);
 }
 
+// sums[t] += lane by lane products of x with row live.rows[t], over the columns of one panel; zeros before the `first`.
+template <int NV, bool bf16>
+static void dot_panel(const char* panel, Live live, const float* x, bool first, float* sums) {
+#ifdef DTAG_BF16_DOT
+  constexpr bool kPairs = bf16;  // two columns in a word, as the weights are
+#else
+  constexpr bool kPairs = false;
+#endif
+  vf at[NV];
+  vu pairs[NV];
+  DTAG_UNROLL for (int v = 0; v < NV; ++v) at[v] = load(x + v * kLanes);
+  if constexpr (kPairs) DTAG_UNROLL for (int v = 0; v < NV / 2; ++v) pairs[v] = pack_bf16(at[2 * v], at[2 * v + 1]);
+  constexpr int kRowBytes = NV * kLanes * (bf16 ? 2 : 4);
+  for (int t = 0; t < live.count; ++t) {
+    const char* w = panel + int64_t(live.rows[t]) * kRowBytes;
+    const char* ahead = panel + int64_t(live.rows[t + kPrefetch]) * kRowBytes;
+    DTAG_UNROLL for (int b = 0; b < kRowBytes; b += 64) __builtin_prefetch(ahead + b);
+    vf even = first ? vf{} : load(sums + t * kLanes), odd = {};
+    if constexpr (bf16) {
+      DTAG_UNROLL for (int v = 0; v < NV / 2; ++v) {
+        const vu pair = load<vu>(w + v * kLanes * 4);
+        vf& sum = v % 2 ? odd : even;
+        if constexpr (kPairs)
+          sum = dot_bf16(sum, pair, pairs[v]);
+        else
+          sum = fma(high_bf16(pair), at[2 * v + 1], fma(low_bf16(pair), at[2 * v], sum));
+      }
+    } else {
+      DTAG_UNROLL for (int v = 0; v < NV; ++v) {
+        vf& sum = v % 2 ? odd : even;
+        sum = fma(load(w + v * kLanes * 4), at[v], sum);
+      }
+    }
+    store(sums + t * kLanes, even + odd);
+  }
+}
+
+template <int NV, bool bf16>
+static void dot_panels(const RowMatrix& m, const char* data, int column, Live live, const float* x, float* sums) {
+  constexpr int kWidth = NV * kLanes;
+  for (; m.padded - column >= kWidth; column += kWidth, data += int64_t(m.rows) * kWidth * (bf16 ? 2 : 4))
+    dot_panel<NV, bf16>(data, live, x + column, column == 0, sums);
+  if constexpr (NV > (bf16 ? 2 : 1)) {
+    if (column < m.padded) dot_panels<NV / 2, bf16>(m, data, column, live, x, sums);
+  }
+}
+
+// out[r] = sum_c W[r][c] x[c] for live rows r, 0 for the others and in the padding; `sums` has kLanes numbers per live row.
+static void live_dots(const RowMatrix& m, Live live, const float* x, float* sums, float* out) {
+  const char* data = static_cast<const char*>(m.data);
+  m.bf16 ? dot_panels<kPanel, true>(m, data, 0, live, x, sums) : dot_panels<kPanel, false>(m, data, 0, live, x, sums);
+  for (int r = 0; r < m.rows || r % (2 * kLanes) != 0; r += kLanes) store(out + r, vf{});
+  for (int t = 0; t < live.count; ++t) out[live.rows[t]] = sum_lanes(load(sums + t * kLanes));
+}
+
 // out[r] = init[r] + sum_c W[r][c] x[c]; x and out are padded, init may be null. Float32 matrices only.
 static void dots(const RowMatrix& m, const float* x, const float* init, float* out) {
   for (int r = 0; r < m.rows; ++r) {

@@ -6,6 +6,7 @@ for anything the user can put right; that becomes one line on stderr and exit co
 """
 
 import os
+import select
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -39,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
     except BrokenPipeError:
+        if not _reader_has_gone():
+            raise  # a pipe of the verb's own, to a worker process say
         # Python flushes once more when it ends, and would complain then.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_INCOMPLETE
@@ -65,17 +68,25 @@ def _run(arguments: list[str]) -> int:
         return EXIT_INTERRUPTED
     except SystemExit as stop:  # tyro leaves this way after --help (0) and after a bad option (2)
         return stop.code if isinstance(stop.code, int) else EXIT_USER_ERROR
-    except BrokenPipeError:
-        raise
     except Exception as error:
         if os.environ.get("DTAG_TRACEBACK") == "1" or not _is_user_error(error):
             raise
         return _complain(f"dtag {verb}", str(error))
 
 
+def _reader_has_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    try:
+        watch = select.poll()
+        watch.register(sys.stdout.fileno(), 0)  # errors are told unasked
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in watch.poll(0))
+    except (ValueError, OSError):  # closed, or no file at all
+        return False
+
+
 def _is_user_error(error: Exception) -> bool:
     if isinstance(error, (ValueError, OSError)):
-        return True
+        return not isinstance(error, BrokenPipeError)
     gymnasium_errors = sys.modules.get("gymnasium.error")  # absent when the verb never needed Gymnasium
     return gymnasium_errors is not None and isinstance(error, gymnasium_errors.Error)
 

@@ -102,3 +102,13 @@ def test_doctor_tells_what_is_missing(dtag, monkeypatch):
     monkeypatch.setattr(doctor, "REQUIRED", (*doctor.REQUIRED, "no-such-package"))
     code, out, _ = dtag("doctor")
     assert code == 1 and "pip install no-such-package" in out
+
+
+def test_a_broken_pipe_of_the_verb_itself_is_not_silent(failing, monkeypatch):
+    reader, writer = os.pipe()
+    failing(BrokenPipeError(32, "to a worker"))
+    with os.fdopen(writer, "w") as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        with pytest.raises(BrokenPipeError, match="to a worker"):
+            main(["doctor"])
+    os.close(reader)

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "cpu/dispatch.h"
+#include "cpu/thread_pool.h"
 #include "prepared_call.h"
 #include "py_plan.h"
 
@@ -27,6 +28,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info, "What this module was built with: isas, compiler, cuda, sanitize.");
   m.def("isas", &runnable_isas, "Instruction sets this module has and this machine runs, slowest first.");
   m.def("default_isa", &default_isa, "The fastest of isas(), or the one named by DTAG_ISA.");
+  m.def("use_openmp", [](const std::string& path) { return use_openmp(path.c_str()); }, py::arg("path"),
+        "Runs on the threads of the OpenMP runtime loaded from this path from now on; False when there is none.");
   py::class_<PyPlan>(m, "Plan", "A critic program bound to ascent options; see dtag_fast.ops.refine.cpu.")
       .def(py::init<int, int, const py::sequence&, const std::string&, const std::string&, const std::string&, const std::string&,
                     const py::dict&, const std::string&, double, const std::string&, double, const std::string&,

@@ -126,7 +126,7 @@ void Plan::repack(Program program) {
 
 Shape Plan::shape(int64_t rows, int64_t steps, int threads) const {
   return {kernels_.geometry, int(program_.members.size()), rows, steps, weights_, units_, skips_,
-          std::max(threads, 1)};
+          std::max(threads, 1), ThreadPool::shares_threads()};
 }
 
 bool Plan::worth_threads(int64_t rows, int64_t steps) const { return may_use_threads(shape(rows, steps, 1)); }
@@ -146,6 +146,7 @@ Plan::Prepared Plan::prepare_with(int64_t rows, int64_t steps, int threads) {
   p.packing_ = packing;
   p.plan_ = this;
   p.tiles_ = choice.tiles;
+  p.allowed_ = threads;
   p.threads_ = choice.threads;
   p.team_ = choice.team;
   p.tile_rows_ = choice.tile_rows;
@@ -178,11 +179,11 @@ void Plan::Prepared::run(const Call& call) const {
   if (team_ > 1) {
     exchange.resize(2 * size_t(job.packed->member_count) * size_t(dims + 1));
     shared.exchange = exchange.data();
-    if (!ThreadPool::instance().run(team_, run_team, &shared)) {
+    if (!ThreadPool::instance().run(team_, allowed_, true, run_team, &shared)) {
       shared.team = 1;
       run_team(&shared, 0);
     }
-  } else if (threads_ == 1 || !ThreadPool::instance().run(threads_, run_chunks, &shared)) {
+  } else if (threads_ == 1 || !ThreadPool::instance().run(threads_, allowed_, false, run_chunks, &shared)) {
     run_chunks(&shared, 0);
   }
   if (shared.out_of_memory.load()) throw std::bad_alloc();

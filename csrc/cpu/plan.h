@@ -33,7 +33,7 @@ class Plan {
     std::shared_ptr<const Packing> packing_;
     const Plan* plan_ = nullptr;
     bool tiles_ = false;
-    int threads_ = 1, team_ = 1, tile_rows_ = 0, chunk_ = 1;
+    int allowed_ = 1, threads_ = 1, team_ = 1, tile_rows_ = 0, chunk_ = 1;
   };
   // threads() is asked only when more than one could be of use.
   template <class Threads>

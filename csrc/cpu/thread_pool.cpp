@@ -1,8 +1,10 @@
 #include "cpu/thread_pool.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <system_error>
 #include <thread>
 
@@ -12,6 +14,15 @@ namespace {
 constexpr int kSpins = 4000;  // some tens of microseconds
 
 std::atomic<ThreadPool*> pool{nullptr};
+
+// What compilers call for `#pragma omp parallel`; the runtimes of GCC, LLVM and Intel have all of it.
+struct OpenMp {
+  void (*parallel)(void (*body)(void*), void* context, unsigned threads, unsigned flags) = nullptr;
+  int (*thread_num)() = nullptr;
+  int (*num_threads)() = nullptr;
+};
+OpenMp runtime;
+std::atomic<bool> has_runtime{false};
 
 void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -32,9 +43,44 @@ bool spin(Done done) {
 }
 
 // A child has none of the parent's threads, and its copies of their locks may be held: it starts with no pool.
-void forget_pool() { pool.store(nullptr, std::memory_order_relaxed); }
+void forget_pool() {
+  pool.store(nullptr, std::memory_order_relaxed);
+  has_runtime.store(false, std::memory_order_relaxed);
+}
+
+struct Region {
+  void (*body)(void*, int);
+  void* context;
+  int threads;
+  bool all;
+  bool too_few = false;
+};
+
+void in_region(void* context) {
+  auto& region = *static_cast<Region*>(context);
+  const int rank = runtime.thread_num();
+  if (region.all && runtime.num_threads() < region.threads) {
+    if (rank == 0) region.too_few = true;
+  } else if (rank < region.threads) {
+    region.body(region.context, rank);
+  }
+}
 
 }  // namespace
+
+bool use_openmp(const char* path) {
+  void* library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);  // stays open: the process has it to the end anyway
+  if (!library) return false;
+  OpenMp found;
+  found.parallel = reinterpret_cast<decltype(found.parallel)>(dlsym(library, "GOMP_parallel"));
+  found.thread_num = reinterpret_cast<decltype(found.thread_num)>(dlsym(library, "omp_get_thread_num"));
+  found.num_threads = reinterpret_cast<decltype(found.num_threads)>(dlsym(library, "omp_get_num_threads"));
+  if (!found.parallel || !found.thread_num || !found.num_threads) return false;
+  ThreadPool::instance();  // registers what a fork needs
+  runtime = found;
+  has_runtime.store(true, std::memory_order_release);
+  return true;
+}
 
 ThreadPool& ThreadPool::instance() {
   ThreadPool* found = pool.load(std::memory_order_acquire);
@@ -47,6 +93,8 @@ ThreadPool& ThreadPool::instance() {
   return *found;
 }
 
+bool ThreadPool::shares_threads() { return has_runtime.load(std::memory_order_relaxed); }
+
 bool ThreadPool::grow(int workers) {
   for (; workers_ < workers; ++workers_) {
     try {
@@ -58,9 +106,15 @@ bool ThreadPool::grow(int workers) {
   return true;
 }
 
-bool ThreadPool::run(int threads, void (*body)(void*, int), void* context) {
+bool ThreadPool::run(int threads, int allowed, bool all, void (*body)(void*, int), void* context) {
   std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
-  if (!owner || threads > 0xffff || !grow(threads - 1)) return false;
+  if (!owner || threads > 0xffff) return false;
+  if (has_runtime.load(std::memory_order_acquire)) {
+    Region region{body, context, threads, all};
+    runtime.parallel(in_region, &region, unsigned(std::max(threads, allowed)), 0);
+    return !region.too_few;
+  }
+  if (!grow(threads - 1)) return false;
   body_ = body;
   context_ = context;
   remaining_.store(threads - 1, std::memory_order_relaxed);

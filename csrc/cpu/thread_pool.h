@@ -1,4 +1,5 @@
-// The package's own threads: no OpenMP, so nothing to agree on with whatever else the process has loaded.
+// Threads for one call at a time: those of the OpenMP runtime that the process already has (torch's), or a pool of our own.
+// Torch's threads spin for milliseconds after each of torch's parallel loops: other threads would only compete with them.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -7,15 +8,24 @@
 
 namespace dtag {
 
+// Takes regions from the OpenMP runtime at `path`, which the process must have loaded, from now on; false when it is not there
+// or is none. A forked child goes back to the pool of its own: the runtime's threads do not survive a fork.
+bool use_openmp(const char* path);
+
 // One pool per process, grown on demand, made anew in a forked child. It is never destroyed: its threads sleep, detached,
 // and end with the process, so that no order of static destruction can matter at exit.
 class ThreadPool {
  public:
   static ThreadPool& instance();
 
+  // Whether calls run on the threads of a runtime (use_openmp).
+  static bool shares_threads();
+
   // Calls body(context, rank) for rank 0 (this thread) .. threads - 1 at the same time and returns when all are done.
-  // Returns false, having called nothing, when another caller has the threads or none can be made.
-  bool run(int threads, void (*body)(void* context, int rank), void* context);
+  // Returns false, having called nothing, when another caller has the threads or none can be made; with `all` also when
+  // there are fewer, else fewer ranks may take part. `allowed`: the number of threads the caller's process works with; a
+  // runtime that is always asked for the same number need not end and start threads.
+  bool run(int threads, int allowed, bool all, void (*body)(void* context, int rank), void* context);
 
  private:
   bool grow(int workers);

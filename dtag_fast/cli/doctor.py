@@ -88,6 +88,10 @@ def _compiled() -> list[tuple[str, str]]:
         rows.append(("DTAG_ISA", f"{os.environ.get('DTAG_ISA', 'not set')}, in use: {_C.default_isa()}"))
     except (ValueError, RuntimeError) as error:  # DTAG_ISA names what this machine cannot run
         rows.append(("DTAG_ISA", str(error)))
+    if _version("torch") is not None:
+        from dtag_fast.ops.refine import cpu
+
+        rows.append(("threads of refine", cpu.THREADS))
     return rows
 
 

@@ -22,7 +22,7 @@ def compiled_cpu() -> ModuleType | str:
             f"the compiled module dtag_fast._C is missing ({cpu._MISSING}); DTAG_BUILD=0 leaves it out, "
             "`pip install -e .` with a C++ compiler builds it"
         )
-    if not hasattr(cpu._C, "prepare_call"):
+    if not hasattr(cpu._C, "use_openmp"):
         return "the compiled module dtag_fast._C is older than the package; run `pip install -e .` again"
     return cpu
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
@@ -167,25 +166,3 @@ class Binding:
             self.program, snapshot = self._program()
             self.executor.repack(self.program)
             self.watch.accept(snapshot)
-
-
-def in_clean_thread(function: Callable[[], Any]) -> Any:
-    """Call it where no autocast, inference mode or tracing of the caller is in force (they are per thread).
-
-    Tracing a critic from inside an operator of a compiled graph would otherwise see that graph's machinery.
-    """
-    outcome: list = []
-
-    def call() -> None:
-        try:
-            outcome.append((function(), None))
-        except Exception as error:  # raised again below, in the caller's thread
-            outcome.append((None, error))
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    thread.join()
-    value, error = outcome[0]
-    if error is not None:
-        raise error
-    return value

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .executor import InfoBuffers
+from .openmp import share_threads
 from .options import SGD, Adam, ClipNorm, RefineOptions
 from .program import Activation, CriticProgram, LayerNorm, Linear
 from .watch import Seen
@@ -28,6 +29,8 @@ try:
 except ImportError as error:  # built with DTAG_BUILD=0, or compiled for another Python
     _C = None
     _MISSING = str(error)
+
+THREADS = share_threads(_C) if hasattr(_C, "use_openmp") else ""  # on whose threads it runs, and why
 
 
 def why_not(

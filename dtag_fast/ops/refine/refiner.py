@@ -16,8 +16,9 @@ from torch.compiler import is_compiling
 
 from . import inputs, options
 from .backends import BACKENDS, PRECISIONS
-from .binding import Binding, Critic, Lowering, in_clean_thread, tensors_of
+from .binding import Binding, Critic, Lowering, tensors_of
 from .cache import WeakCache
+from .clean_thread import in_clean_thread
 from .compiled import call_operator, register
 from .info import allocate, to_info
 from .program import CriticProgram

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -92,7 +93,9 @@ def refine(
         settings |= {"steps": 10 if isinstance(steps, Tensor) else steps}
         settings |= {"lr": 0.03 if isinstance(lr, Tensor) else lr}
         del settings["bounds"]
-        handle = _handle(tuple((name, encode(x)) for name, x in settings.items()), bounds, *parts)
+        # Dynamo takes an id() for a constant and guards its object; torch 2.11 takes no module for one.
+        ids = tuple([id(part) for part in parts])
+        handle = _handle(tuple((name, encode(x)) for name, x in settings.items()), bounds, ids)
         return call_operator(handle, weights, return_info, states, actions, steps, lr)
     settings["precision"] = precision or torch.get_float32_matmul_precision()
     if type(steps) is int and isinstance(lr, float | int):
@@ -100,8 +103,9 @@ def refine(
     return _cached(critic, settings).run(states, actions, steps=steps, lr=lr)
 
 
-def _handle(settings: tuple, bounds: Any, *parts: Any) -> int:
+def _handle(settings: tuple, bounds: Any, ids: tuple[int, ...]) -> int:
     """The handle of a Refiner that lives as long as the critic; torch.compile calls this while it traces."""
+    parts = tuple(ctypes.cast(i, ctypes.py_object).value for i in ids)  # alive: whoever traces holds them
     critic = Critic(parts if len(parts) > 1 else parts[0], weak=True)
     refiner = Refiner._weak(critic, bounds=bounds, **{name: decode(x) for name, x in settings})
     _in_graphs.put(parts, refiner.handle, refiner)

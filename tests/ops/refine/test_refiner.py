@@ -250,6 +250,16 @@ def test_per_row_settings_compile():
     assert torch.equal(compiled(states, actions, steps, lr), run(states, actions, steps, lr))
 
 
+def test_a_compiled_function_follows_the_critic_it_is_given():
+    compiled = torch.compile(lambda c, s, a: refine(c, s, a), fullgraph=True, backend="aot_eager")
+    critics, (states, actions) = [critic_of(0), critic_of(1)], inputs()
+    for critic in (*critics, *critics):
+        assert torch.equal(compiled(critic, states, actions), refine(critic, states, actions))
+    twin = lambda s, a: refine(critics, s, a)  # noqa: E731
+    compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(states, actions), twin(states, actions))
+
+
 def test_exports_with_any_batch():
     acting = Acting(critic_of())
     batch = torch.export.Dim("batch")

@@ -29,7 +29,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("isas", &runnable_isas, "Instruction sets this module has and this machine runs, slowest first.");
   m.def("default_isa", &default_isa, "The fastest of isas(), or the one named by DTAG_ISA.");
   m.def("use_openmp", [](const std::string& path) { return use_openmp(path.c_str()); }, py::arg("path"),
-        "Runs on the threads of the OpenMP runtime loaded from this path from now on; False when there is none.");
+        "From now on runs on the threads of the OpenMP runtime loaded from this path; False when there is none, or for \"\", and on "
+        "threads of its own then.");
   py::class_<PyPlan>(m, "Plan", "A critic program bound to ascent options; see dtag_fast.ops.refine.cpu.")
       .def(py::init<int, int, const py::sequence&, const std::string&, const std::string&, const std::string&, const std::string&,
                     const py::dict&, const std::string&, double, const std::string&, double, const std::string&,

@@ -69,6 +69,8 @@ void in_region(void* context) {
 }  // namespace
 
 bool use_openmp(const char* path) {
+  has_runtime.store(false, std::memory_order_relaxed);
+  if (!*path) return false;
   void* library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);  // stays open: the process has it to the end anyway
   if (!library) return false;
   OpenMp found;

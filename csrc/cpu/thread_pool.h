@@ -8,8 +8,8 @@
 
 namespace dtag {
 
-// Takes regions from the OpenMP runtime at `path`, which the process must have loaded, from now on; false when it is not there
-// or is none. A forked child goes back to the pool of its own: the runtime's threads do not survive a fork.
+// Works on the threads of the OpenMP runtime at `path`, which the process must have loaded, from now on; false when it is not
+// there or is none; with an empty path, on our own again. Not to be called while calls are under way. A forked child goes back to the pool of its own: the runtime's threads do not survive a fork.
 bool use_openmp(const char* path);
 
 // One pool per process, grown on demand, made anew in a forked child. It is never destroyed: its threads sleep, detached,

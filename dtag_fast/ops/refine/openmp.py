@@ -25,6 +25,7 @@ def share_threads(compiled: Any) -> str:
     if wanted not in CHOICES:
         raise ValueError(f"DTAG_THREADS: expected one of {CHOICES}, got {wanted!r}")
     if wanted == "own":
+        compiled.use_openmp("")
         return "its own (DTAG_THREADS=own)"
     if "OpenMP" not in torch.__config__.parallel_info().partition("ATen parallel backend:")[2]:
         return "its own (this torch does not use OpenMP)"

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dtag_fast.ops.refine.cpu import CpuExecutor, why_not
+from dtag_fast.ops.refine.openmp import loaded_runtime, share_threads
 from dtag_fast.ops.refine.options import RefineOptions
 from dtag_fast.ops.refine.program import Activation, CriticProgram, LayerNorm, Linear
 
@@ -49,12 +50,18 @@ def run(executor, states, actions, steps=5, lr=0.05):
     return out
 
 
-@pytest.fixture
-def threads():
-    """Sets torch's thread count for one test."""
-    before = torch.get_num_threads()
+@pytest.fixture(params=["torch", "own"])
+def threads(request):
+    """Sets torch's thread count for one test, which runs on torch's threads, then on those of the package."""
+    before, library = torch.get_num_threads(), loaded_runtime()
+    if request.param == "own":
+        _C.use_openmp("")
+    elif library is None:
+        pytest.skip("this torch has no OpenMP library that can be told")
     yield torch.set_num_threads
     torch.set_num_threads(before)
+    if library is not None:
+        assert _C.use_openmp(str(library))
 
 
 @pytest.mark.parametrize("kernel", ["rows", "tiles"])
@@ -137,6 +144,7 @@ def test_repack_takes_the_same_structure_only():
 _FORK = """
 import os, sys, torch
 sys.path.insert(0, {here!r})
+os.environ["DTAG_THREADS"] = {threads!r}
 from test_cpu_behaviour import make_executor, make_inputs, make_program, run
 torch.set_num_threads(2)
 executor, inputs = make_executor(make_program()), make_inputs(300)
@@ -152,11 +160,26 @@ print("both work")
 """
 
 
-def test_parent_and_child_work_after_fork_and_the_interpreter_ends_cleanly():
+@pytest.mark.parametrize("threads", ["torch", "own"])
+def test_parent_and_child_work_after_fork_and_the_interpreter_ends_cleanly(threads):
     """In a process of its own, with its pool's threads running before the fork and at the exit."""
-    script = _FORK.format(here=os.path.dirname(__file__))
+    script = _FORK.format(here=os.path.dirname(__file__), threads=threads)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout.strip()) == (0, "both work"), done.stderr
+
+
+def test_whose_threads_it_runs_on(monkeypatch):
+    library = loaded_runtime()
+    if library is not None:
+        assert share_threads(_C) == f"torch's ({library.name})"
+        assert not _C.use_openmp(_C.__file__), "not an OpenMP library"
+        assert not _C.use_openmp("/no/such/library.so")
+        assert _C.use_openmp(str(library))
+    monkeypatch.setenv("DTAG_THREADS", "own")
+    assert share_threads(_C) == "its own (DTAG_THREADS=own)"
+    monkeypatch.setenv("DTAG_THREADS", "mine")
+    with pytest.raises(ValueError, match=r"DTAG_THREADS: expected one of \('torch', 'own'\), got 'mine'"):
+        share_threads(_C)
 
 
 @pytest.mark.parametrize("kernel", ["rows", "tiles"])

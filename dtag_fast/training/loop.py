@@ -22,7 +22,7 @@ from dtag_fast.training.checkpoint import (
     save_checkpoint,
 )
 from dtag_fast.training.metrics import MetricsLog, WindowMeans
-from dtag_fast.training.run_folder import describe_run, open_run, sole_writer
+from dtag_fast.training.run_folder import default_config, describe_run, open_run, sole_writer
 
 Progress = Callable[[int, int, dict[str, float]], None]
 Evaluate = Callable[[int, Path], dict[str, float]]
@@ -86,7 +86,8 @@ def train(
     run = Path(out)
     learner = create(algorithm, store, config, seed=seed, device=device)
     with sole_writer(run):
-        open_run(run, describe_run(algorithm, learner.config, store, seed, str(device)), resume)
+        description = describe_run(algorithm, learner.config, store, seed, str(device))
+        open_run(run, description, resume, default_config(learner.config))
         session = _Session(run, learner, store, seed)
         session.restore(keep_last)
         sampler = learner.make_sampler(store)

@@ -43,7 +43,17 @@ def describe_run(
         "device": device,
         "versions": library_versions(),
     }
-    return json.loads(json.dumps(run))  # tuples become lists, as they will be when read back
+    return as_json(run)
+
+
+def default_config(config: Any) -> dict[str, Any]:
+    """The defaults of a config's class, as a config.json holds them."""
+    return as_json(dataclasses.asdict(type(config)()))
+
+
+def as_json(value: Any) -> Any:
+    """`value` as it will be when read back: tuples become lists."""
+    return json.loads(json.dumps(value))
 
 
 def content_checksum(store: TrajectoryStore) -> str:
@@ -80,8 +90,11 @@ def sole_writer(out: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def open_run(out: Path, run: dict[str, Any], resume: bool) -> None:
+def open_run(out: Path, run: dict[str, Any], resume: bool, defaults: dict[str, Any]) -> None:
     """Begin a run in a folder held by `sole_writer`, or check that the one there is the run to go on with.
+
+    `defaults`: of the algorithm's config. A field that the recorded config lacks is younger than the run and
+    had its default then: a new field's default must do what was done before there was the field.
 
     Raises:
         FileExistsError: the folder is not empty and resume is False.
@@ -91,6 +104,8 @@ def open_run(out: Path, run: dict[str, Any], resume: bool) -> None:
     if resume and path.exists():
         recorded = read_json(path)
         check_version(recorded, path)
+        if isinstance(config := recorded.get("config"), dict):
+            recorded["config"] = defaults | config
         compare(recorded, run, path)
         remove_leftovers(out)
         return

@@ -200,6 +200,17 @@ def test_resume_with_other_settings_is_refused(make_store, configs, tmp_path, ch
         )
 
 
+def test_a_run_from_before_a_setting_existed_had_its_default(store, configs, tmp_path):
+    run = train("dt", store, config=configs["dt"], out=tmp_path / "run", updates=2)
+    recorded = json.loads((run / "config.json").read_text())
+    del recorded["config"]["timestep_std"]
+    (run / "config.json").write_text(json.dumps(recorded))
+    train("dt", store, config=configs["dt"], out=run, updates=4, resume=True)
+    other = dataclasses.replace(configs["dt"], timestep_std=0.5)
+    with pytest.raises(ValueError, match=r"resume: config\.timestep_std was 1\.0 in"):
+        train("dt", store, config=other, out=run, updates=6, resume=True)
+
+
 def test_divergence_stops_the_run_and_keeps_the_good_checkpoint(store, configs, tmp_path):
     config = dataclasses.replace(configs["dt"], lr=1e38, warmup=0)
     with pytest.raises(FloatingPointError, match="loss became nan: training diverged"):

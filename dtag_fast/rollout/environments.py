@@ -7,16 +7,15 @@ restarted alone, and a step costs less (64 Hopper-v5 on a busy 2-core AMD EPYC, 
 """
 
 import importlib.util
-import io
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager
 
 import gymnasium
 import numpy as np
 
-from dtag_fast.data import flatten_observation
+from dtag_fast.data import flatten_observation, robotics
 from dtag_fast.data.pointmaze import goal_reward, maze_of, sample_start
 
 # Said for every HalfCheetah that is built; it concerns Gymnasium's model file, not the user.
@@ -88,6 +87,7 @@ def make_env(
             env = gymnasium.make(
                 env_id, max_episode_steps=limit, disable_env_checker=True, **spec.get("kwargs", {})
             )
+    robotics.remove_model_file(env)
     return _WRAPPERS[wrapper](env) if wrapper else env
 
 
@@ -175,16 +175,10 @@ class Environments:
 def _register_robotics(env_id: str) -> None:
     if env_id in gymnasium.registry or ":" in env_id:
         return
-    if importlib.util.find_spec("gymnasium_robotics") is not None:
-        # Its import prints a notice on Adroit's dense rewards, which puzzles whoever runs something else.
-        with nullcontext() if env_id.startswith("Adroit") else redirect_stderr(io.StringIO()):
-            import gymnasium_robotics
-        gymnasium.register_envs(gymnasium_robotics)
+    if robotics.is_installed():
+        robotics.register(quiet=not env_id.startswith("Adroit"))
     elif env_id.startswith(("PointMaze", "AntMaze", "Adroit", "FrankaKitchen", "Fetch", "HandManipulate")):
-        raise ValueError(
-            f"env_id: {env_id} needs the package gymnasium-robotics, which is missing; "
-            "pip install 'dtag_fast[robotics]'"
-        )
+        raise ValueError(f"env_id: {env_id} {robotics.MISSING}")
 
 
 @contextmanager

@@ -7,11 +7,9 @@ The states are the environment's to the last bit.
 velocity clip and `mj_step` alone, so only these are left here.
 """
 
-import contextlib
-import io
-
 import numpy as np
 
+from dtag_fast.data import robotics
 from dtag_fast.data.pointmaze.mazes import Maze, env_spec
 
 MAX_SPEED = 5.0  # metres per second and axis, PointEnv's limit
@@ -25,17 +23,13 @@ def make_gym_env(maze: Maze):
     """
     import gymnasium
 
-    try:
-        # Its import prints a notice about Adroit's rewards, which would only puzzle whoever runs a maze.
-        with contextlib.redirect_stderr(io.StringIO()):
-            import gymnasium_robotics
-    except ImportError as error:
-        raise ImportError(
-            "PointMaze needs gymnasium-robotics; install it with: pip install 'dtag_fast[robotics]'"
-        ) from error
-    gymnasium.register_envs(gymnasium_robotics)
+    if not robotics.is_installed():
+        raise ImportError(f"PointMaze {robotics.MISSING}")
+    robotics.register()
     spec = env_spec(maze)
-    return gymnasium.make(spec["id"], max_episode_steps=spec["max_episode_steps"], **spec["kwargs"])
+    env = gymnasium.make(spec["id"], max_episode_steps=spec["max_episode_steps"], **spec["kwargs"])
+    robotics.remove_model_file(env)
+    return env
 
 
 class PointMazePhysics:

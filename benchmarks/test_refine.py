@@ -84,6 +84,8 @@ def test_call_overhead(benchmark):
         calls = {REFERENCE: prepared(problem, "highest"), "gradient by hand": handwritten.prepare(problem)}
         refiner = dtag_fast.Refiner(problem.critic, steps=1, backend="cpu", precision="highest")
         calls["dtag_fast, no out="] = lambda: refiner(problem.states, problem.actions)
+        arrays = problem.states.numpy(), problem.actions.numpy()
+        calls["dtag_fast, NumPy, no out="] = lambda: refiner(*arrays)
         calls["dtag_fast.refine"] = lambda: dtag_fast.refine(
             problem.critic, problem.states, problem.actions, steps=1, backend="cpu", precision="highest"
         )

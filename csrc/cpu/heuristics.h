@@ -32,13 +32,15 @@ struct Choice {
 // 680 us however many of them are in use; without dead units to skip a row costs twice as much.
 inline int64_t rows_for_row_kernel(const Shape& s) { return s.skips ? s.geometry.lanes : s.geometry.lanes / 2; }
 
-// Multiply-adds below which a second thread costs more than it brings: waking a sleeping one takes tens of microseconds. One
-// row of the twin [256, 256] critic with 10 steps has 2.8 million, and on two of torch's threads, each with its member, takes
-// 60 us instead of 110 right after a torch loop, 95 instead of 130 in a loop with a policy and 100 us of Python, 175 instead
-// of 125 after 5 ms of Python alone.
-inline int64_t thread_work(const Shape& s) { return s.shared ? 2'000'000 : 3'000'000; }
+// Threads of a runtime: all of them enter a region, however few are needed, so more of them ask for more work (on machines
+// with many cores not measured yet). One row of the twin [256, 256] critic with 10 steps has 2.8 million multiply-adds, and on
+// two of torch's threads, each with its member, takes 60 us instead of 110 right after a torch loop, 95 instead of 130 in a
+// loop with a policy and 100 us of Python, 175 instead of 125 after 5 ms of Python alone.
+inline int64_t region_work(const Shape& s) { return std::max<int64_t>(2'000'000, 500'000 * int64_t(s.threads)); }
+// Multiply-adds below which a second thread costs more than it brings: waking one of ours takes tens of microseconds.
+inline int64_t thread_work(const Shape& s) { return s.shared ? region_work(s) : 3'000'000; }
 // The same for threads that meet at every iteration.
-inline int64_t team_work(const Shape& s) { return s.shared ? 2'000'000 : 10'000'000; }
+inline int64_t team_work(const Shape& s) { return s.shared ? region_work(s) : 10'000'000; }
 
 // A larger tile wastes less on the last, partly filled vectors of each member's backward pass, but outgrows the caches.
 // Twin [256, 256] on Zen 3 (512 KB L2): 32 rows 7 % slower than 64, 128 (1 MB) or 256, which are equal within the noise.

@@ -19,10 +19,18 @@ constexpr int kBlock = DTAG_BLOCK, kVectors = DTAG_VECTORS;
 constexpr int kStrip = kVectors * kLanes;  // rows of a strip; a unit of a strip is kStrip floats
 
 enum class Init { zero, bias, array };
+enum class Finish { none, relu, mask };
+
+// Where Finish::mask zeroes a result: a unit of it every `stride` numbers, zero or below for zero.
+struct Mask {
+  const float* at = nullptr;
+  int stride = 0;
+  Mask unit(int j) const { return {at + int64_t(j) * stride, stride}; }
+};
 
 // J outputs x V vectors of rows. `w` is the block's weights, `in` the strip's inputs (a unit is kStrip numbers).
-template <int J, int V, Init init, bool pairs>
-static void block_product(const void* w, int steps, const void* in, const float* from, float* out) {
+template <int J, int V, Init init, Finish finish, bool pairs>
+static void block_product(const void* w, int steps, const void* in, const float* from, Mask mask, float* out) {
   vf acc[J][V];
   DTAG_UNROLL for (int j = 0; j < J; ++j)
     DTAG_UNROLL for (int v = 0; v < V; ++v) {
@@ -54,48 +62,53 @@ static void block_product(const void* w, int steps, const void* in, const float*
     }
   }
   DTAG_UNROLL for (int j = 0; j < J; ++j)
-    DTAG_UNROLL for (int v = 0; v < V; ++v) store(out + j * kStrip + v * kLanes, acc[j][v]);
+    DTAG_UNROLL for (int v = 0; v < V; ++v) {
+      vf x = acc[j][v];
+      if constexpr (finish == Finish::relu) x = select(x <= 0.f, vf{}, x);
+      if constexpr (finish == Finish::mask) x = select(load(mask.at + j * mask.stride + v * kLanes) <= 0.f, vf{}, x);
+      store(out + j * kStrip + v * kLanes, x);
+    }
 }
 
 // The last, narrower block: J is found by counting down from kBlock - 1.
-template <int J, int V, Init init, bool pairs>
-static void last_block(int width, const void* w, int steps, const void* in, const float* from, float* out) {
+template <int J, int V, Init init, Finish finish, bool pairs>
+static void last_block(int width, const void* w, int steps, const void* in, const float* from, Mask mask, float* out) {
   if constexpr (J > 0) {
-    if (width == J) return block_product<J, V, init, pairs>(w, steps, in, from, out);
-    last_block<J - 1, V, init, pairs>(width, w, steps, in, from, out);
+    if (width == J) return block_product<J, V, init, finish, pairs>(w, steps, in, from, mask, out);
+    last_block<J - 1, V, init, finish, pairs>(width, w, steps, in, from, mask, out);
   }
 }
 
-template <int V, Init init, bool pairs>
-static void strip_product(const BlockMatrix& m, const void* in, const float* from, float* out) {
+template <int V, Init init, Finish finish, bool pairs>
+static void strip_product(const BlockMatrix& m, const void* in, const float* from, Mask mask, float* out) {
   const int steps = pairs ? (m.in + 1) / 2 : m.in;
   const float* w = static_cast<const float*>(m.data);  // a pair is one word as well
   int j = 0;
   for (; j + kBlock <= m.out; j += kBlock, w += int64_t(steps) * kBlock) {
     const float* f = init == Init::zero ? nullptr : init == Init::bias ? from + j : from + int64_t(j) * kStrip;
-    block_product<kBlock, V, init, pairs>(w, steps, in, f, out + int64_t(j) * kStrip);
+    block_product<kBlock, V, init, finish, pairs>(w, steps, in, f, mask.unit(j), out + int64_t(j) * kStrip);
   }
   if (j < m.out) {
     const float* f = init == Init::zero ? nullptr : init == Init::bias ? from + j : from + int64_t(j) * kStrip;
-    last_block<kBlock - 1, V, init, pairs>(m.out - j, w, steps, in, f, out + int64_t(j) * kStrip);
+    last_block<kBlock - 1, V, init, finish, pairs>(m.out - j, w, steps, in, f, mask.unit(j), out + int64_t(j) * kStrip);
   }
 }
 
 // `vectors` of the strip's rows are in use. `pairs` is scratch for kStrip * (in + 1) / 2 words.
-template <Init init>
+template <Init init, Finish finish = Finish::none>
 static void strip_product(const BlockMatrix& m, int vectors, const float* in, const float* from, float* out,
-                          uint32_t* pairs) {
+                          uint32_t* pairs, Mask mask = {}) {
   if (m.bf16) {
     for (int k = 0; k < m.in; k += 2)
       for (int v = 0; v < vectors; ++v) {
         const float* x = in + int64_t(k) * kStrip + v * kLanes;
         store(pairs + int64_t(k / 2) * kStrip + v * kLanes, pack_bf16(load(x), k + 1 < m.in ? load(x + kStrip) : vf{}));
       }
-    return vectors == 1 ? strip_product<1, init, true>(m, pairs, from, out)
-                        : strip_product<kVectors, init, true>(m, pairs, from, out);
+    return vectors == 1 ? strip_product<1, init, finish, true>(m, pairs, from, mask, out)
+                        : strip_product<kVectors, init, finish, true>(m, pairs, from, mask, out);
   }
-  vectors == 1 ? strip_product<1, init, false>(m, in, from, out)
-               : strip_product<kVectors, init, false>(m, in, from, out);
+  vectors == 1 ? strip_product<1, init, finish, false>(m, in, from, mask, out)
+               : strip_product<kVectors, init, finish, false>(m, in, from, mask, out);
 }
 
 }  // namespace dtag::DTAG_ISA

@@ -125,6 +125,9 @@ DTAG_INLINE int vectors_of(int strip, int vectors) {
   return left < kVectors ? left : kVectors;
 }
 
+// Whether a stage's only op is a ReLU, which the product before it, and the one after it on the way back, apply themselves.
+DTAG_INLINE bool only_relu(const PackedStage& stage) { return stage.op_count == 1 && stage.ops[0].in_place; }
+
 // values and saved arrays of member m into `units`; `live` tells the strips that have rows still walking.
 static void forward(const PackedMember& m, int64_t rows, int vectors, const bool* live, const float* action,
                     float* units, uint32_t* pairs) {
@@ -136,12 +139,15 @@ static void forward(const PackedMember& m, int64_t rows, int vectors, const bool
       float* value = units + stage.value * rows + int64_t(s) * stage.out * kStrip;
       if (l == 0) {
         const float* base = units + m.base * rows + int64_t(s) * stage.out * kStrip;
-        strip_product<Init::array>(stage.forward, v, action + int64_t(s) * stage.in * kStrip, base, value, pairs);
+        const float* in = action + int64_t(s) * stage.in * kStrip;
+        only_relu(stage) ? strip_product<Init::array, Finish::relu>(stage.forward, v, in, base, value, pairs)
+                         : strip_product<Init::array>(stage.forward, v, in, base, value, pairs);
       } else {
         const float* in = units + m.stages[l - 1].value * rows + int64_t(s) * stage.in * kStrip;
-        strip_product<Init::bias>(stage.forward, v, in, stage.bias, value, pairs);
+        only_relu(stage) ? strip_product<Init::bias, Finish::relu>(stage.forward, v, in, stage.bias, value, pairs)
+                         : strip_product<Init::bias>(stage.forward, v, in, stage.bias, value, pairs);
       }
-      ops_forward(stage, rows, s, value, units);
+      if (!only_relu(stage)) ops_forward(stage, rows, s, value, units);
     }
   }
 }
@@ -155,14 +161,23 @@ static void backward(const PackedMember& m, const Saved& saved, int vectors, con
     for (int v = 0; v < kStrip; v += kLanes) store(g + s * strip_floats + v, splat(seed));
   for (int l = m.depth - 1; l >= 0; --l) {
     const PackedStage& stage = m.stages[l];
+    const PackedStage* before = l > 0 && only_relu(m.stages[l - 1]) ? &m.stages[l - 1] : nullptr;
+    const bool masked = l + 1 < m.depth && only_relu(stage);  // by the product of the stage behind it
+    const int64_t left = taken - saved_units(stage);
     for (int s = 0; s * kVectors < vectors; ++s) {
       if (live && !live[s]) continue;
+      const int v = vectors_of(s, vectors);
       float* at = g + s * strip_floats;
-      ops_backward(stage, saved, taken, s, at);
+      if (!masked) ops_backward(stage, saved, taken, s, at);
       float* to = l == 0 ? grad_action + int64_t(s) * stage.in * kStrip : spare + s * strip_floats;
-      strip_product<Init::zero>(stage.backward, vectors_of(s, vectors), at, nullptr, to, pairs);
+      if (!before) {
+        strip_product<Init::zero>(stage.backward, v, at, nullptr, to, pairs);
+        continue;
+      }
+      const float* value = saved.strip(saved.compact ? left - before->out : before->value, before->out, s);
+      strip_product<Init::zero, Finish::mask>(stage.backward, v, at, nullptr, to, pairs, {value, saved.unit_stride});
     }
-    taken -= saved_units(stage);
+    taken = left;
     float* swap = g;
     g = spare;
     spare = swap;

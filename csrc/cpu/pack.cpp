@@ -7,7 +7,7 @@
 namespace dtag {
 namespace {
 
-constexpr int kFew = 32;  // layers with fewer inputs or outputs keep one copy and use dot products the other way
+constexpr int kFew = 32;  // layers with fewer inputs or outputs stay float32; those with fewer outputs are kept by output
 
 uint16_t to_bf16(float x) {
   uint32_t u;

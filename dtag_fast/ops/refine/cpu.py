@@ -8,7 +8,6 @@ AVX512-BF16 also rounds the numbers they are multiplied with.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -166,14 +165,7 @@ class CpuExecutor:
         self._plan.run(**call)
 
     def prepare_call(
-        self,
-        states_shape: Sequence[int],
-        actions_shape: Sequence[int],
-        weights: Seen,
-        modules: Sequence[weakref.ref],
-        modes: Sequence[bool],
-        *,
-        within_one: bool,
+        self, states_shape: Sequence[int], actions_shape: Sequence[int], seen: Seen, within_one: bool
     ) -> Callable[[Any, Any, Any], Tensor | None] | None:
         """See PreparingExecutor.prepare_call."""
         return _C.prepare_call(
@@ -184,9 +176,7 @@ class CpuExecutor:
             empty_like_array=np.empty_like,
             states_shape=states_shape,
             actions_shape=actions_shape,
-            **weights._asdict(),
-            modules=list(modules),
-            modes=list(modes),
+            **seen._asdict(),
             within_one=within_one,
         )
 

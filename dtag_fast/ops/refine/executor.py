@@ -27,7 +27,6 @@ Semantics every executor follows to the letter (reference.py is this text in cod
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -94,20 +93,12 @@ class PreparingExecutor(Executor, Protocol):
     """Can also make the whole of a repeated call: one candidate, no info, its own `steps` and `lr`."""
 
     def prepare_call(
-        self,
-        states_shape: Sequence[int],
-        actions_shape: Sequence[int],
-        weights: Seen,
-        modules: Sequence[weakref.ref],
-        modes: Sequence[bool],
-        *,
-        within_one: bool,
+        self, states_shape: Sequence[int], actions_shape: Sequence[int], seen: Seen, within_one: bool
     ) -> Callable[[Any, Any, Any], Tensor | None] | None:
         """call(states, actions, out): the refined actions, in `out` when that is not None; or None.
 
         It returns None, and has done nothing, unless all hold: states, actions and `out` are contiguous
-        tensors or arrays of these shapes on the executor's device, float32 (states also float64); `weights`
-        are as they were; the modules are in these `training` modes; under `within_one`, no action lies
-        outside [-1, 1].
+        tensors or arrays of these shapes on the executor's device, float32 (states also float64); weights
+        and modes are as `seen`; under `within_one`, no action lies outside [-1, 1].
         None in place of the call: this torch has no way to read tensors from compiled code.
         """

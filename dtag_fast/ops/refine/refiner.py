@@ -252,10 +252,9 @@ class Refiner:
         plain = steps is self.steps and lr is self.lr and isinstance(steps, int) and isinstance(lr, float)
         if prepare is None or not plain or return_info or a.ndim > 2 or a.numel() == 0:
             return
-        modules, modes = self._critic.refs if self._critic.has_modes else (), self._critic.modes()
-        self._prepared = prepare(
-            s.shape, a.shape, binding.watch.seen(), modules, modes, within_one=self._only_default
-        )
+        modules = self._critic.refs if self._critic.has_modes else ()
+        seen = binding.watch.seen(modules, self._critic.modes())
+        self._prepared = prepare(s.shape, a.shape, seen, self._only_default)
 
 
 def _rebuild(critic: Any, settings: dict[str, Any]) -> Refiner:

@@ -7,6 +7,7 @@ are another object. Writes through `.data` and CUDA graph replays do neither: th
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from operator import attrgetter, getitem, is_
 from typing import NamedTuple
@@ -18,12 +19,18 @@ Snapshot = tuple[list[Tensor], list[int]]
 
 
 class Seen(NamedTuple):
-    """stores[i][names[i]] was tensors[i] at versions[i], None where it has no version."""
+    """What a prepared call was made from, and must find again.
+
+    stores[i][names[i]] was tensors[i] at versions[i], None where it has no version; the module behind the
+    weak reference modules[i] was in the `training` mode modes[i].
+    """
 
     stores: list[dict]
     names: list[str]
     tensors: list[Tensor]
     versions: list[int | None]
+    modules: list[weakref.ref]
+    modes: list[bool]
 
 
 _version = attrgetter("_version")
@@ -58,11 +65,11 @@ class Watch:
         except RuntimeError:  # an inference tensor among them
             return self.snapshot()[1] != versions
 
-    def seen(self) -> Seen:
-        """The slots with what the accepted snapshot found there, for a search in compiled code."""
+    def seen(self, modules: Sequence[weakref.ref], modes: Sequence[bool]) -> Seen:
+        """The slots with what the accepted snapshot found there, and the modules' modes."""
         tensors, versions = self._seen
         readable = [None if t.is_inference() else v for t, v in zip(tensors, versions, strict=True)]
-        return Seen(self._dicts, self._names, tensors, readable)
+        return Seen(self._dicts, self._names, tensors, readable, list(modules), list(modes))
 
 
 def slots_of(modules: Sequence[nn.Module]) -> dict[tuple[int, str], Slot]:

@@ -8,28 +8,23 @@
 #include <vector>
 
 #include "cpu/plan.h"
+#include "py_arguments.h"
 
 namespace dtag {
-
-namespace py = pybind11;
 
 // Wrong arguments raise ValueError or TypeError. Whoever passes an address vouches that it holds what its shape says.
 class PyPlan {
  public:
   PyPlan(int state_dim, int action_dim, const py::sequence& members, const std::string& isa, const std::string& precision,
-         const std::string& reduce, const std::string& optimizer, const py::dict& optimizer_options, const std::string& gradient,
-         double clip, const std::string& radius_norm, double radius, const std::string& select, const std::vector<float>& low,
-         const std::vector<float>& high, int64_t steps, double lr, py::object threads, const std::string& kernel);
+         const Settings& settings, const std::vector<float>& low, const std::vector<float>& high, int64_t steps, double lr,
+         py::object threads, const std::string& kernel);
 
   void repack(const py::sequence& members);
 
   // One call with the plan's own steps and lr, all arrays contiguous.
   void run_prepared(const float* states, const float* actions, float* out, int64_t batch);
 
-  void run(uintptr_t states, int64_t state_stride, uintptr_t actions, uintptr_t out, int64_t batch, int64_t candidates, int64_t steps,
-           uintptr_t row_steps, double lr, uintptr_t lr_values, int64_t lr_row_stride, int64_t lr_dim_stride, uintptr_t q_first,
-           uintptr_t q_best, uintptr_t best_index, uintptr_t best_candidate, uintptr_t trace_actions, uintptr_t trace_q,
-           uintptr_t trace_grad);
+  void run(const PyCall& call);
 
   int state_dim() const { return plan_->state_dim(); }
   int action_dim() const { return plan_->action_dim(); }

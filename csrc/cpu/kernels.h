@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "cpu/packed.h"
-#include "cpu/params.h"
+#include "refine/params.h"
 
 namespace dtag {
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "cpu/packed.h"
-#include "cpu/program.h"
+#include "refine/program.h"
 
 namespace dtag {
 

@@ -4,7 +4,7 @@
 #pragma once
 #include <cstdint>
 
-#include "cpu/activation_kind.h"
+#include "refine/activation_kind.h"
 
 namespace dtag {
 

@@ -6,8 +6,8 @@
 
 #include "cpu/kernels.h"
 #include "cpu/pack.h"
-#include "cpu/params.h"
-#include "cpu/program.h"
+#include "refine/params.h"
+#include "refine/program.h"
 
 namespace dtag {
 

@@ -1,7 +1,7 @@
 // Small batches: one row at a time, bound by the bytes of weights it touches. Dead ReLU units are skipped in both
 // directions. Members may be divided among a team of threads that meet once per iteration.
 #pragma once
-#include "cpu/activations.h"
+#include "cpu/activate_all.h"
 #include "cpu/kernels.h"
 #include "cpu/row_products.h"
 #include "cpu/rows_io.h"

@@ -1,10 +1,13 @@
 // Between the caller's arrays and one row of a walk. Rows are numbered over states and candidates: row r is candidate
 // r % M of state r / M.
 #pragma once
-#include "cpu/ascent.h"
 #include "cpu/kernels.h"
+#include "cpu/simd.h"
+#include "refine/ascent.h"
 
 namespace dtag::DTAG_ISA {
+
+using Walk = WalkOf<float*, int32_t*>;
 
 static void read_row(const Job& job, int64_t row, const Walk& w) {
   const Call& c = *job.call;
@@ -49,13 +52,6 @@ static void write_row(const Job& job, int64_t row, const Walk& w) {
 // Whether Q of the last iterate is needed: not for "last" when nobody asks.
 DTAG_INLINE bool last_q_needed(const Job& job) {
   return job.settings->select == Select::best || job.call->q_first || job.candidate_q;
-}
-
-// The ensemble's Q and the member it comes from, as torch.min: the first on ties, the first NaN before all else.
-template <class F>
-DTAG_INLINE auto beats(Reduce reduce, F q, F than) {
-  const auto nan_first = (q != q) & (than == than);
-  return (reduce == Reduce::min ? q < than : q > than) | nan_first;
 }
 
 }  // namespace dtag::DTAG_ISA

@@ -20,11 +20,16 @@
 #endif
 
 #define DTAG_INLINE static inline __attribute__((always_inline))
+#define DTAG_MEMBER inline __attribute__((always_inline))
+#define DTAG_FUNCTION static
+#define DTAG_LAMBDA __attribute__((always_inline))
 #ifdef __clang__
 #define DTAG_UNROLL _Pragma("unroll")
 #else
 #define DTAG_UNROLL _Pragma("GCC unroll 32")
 #endif
+
+#include "refine/scalar.h"
 
 namespace dtag::DTAG_ISA {
 
@@ -35,14 +40,6 @@ typedef uint32_t vu __attribute__((vector_size(4 * DTAG_LANES)));
 typedef float vf4 __attribute__((vector_size(16)));
 typedef float vf8 __attribute__((vector_size(32)));
 typedef float vf16 __attribute__((vector_size(64)));
-
-template <class To, class From>
-DTAG_INLINE To bits_as(const From& from) {
-  static_assert(sizeof(To) == sizeof(From));
-  To to;
-  __builtin_memcpy(&to, &from, sizeof(to));
-  return to;
-}
 
 template <class V = vf>
 DTAG_INLINE V load(const void* p) {
@@ -57,7 +54,6 @@ DTAG_INLINE void store(void* p, V v) {
 DTAG_INLINE vf splat(float x) { return x - vf{}; }
 DTAG_INLINE vu splat_bits(uint32_t x) { return x + vu{}; }
 DTAG_INLINE vf select(vi mask, vf yes, vf no) { return mask ? yes : no; }
-DTAG_INLINE float select(bool mask, float yes, float no) { return mask ? yes : no; }
 
 #if defined(DTAG_INTRINSICS_AVX512)
 DTAG_INLINE vf fma(vf a, vf b, vf c) {
@@ -133,32 +129,21 @@ DTAG_INLINE float sum_lanes(vf16 v) {
                    __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
 }
 
-// The same words for one row at a time, so that the ascent is written once for a lane and for a vector of them.
-DTAG_INLINE float sqrt(float a) { return __builtin_sqrtf(a); }
-DTAG_INLINE bool any(bool mask) { return mask; }
+// The same words for one row at a time are those of refine/scalar.h; what the ascent also asks of a vector of rows:
 DTAG_INLINE bool any(vi mask) { return movemask(mask) != 0; }
-template <class F>
-struct Lanes;
-template <>
-struct Lanes<float> {
-  using Mask = bool;
-  static constexpr int count = 1;
-};
+DTAG_INLINE vf abs_of(vf x) { return bits_as<vf>(bits_as<vu>(x) & 0x7fffffffu); }
+DTAG_INLINE vi is_finite(vf x) { return abs_of(x) <= splat(3.402823466e38f); }
 template <>
 struct Lanes<vf> {
   using Mask = vi;
+  using Bits = vu;
   static constexpr int count = kLanes;
+  DTAG_MEMBER static vf spread(float x) { return splat(x); }
 };
-template <class F>
-DTAG_INLINE F spread(float x);
-template <>
-inline __attribute__((always_inline)) float spread<float>(float x) { return x; }
-template <>
-inline __attribute__((always_inline)) vf spread<vf>(float x) { return splat(x); }
-DTAG_INLINE float abs_of(float x) { return __builtin_fabsf(x); }
-DTAG_INLINE vf abs_of(vf x) { return bits_as<vf>(bits_as<vu>(x) & 0x7fffffffu); }
-template <class F>
-DTAG_INLINE auto is_finite(F x) { return abs_of(x) <= spread<F>(3.402823466e38f); }
+DTAG_INLINE void put(float* p, vf v) { store(p, v); }
+DTAG_INLINE void put_mask(int32_t* p, vi m) { store(p, m); }
+DTAG_INLINE vi steps_after(const int32_t* steps, int i, vf) { return load<vi>(steps) > i; }
+DTAG_INLINE void put_index(int32_t* p, vi m, int i) { store(p, m ? vi{} + i : load<vi>(p)); }
 
 // Hands out 64-byte aligned parts of one block of scratch.
 struct Arena {

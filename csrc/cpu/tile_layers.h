@@ -1,7 +1,7 @@
 // Layer by layer over the strips of a tile: one member forward, and back to the action.
 // Every array of w units is [strip][unit][kStrip].
 #pragma once
-#include "cpu/activations.h"
+#include "cpu/activate_all.h"
 #include "cpu/compact.h"
 #include "cpu/strip_product.h"
 

@@ -63,9 +63,11 @@ def refine(
         gradient: "raw", "unit" (g / ||g||) or ClipNorm(c).
         radius: None, r for ||a_i - a_0||_inf <= r, or Radius(r, "l2").
         select: "best" of all iterates (the earliest on ties), or "last".
-        precision: "highest" (fp32), "high", "medium" (bf16 weights, fp32 sums), or None for
-            torch.get_float32_matmul_precision().
-        backend: None, or "cpu", "torch" to insist; see `explain`.
+        precision: "highest" (fp32), "high" (tf32 on NVIDIA GPUs), "medium" (bf16 weights, fp32 sums), or None
+            for torch.get_float32_matmul_precision().
+        backend: None for the first of these that can run the call, or its name to insist; see `explain`.
+            "triton": on a GPU, compiled at the first call. "cpu": compiled, host tensors. "torch": the
+            reference, everywhere.
         return_info: True adds a RefineInfo, "trace" one with every iterate.
 
     Returns:
@@ -134,7 +136,7 @@ def _cached(critic: Any, settings: dict[str, Any], steps: int = 10, lr: float = 
 
 
 def explain(critic: Any, states: Any, actions: Any = None, **settings: Any) -> Explanation:
-    """Which backend `refine` takes for this critic, and why not the others.
+    """Which backend and kernel `refine` takes for such a call, and why not the others.
 
     Args:
         critic, states: as in `refine`. actions: for their width; left out, the smallest width the critic
@@ -146,11 +148,16 @@ def explain(critic: Any, states: Any, actions: Any = None, **settings: Any) -> E
     """
     s = inputs.as_tensor("states", states)
     refiner = Refiner(critic, **settings)
-    if actions is not None:
+    rows, candidates = len(s) if s.ndim > 1 else 1, 1
+    steps = refiner.steps if isinstance(refiner.steps, int) else 10
+    if actions is None:
+        width = _action_width(refiner, s.shape[-1])
+    else:
         a = inputs.as_tensor("actions", actions)
         inputs.check_pair(s, a)
-        return describe(refiner.binding(s.shape[-1], a.shape[-1], s.device))
-    return describe(refiner.binding(s.shape[-1], _action_width(refiner, s.shape[-1]), s.device))
+        width = a.shape[-1]
+        candidates = a.shape[1] if a.ndim == 3 else 1
+    return describe(refiner.binding(s.shape[-1], width, s.device), rows, candidates, steps)
 
 
 def _action_width(refiner: Refiner, state_dim: int) -> int:

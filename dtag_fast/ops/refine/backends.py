@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 
 import torch
 
-from . import cpu
+from . import cpu, cuda, triton
 from .options import RefineOptions
 from .program import CriticProgram
 
@@ -27,6 +28,41 @@ def compiled_cpu() -> ModuleType | str:
     return cpu
 
 
+def compiled_cuda() -> ModuleType | str:
+    """The module of the compiled CUDA backend, or why it cannot be used."""
+    if cpu._C is None:
+        return f"the compiled module dtag_fast._C is missing ({cpu._MISSING})"
+    if not hasattr(cpu._C, "CudaPlan"):
+        return "the compiled module has no CUDA kernels: nvcc was not found at installation, or DTAG_CUDA=OFF"
+    return cuda
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A backend that takes a CriticProgram.
+
+    device: the type of device it runs on without being asked for. module: gives the module with its `why_not`
+    and executor, or why there is none. executor: the name of the class there (executor.py).
+    """
+
+    device: str
+    module: Callable[[], ModuleType | str]
+    executor: str
+
+
+FAST_BACKENDS: dict[str, Backend] = {
+    "cuda": Backend("cuda", lambda: compiled_cuda(), "CudaExecutor"),
+    "triton": Backend("cuda", lambda: triton, "TritonExecutor"),
+    "cpu": Backend("cpu", lambda: compiled_cpu(), "CpuExecutor"),
+}
+
+
+def executor_class(backend: str) -> type:
+    """The executor of one of FAST_BACKENDS that can be used."""
+    entry = FAST_BACKENDS[backend]
+    return getattr(entry.module(), entry.executor)
+
+
 @dataclass(frozen=True)
 class Choice:
     """The backend taken, the precision it computes in, and a reason for each backend not taken.
@@ -35,7 +71,7 @@ class Choice:
     """
 
     backend: str
-    precision: str  # "fp32" or "bf16"
+    precision: str  # "fp32", "tf32" or "bf16"
     precision_reason: str
     reasons: dict[str, str]
     slow_reason: str = ""
@@ -49,6 +85,16 @@ def precision_of(backend: str, setting: str) -> tuple[str, str]:
         if setting == "high":
             return "fp32", 'precision "high": fp32, as the CPU has no tf32'
         return "fp32", 'precision "highest": fp32'
+    if backend == "cuda":
+        return "fp32", f'precision "{setting}": fp32, which the CUDA kernels compute in'
+    if backend == "triton":
+        if setting == "medium":
+            return "bf16", 'precision "medium": bf16 weights and layer inputs, fp32 accumulation'
+        if setting == "high" and torch.version.hip is None:
+            return "tf32", 'precision "high": tf32, fp32 accumulation'
+        if setting == "high":
+            return "fp32", 'precision "high": fp32, as most AMD GPUs have no tf32'
+        return "fp32", 'precision "highest": fp32'
     return (
         "fp32",
         f'precision "{setting}": the loop is fp32; the critic follows torch.set_float32_matmul_precision',
@@ -61,22 +107,25 @@ def why_not(
     options: RefineOptions,
     device: torch.device,
     setting: str,
+    *,
+    wanted: bool = False,
 ) -> str | None:
-    """None when `backend` can run it, else the reason. `program` is a reason itself when lowering failed."""
+    """None when `backend` can run it, else the reason. `program` is a reason itself when lowering failed.
+
+    wanted: it was asked for by name, and may then run on another device than its own.
+    """
     if backend == "torch":
         return None
-    if backend in ("cuda", "triton"):
-        if device.type != "cuda":
-            return f"tensors are on {device}, not on a CUDA device"
-        return "not built: this release has no GPU kernels"
-    if device.type != "cpu":
-        return f"tensors are on {device}, not on the host"
+    entry = FAST_BACKENDS[backend]
+    if device.type != entry.device and not wanted:
+        own = "a CUDA device" if entry.device == "cuda" else "the host"
+        return f"tensors are on {device}, not on {own}"
     if isinstance(program, str):
         return program
-    compiled = compiled_cpu()
-    if isinstance(compiled, str):
-        return compiled
-    return compiled.why_not(program, options, device, precision_of("cpu", setting)[0])
+    module = entry.module()
+    if isinstance(module, str):
+        return module
+    return module.why_not(program, options, device, precision_of(backend, setting)[0])
 
 
 def choose(
@@ -91,7 +140,9 @@ def choose(
     Raises:
         ValueError: the wanted backend cannot run it.
     """
-    reasons = {name: why_not(name, program, options, device, setting) for name in BACKENDS}
+    reasons = {
+        name: why_not(name, program, options, device, setting, wanted=name == wanted) for name in BACKENDS
+    }
     if wanted is not None and reasons[wanted] is not None:
         raise ValueError(f"backend: {wanted!r} cannot run this call: {reasons[wanted]}")
     name = wanted or next(name for name in BACKENDS if reasons[name] is None)
@@ -104,6 +155,6 @@ def choose(
     slow_reason = ""
     if name == "torch":
         slow_reason = (
-            program if isinstance(program, str) else shown["cuda" if device.type == "cuda" else "cpu"]
+            program if isinstance(program, str) else shown["triton" if device.type == "cuda" else "cpu"]
         )
     return Choice(name, precision, precision_reason, shown, slow_reason)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .backends import Choice, choose, compiled_cpu
+from .backends import FAST_BACKENDS, Choice, choose, executor_class
 from .critic import CriticCall, CriticError, unwrap
 from .lowering import Lowered, lower
 from .options import RefineOptions
@@ -138,9 +138,11 @@ class Binding:
         self.program = program
         self.choice: Choice = choose(program, options, device, setting, wanted)
         self.loop_dtype = torch.float32
-        if self.choice.backend == "cpu":
+        if self.choice.backend in FAST_BACKENDS:
             known = {"steps": steps, "lr": lr} if isinstance(steps, int) and isinstance(lr, float) else {}
-            self.executor = compiled_cpu().CpuExecutor(program, options, self.choice.precision, **known)
+            self.executor = executor_class(self.choice.backend)(
+                program, options, self.choice.precision, **known
+            )
             self.watch.accept(snapshot)
         else:
             self.watch = None  # the reference reads the critic itself

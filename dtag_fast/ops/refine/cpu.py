@@ -75,12 +75,7 @@ class CpuExecutor:
         isa: str | None = None,
         kernel: str | None = None,
     ) -> None:
-        reduce = program.reduction or options.reduce
-        self._member = reduce if isinstance(reduce, int) else None
-        if self._member is not None and not -len(program.members) <= self._member < len(program.members):
-            raise ValueError(
-                f"reduce: expected a member in 0..{len(program.members) - 1}, got {self._member}"
-            )
+        settings, self._member = plan_settings(program, options)
         bounded = options.low is not None
         self._plan = _C.Plan(
             state_dim=program.state_dim,
@@ -88,19 +83,13 @@ class CpuExecutor:
             members=self._members(program),
             isa=isa or "",
             precision=precision,
-            reduce="min" if self._member is not None else reduce,
-            gradient="clip" if isinstance(options.gradient, ClipNorm) else options.gradient,
-            clip=options.gradient.limit if isinstance(options.gradient, ClipNorm) else 1.0,
-            radius_norm=options.radius.norm if options.radius else "none",
-            radius=options.radius.limit if options.radius else 0.0,
-            select=options.select,
             low=options.low.tolist() if bounded else [],
             high=options.high.tolist() if bounded else [],
             steps=steps,
             lr=lr,
             threads=torch.get_num_threads,
             kernel=kernel or "",
-            **_optimizer(options),
+            **settings,
         )
 
     @property
@@ -111,6 +100,13 @@ class CpuExecutor:
     def kernel_for(self, rows: int, steps: int) -> str:
         """The kernel that a call of `rows` states x candidates takes: "rows" or "tiles"."""
         return self._plan.kernel_for(rows, steps, torch.get_num_threads())
+
+    def describe_call(self, states: int, candidates: int, steps: int) -> tuple[str, list[str]]:
+        """See Executor.describe_call."""
+        how = (
+            "one row at a time" if self.kernel_for(states * candidates, steps) == "rows" else "tiles of rows"
+        )
+        return f"{how}, {self.isa}", []
 
     def repack(self, program: CriticProgram) -> None:
         """Take the new numbers of a program of the same structure."""
@@ -127,42 +123,8 @@ class CpuExecutor:
         info: InfoBuffers | None,
     ) -> None:
         """See Executor.run."""
-        batch, candidates, _ = actions.shape
-        call = {
-            "states": states.data_ptr(),
-            "state_stride": states.stride(0),
-            "actions": actions.data_ptr(),
-            "out": out.data_ptr(),
-            "batch": batch,
-            "candidates": candidates,
-        }
-        if isinstance(steps, Tensor):
-            call |= {"steps": max(int(steps.max()), 0), "row_steps": steps.data_ptr()}
-        else:
-            call["steps"] = steps
-        if isinstance(lr, Tensor):
-            rows, dims = lr.shape
-            call |= {
-                "lr_values": lr.data_ptr(),
-                "lr_row_stride": dims if rows > 1 else 0,
-                "lr_dim_stride": 1 if dims > 1 else 0,
-            }
-        else:
-            call["lr"] = lr
-        if info is not None:
-            call |= {
-                "q_first": info.q_0.data_ptr(),
-                "q_best": info.q_best.data_ptr(),
-                "best_index": info.best_index.data_ptr(),
-                "best_candidate": info.best_candidate.data_ptr(),
-            }
-            if info.trace_actions is not None:
-                call |= {
-                    "trace_actions": info.trace_actions.data_ptr(),
-                    "trace_q": info.trace_q.data_ptr(),
-                    "trace_grad": info.trace_grad.data_ptr(),
-                }
-        self._plan.run(**call)
+        most = max(int(steps.max()), 0) if isinstance(steps, Tensor) else steps
+        self._plan.run(**call_arguments(states, actions, out, steps, most, lr, info))
 
     def prepare_call(
         self, states_shape: Sequence[int], actions_shape: Sequence[int], seen: Seen, within_one: bool
@@ -185,6 +147,75 @@ class CpuExecutor:
         return [[_layer(layer) for layer in layers] for layers in members]
 
 
+def plan_settings(program: CriticProgram, options: RefineOptions) -> tuple[dict, int | None]:
+    """The options as the compiled plans take them, and the one member to keep, or None for all.
+
+    Raises:
+        ValueError: for a member number outside the ensemble.
+    """
+    reduce = program.reduction or options.reduce
+    member = reduce if isinstance(reduce, int) else None
+    if member is not None and not -len(program.members) <= member < len(program.members):
+        raise ValueError(f"reduce: expected a member in 0..{len(program.members) - 1}, got {member}")
+    settings = {
+        "reduce": "min" if member is not None else reduce,
+        "gradient": "clip" if isinstance(options.gradient, ClipNorm) else options.gradient,
+        "clip": options.gradient.limit if isinstance(options.gradient, ClipNorm) else 1.0,
+        "radius_norm": options.radius.norm if options.radius else "none",
+        "radius": options.radius.limit if options.radius else 0.0,
+        "select": options.select,
+        **_optimizer(options),
+    }
+    return settings, member
+
+
+def call_arguments(
+    states: Tensor,
+    actions: Tensor,
+    out: Tensor,
+    steps: int | Tensor,
+    most_steps: int,
+    lr: float | Tensor,
+    info: InfoBuffers | None,
+) -> dict:
+    """The arguments of Executor.run as the compiled plans take them: arrays by address."""
+    batch, candidates, _ = actions.shape
+    call = {
+        "states": states.data_ptr(),
+        "state_stride": states.stride(0),
+        "actions": actions.data_ptr(),
+        "out": out.data_ptr(),
+        "batch": batch,
+        "candidates": candidates,
+        "steps": most_steps,
+    }
+    if isinstance(steps, Tensor):
+        call["row_steps"] = steps.data_ptr()
+    if isinstance(lr, Tensor):
+        rows, dims = lr.shape
+        call |= {
+            "lr_values": lr.data_ptr(),
+            "lr_row_stride": dims if rows > 1 else 0,
+            "lr_dim_stride": 1 if dims > 1 else 0,
+        }
+    else:
+        call["lr"] = lr
+    if info is not None:
+        call |= {
+            "q_first": info.q_0.data_ptr(),
+            "q_best": info.q_best.data_ptr(),
+            "best_index": info.best_index.data_ptr(),
+            "best_candidate": info.best_candidate.data_ptr(),
+        }
+        if info.trace_actions is not None:
+            call |= {
+                "trace_actions": info.trace_actions.data_ptr(),
+                "trace_q": info.trace_q.data_ptr(),
+                "trace_grad": info.trace_grad.data_ptr(),
+            }
+    return call
+
+
 def _optimizer(options: RefineOptions) -> dict:
     optimizer = options.optimizer
     if isinstance(optimizer, SGD):
@@ -202,6 +233,18 @@ def _optimizer(options: RefineOptions) -> dict:
         "optimizer": "rmsprop",
         "optimizer_options": {"alpha": optimizer.alpha, "eps": optimizer.eps},
     }
+
+
+def layer_kinds(layers: tuple[Linear | LayerNorm | Activation, ...]) -> list[tuple]:
+    """A member's layers as the compiled plans take them without numbers."""
+    kinds: list[tuple] = []
+    for layer in layers:
+        if isinstance(layer, Linear):
+            kinds.append(("linear", tuple(layer.weight.shape)))
+        else:
+            norm = isinstance(layer, LayerNorm)
+            kinds.append(("norm", layer.eps) if norm else ("activation", layer.kind, list(layer.params)))
+    return kinds
 
 
 def _layer(layer: Linear | LayerNorm | Activation) -> tuple:

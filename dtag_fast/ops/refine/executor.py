@@ -58,9 +58,9 @@ class Executor(Protocol):
     """A critic program bound to one set of options.
 
     Built as `Executor(program, options, precision, steps=10, lr=0.03)`: a CriticProgram, a RefineOptions and
-    "fp32" or "bf16". Safe to call from several threads at once. Beside the class, each backend module has
-    `why_not(program, options, device, precision) -> str | None`: None when it can run that, else the reason
-    that `explain` shows.
+    "fp32", "tf32" or "bf16". Safe to call from several threads at once. Beside the class, each backend module
+    has `why_not(program, options, device, precision) -> str | None`: None when it can run that, else the
+    reason that `explain` shows; backends.py names both.
     """
 
     name: str  # "cpu", "torch", ...
@@ -87,6 +87,13 @@ class Executor(Protocol):
         out (B, A) float32 contiguous; steps int or int32 (B,); lr float or float32 (B, 1) | (1, A) | (B, A),
         contiguous. All on the executor's device. B >= 1.
         """
+
+
+class DescribingExecutor(Executor, Protocol):
+    """Has several ways to run a call."""
+
+    def describe_call(self, states: int, candidates: int, steps: int) -> tuple[str, list[str]]:
+        """How a call of this size runs, in a few words, and why not by its other kernels."""
 
 
 class PreparingExecutor(Executor, Protocol):

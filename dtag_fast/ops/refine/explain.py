@@ -13,9 +13,10 @@ from .program import CriticProgram, Layer, Linear
 class Explanation:
     """Which backend runs a critic and why. `str()` is the text for people.
 
-    backend: the one taken. precision: "fp32" or "bf16", precision_reason why. reasons: backend not taken ->
-    why.
+    backend: the one taken. precision: "fp32", "tf32" or "bf16", precision_reason why. reasons: backend not
+    taken -> why.
     critic: the critic as it was understood. lowered: whether it has a CriticProgram.
+    kernel: how the backend runs a call of this size; kernel_reasons: why not by its other kernels.
     """
 
     backend: str
@@ -24,23 +25,38 @@ class Explanation:
     reasons: dict[str, str]
     critic: str
     lowered: bool
+    kernel: str = ""
+    kernel_reasons: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [
             f"backend {self.backend}, {self.precision} ({self.precision_reason})",
             f"critic: {self.critic}",
         ]
+        if self.kernel:
+            lines.append(f"kernel: {self.kernel}")
+        lines += [f"not its other kernel: {reason}" for reason in self.kernel_reasons]
         lines += [f"not {name}: {self.reasons[name]}" for name in BACKENDS if name in self.reasons]
         return "\n".join(lines)
 
 
-def describe(binding: Binding) -> Explanation:
-    """The explanation of a binding."""
+def describe(binding: Binding, states: int, candidates: int, steps: int) -> Explanation:
+    """The explanation of a binding for calls of this size."""
     choice, program = binding.choice, binding.program
     lowered = isinstance(program, CriticProgram)
     critic = summary(program) if lowered else f"{binding.lowering.outputs} Q by autograd; {program}"
+    kernel, others = "", []
+    if hasattr(binding.executor, "describe_call"):
+        kernel, others = binding.executor.describe_call(states, candidates, steps)
     return Explanation(
-        choice.backend, choice.precision, choice.precision_reason, dict(choice.reasons), critic, lowered
+        choice.backend,
+        choice.precision,
+        choice.precision_reason,
+        dict(choice.reasons),
+        critic,
+        lowered,
+        kernel,
+        tuple(others),
     )
 
 

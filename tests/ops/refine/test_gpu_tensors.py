@@ -70,3 +70,49 @@ def test_a_result_that_is_not_worse_in_q(problem):
     critic, states, actions = critic.cuda(), states.cuda(), actions.cuda()
     _, info = dtag_fast.refine(critic, states, actions, return_info=True)
     assert (info.q_best >= info.q_0).all() and (info.q_best > info.q_0).any()
+
+
+# What tools/gpu_check.sh runs under compute-sanitizer: few rows and steps, no kernel there but refine's.
+@pytest.mark.parametrize(
+    ("batch", "options"),
+    [(2, {}), (33, {}), (33, {"optimizer": "adam"})],
+    ids=["B=2", "B=33", "B=33, adam"],
+)
+def test_small_batches_give_what_the_host_gives(problem, batch, options):
+    critic, states, actions = problem[0], problem[1][:batch], problem[2][:batch]
+    host = dtag_fast.refine(critic, states, actions, steps=3, backend="torch", **options)
+    device = dtag_fast.refine(critic.cuda(), states.cuda(), actions.cuda(), steps=3, **options)
+    torch.testing.assert_close(device.cpu(), host, rtol=0, atol=1e-4)
+
+
+def test_a_captured_call_follows_its_inputs_and_weights(problem):
+    critic, states, actions = problem
+    critic, states, actions = critic.cuda(), states.cuda(), actions.cuda()
+    refiner, out = dtag_fast.Refiner(critic), torch.empty_like(actions)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            refiner(states, actions, out=out)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        refiner(states, actions, out=out)
+
+    def assert_replay_is_an_eager_call():
+        out.fill_(float("nan"))
+        graph.replay()
+        eager = dtag_fast.Refiner(critic)(states, actions)
+        torch.testing.assert_close(out, eager, rtol=0, atol=1e-6)
+        return eager
+
+    before = assert_replay_is_an_eager_call()
+    states.copy_(torch.randn_like(states))
+    actions.copy_(torch.rand_like(actions) * 2 - 1)
+    between = assert_replay_is_an_eager_call()
+    assert not torch.equal(before, between)
+    with torch.no_grad():
+        for parameter in critic.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    refiner.refresh()
+    assert not torch.equal(between, assert_replay_is_an_eager_call())

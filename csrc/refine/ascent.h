@@ -1,57 +1,63 @@
 // One row's walk over actions: keep the best iterate, shape the gradient, take the optimizer's step, project.
-// Written once for F = float (the row kernel) and F = vf (a vector of rows in the tile kernel); number k of a row's
-// action stands at [k * stride].
+// Written once for F = float (the CPU's row kernel, the CUDA kernels) and F = vf (a vector of rows in the CPU's tile kernel);
+// number k of a row's action stands at [k * stride]. Included after the machine's vocabulary (scalar.h).
 #pragma once
-#include "cpu/params.h"
-#include "cpu/simd.h"
+#include "refine/params.h"
 
 namespace dtag::DTAG_ISA {
 
-template <class F>
-DTAG_INLINE F get(const float* p) {
+template <class F, class P>
+DTAG_INLINE F get(P p) {
   if constexpr (Lanes<F>::count == 1)
     return *p;
   else
     return load<F>(p);
 }
-DTAG_INLINE void put(float* p, float v) { *p = v; }
-DTAG_INLINE void put(float* p, vf v) { store(p, v); }
-
-// Masks in memory: one int32 per row, -1 or 0.
-DTAG_INLINE void put_mask(int32_t* p, bool m) { *p = m ? -1 : 0; }
-DTAG_INLINE void put_mask(int32_t* p, vi m) { store(p, m); }
-template <class F>
-DTAG_INLINE typename Lanes<F>::Mask get_mask(const int32_t* p) {
+template <class F, class P>
+DTAG_INLINE typename Lanes<F>::Mask get_mask(P p) {
   if constexpr (Lanes<F>::count == 1)
     return *p != 0;
   else
-    return load<vi>(p);
+    return load<typename Lanes<F>::Mask>(p);
 }
-DTAG_INLINE bool steps_after(const int32_t* steps, int i, float) { return *steps > i; }
-DTAG_INLINE vi steps_after(const int32_t* steps, int i, vf) { return load<vi>(steps) > i; }
-DTAG_INLINE void put_index(int32_t* p, bool m, int i) { *p = m ? i : *p; }
-DTAG_INLINE void put_index(int32_t* p, vi m, int i) { store(p, m ? vi{} + i : load<vi>(p)); }
+
+// Who else holds dimensions of the same row: nobody.
+struct Alone {
+  template <class Mask>
+  DTAG_MEMBER static Mask all(Mask m) {
+    return m;
+  }
+  template <class F>
+  DTAG_MEMBER static F max(F x) {
+    return x;
+  }
+  template <class F>
+  DTAG_MEMBER static F sum(F x) {
+    return x;
+  }
+  // Dimension k of a number per dimension.
+  DTAG_MEMBER static float of(const float* numbers, int k) { return numbers[k]; }
+};
 
 // The rows of one F: where their numbers stand.
-struct Walk {
+// Floats, Ints: pointers. Group: how those who share a row agree where all dimensions matter.
+template <class Floats, class Ints, class Group = Alone>
+struct WalkOf {
   int dims, stride;
-  float *action, *start, *best, *grad;  // [A], strided: a_i, a_0, the iterate to return, g_i
-  float *first_moment, *second_moment;  // [A], strided
-  float* lr;                            // [A], strided
-  int32_t* steps;                       // a row's own number of steps
-  int32_t *alive, *best_index;          // alive: the row stands at a_i and has not ended
-  float *q, *q_first, *q_best;
+  Floats action, start, best, grad;    // [A], strided: a_i, a_0, the iterate to return, g_i
+  Floats first_moment, second_moment;  // [A], strided
+  Floats lr;                           // [A], strided
+  Ints steps;                          // a row's own number of steps
+  Ints alive, best_index;              // alive: the row stands at a_i and has not ended
+  Floats q, q_first, q_best;
+  using group = Group;
+
 
   // The walk of rows `row` on, where this is that of row 0 and `at` the distance between their actions.
-  Walk moved(int64_t row, int64_t at) const {
-    Walk w = *this;
-    float** actions[] = {&w.action, &w.start, &w.best, &w.grad, &w.first_moment, &w.second_moment, &w.lr};
-    int32_t** counts[] = {&w.steps, &w.alive, &w.best_index};
-    float** values[] = {&w.q, &w.q_first, &w.q_best};
-    for (float** array : actions) *array += at;
-    for (int32_t** array : counts) *array += row;
-    for (float** array : values) *array += row;
-    return w;
+  DTAG_MEMBER WalkOf moved(int64_t row, int64_t at) const {
+    return {dims,     stride,      action + at,      start + at,  best + at,       grad + at,
+            first_moment + at, second_moment + at, lr + at, steps + row, alive + row, best_index + row,
+            q + row,  q_first + row, q_best + row};
   }
 };
 
@@ -59,13 +65,18 @@ struct Walk {
 struct Clock {
   double beta1_power = 1., beta2_power = 1.;
   float step_scale = 1.f, root_scale = 1.f;  // Adam: 1 / (1 - b1^t) and 1 / sqrt(1 - b2^t)
-  void tick(const Settings& s) {
+  DTAG_MEMBER void tick(const Settings& s) {
     beta1_power *= s.beta1;
     beta2_power *= s.beta2;
     step_scale = float(1. / (1. - beta1_power));
-    root_scale = float(1. / __builtin_sqrt(1. - beta2_power));
+    root_scale = float(1. / DTAG_BUILTIN(sqrt)(1. - beta2_power));
   }
 };
+
+template <class F, class Walk>
+DTAG_INLINE F bound(const float* bounds, int k) {
+  return spread<F>(Walk::group::of(bounds, k));
+}
 
 template <class F>
 DTAG_INLINE F clip(F a, F low, F high) {
@@ -74,28 +85,29 @@ DTAG_INLINE F clip(F a, F low, F high) {
 }
 
 // Length of x[0..dims) as largest * root, so that neither overflows nor vanishes; largest is 1 for a zero vector.
-template <class F, class Get>
+template <class F, class Group, class Get>
 DTAG_INLINE void length(int dims, Get x, F& largest, F& root) {
   largest = spread<F>(0.f);
   for (int k = 0; k < dims; ++k) {
     const F m = abs_of(x(k));
     largest = select(m > largest, m, largest);
   }
+  largest = Group::max(largest);
   largest = select(largest > spread<F>(0.f), largest, spread<F>(1.f));
   F sum = spread<F>(0.f);
   for (int k = 0; k < dims; ++k) {
     const F scaled = x(k) / largest;
     sum = sum + scaled * scaled;
   }
-  root = sqrt(sum);
+  root = sqrt(Group::sum(sum));
 }
 
-template <class F>
-static void walk_begin(const Walk& w, const Settings& s) {
+template <class F, class Walk>
+DTAG_FUNCTION void walk_begin(const Walk& w, const Settings& s) {
   for (int k = 0; k < w.dims; ++k) {
     const int at = k * w.stride;
     F a = get<F>(w.action + at);
-    if (s.low) a = clip(a, spread<F>(s.low[k]), spread<F>(s.high[k]));
+    if (s.low) a = clip(a, bound<F, Walk>(s.low, k), bound<F, Walk>(s.high, k));
     put(w.action + at, a);
     put(w.start + at, a);
     put(w.best + at, a);
@@ -104,34 +116,36 @@ static void walk_begin(const Walk& w, const Settings& s) {
   }
 }
 
+// Iterate i becomes the one to return, in the rows of `take`.
+template <class F, class Walk, class Mask>
+DTAG_INLINE void keep(const Walk& w, F q, Mask take, int i) {
+  put(w.q_best, select(take, q, get<F>(w.q_best)));
+  put_index(w.best_index, take, i);
+  for (int k = 0; k < w.dims; ++k) {
+    const int at = k * w.stride;
+    put(w.best + at, select(take, get<F>(w.action + at), get<F>(w.best + at)));
+  }
+}
+
 // Q at iterate i is known: keep the iterate if it is to be returned, and end the rows whose last it was.
-template <class F>
-static void walk_observe(const Walk& w, const Settings& s, int i) {
+template <class F, class Walk>
+DTAG_FUNCTION void walk_observe(const Walk& w, const Settings& s, int i) {
   const F q = get<F>(w.q);
   auto alive = get_mask<F>(w.alive);
-  const auto finite = is_finite(q), better = q > get<F>(w.q_best);
-  auto take = alive & finite & better;
+  const auto finite = is_finite(q);
   if (i == 0) {
     put(w.q_first, q);
     put(w.q_best, q);
     put_index(w.best_index, alive, 0);
     alive = alive & finite;
-    take = alive;
-  } else if (s.select == Select::last) {
-    take = alive;
-  }
-  if (i > 0 && any(take)) {
-    put(w.q_best, select(take, q, get<F>(w.q_best)));
-    put_index(w.best_index, take, i);
-    for (int k = 0; k < w.dims; ++k) {
-      const int at = k * w.stride;
-      put(w.best + at, select(take, get<F>(w.action + at), get<F>(w.best + at)));
-    }
+  } else {
+    const auto take = s.select == Select::last ? alive : alive & finite & (q > get<F>(w.q_best));
+    if (any(take)) keep(w, q, take, i);
   }
   put_mask(w.alive, alive & steps_after(w.steps, i, q));
 }
 
-template <class F>
+template <class F, class Walk>
 DTAG_INLINE F update(const Walk& w, const Settings& s, const Clock& clock, int i, int at, F g) {
   const F lr = get<F>(w.lr + at);
   if (s.optimizer == Optimizer::adam) {
@@ -154,17 +168,18 @@ DTAG_INLINE F update(const Walk& w, const Settings& s, const Clock& clock, int i
 }
 
 // a_{i+1} from g_i. A row with a non-finite entry in g_i ends at a_i; where lr is 0 the action keeps its bits.
-template <class F>
-static void walk_step(const Walk& w, const Settings& s, const Clock& clock, int i) {
+template <class F, class Walk>
+DTAG_FUNCTION void walk_step(const Walk& w, const Settings& s, const Clock& clock, int i) {
   auto alive = get_mask<F>(w.alive);
   for (int k = 0; k < w.dims; ++k) alive = alive & is_finite(get<F>(w.grad + k * w.stride));
+  alive = Walk::group::all(alive);
   put_mask(w.alive, alive);
   if (!any(alive)) return;
 
   F divide = spread<F>(1.f), times = spread<F>(1.f);  // shaped gradient: g / divide * times
   if (s.gradient != Gradient::raw) {
     F largest, root;
-    length<F>(w.dims, [&](int k) __attribute__((always_inline)) { return get<F>(w.grad + k * w.stride); }, largest,
+    length<F, typename Walk::group>(w.dims, [&](int k) DTAG_LAMBDA { return get<F>(w.grad + k * w.stride); }, largest,
               root);
     const F zero = spread<F>(0.f), one = spread<F>(1.f);
     if (s.gradient == Gradient::unit) {
@@ -181,16 +196,16 @@ static void walk_step(const Walk& w, const Settings& s, const Clock& clock, int 
     const F old = get<F>(w.action + at), start = get<F>(w.start + at);
     F g = get<F>(w.grad + at);
     if (s.gradient != Gradient::raw) g = g / divide * times;
-    F a = old + update(w, s, clock, i, at, g);
+    F a = old + update<F>(w, s, clock, i, at, g);
     if (s.radius_norm == Radius::inf) a = clip(a, start - s.radius, start + s.radius);
-    if (s.radius_norm != Radius::l2 && s.low) a = clip(a, spread<F>(s.low[k]), spread<F>(s.high[k]));
+    if (s.radius_norm != Radius::l2 && s.low) a = clip(a, bound<F, Walk>(s.low, k), bound<F, Walk>(s.high, k));
     put(w.action + at, select(alive & (get<F>(w.lr + at) != spread<F>(0.f)), a, old));
   }
   if (s.radius_norm != Radius::l2) return;
   F largest, root;
-  length<F>(
+  length<F, typename Walk::group>(
       w.dims,
-      [&](int k) __attribute__((always_inline)) {
+      [&](int k) DTAG_LAMBDA {
         return get<F>(w.action + k * w.stride) - get<F>(w.start + k * w.stride);
       },
       largest, root);
@@ -199,9 +214,16 @@ static void walk_step(const Walk& w, const Settings& s, const Clock& clock, int 
     const int at = k * w.stride;
     const F old = get<F>(w.action + at), start = get<F>(w.start + at);
     F a = select(outside, start + (old - start) / largest * (s.radius / root), old);
-    if (s.low) a = select(alive, clip(a, spread<F>(s.low[k]), spread<F>(s.high[k])), a);
+    if (s.low) a = select(alive, clip(a, bound<F, Walk>(s.low, k), bound<F, Walk>(s.high, k)), a);
     put(w.action + at, a);
   }
+}
+
+// The ensemble's Q and the member it comes from, as torch.min: the first on ties, the first NaN before all else.
+template <class F>
+DTAG_INLINE auto beats(Reduce reduce, F q, F than) {
+  const auto nan_first = (q != q) & (than == than);
+  return (reduce == Reduce::min ? q < than : q > than) | nan_first;
 }
 
 }  // namespace dtag::DTAG_ISA

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "cpu/activation_kind.h"
+#include "refine/activation_kind.h"
 
 namespace dtag {
 
@@ -32,6 +32,7 @@ struct Program {
 
   // Throws std::invalid_argument naming the member and stage that does not fit.
   void validate() const;
+  void validate_structure() const;  // all but how many numbers there are
   bool same_structure(const Program& other) const;
 };
 

@@ -1,4 +1,4 @@
-#include "cpu/program.h"
+#include "refine/program.h"
 
 #include <stdexcept>
 #include <string>
@@ -15,7 +15,7 @@ bool between(int value, int low, int high) { return low <= value && value <= hig
 
 }  // namespace
 
-void Program::validate() const {
+void Program::validate_structure() const {
   if (!between(state_dim, 1, kMaxState))
     throw std::invalid_argument("state_dim: expected 1.." + std::to_string(kMaxState) + ", got " +
                                 std::to_string(state_dim));
@@ -36,16 +36,24 @@ void Program::validate() const {
       if (s.in != width) refuse(m, l, "takes " + std::to_string(s.in) + " inputs, expected " + std::to_string(width));
       if (!between(s.out, 1, kMaxWidth))
         refuse(m, l, "has " + std::to_string(s.out) + " outputs, expected 1.." + std::to_string(kMaxWidth));
-      if (s.weight.size() != size_t(s.in) * size_t(s.out)) refuse(m, l, "weight has the wrong number of entries");
-      if (s.bias.size() != size_t(s.out)) refuse(m, l, "bias has the wrong number of entries");
-      for (const PostOp& op : s.post)
-        if (op.is_norm && (op.scale.size() != size_t(s.out) || op.shift.size() != size_t(s.out)))
-          refuse(m, l, "LayerNorm scale and shift must have one entry per output");
       width = s.out;
     }
     if (width != 1) refuse(m, stages.size() - 1, "the last layer must have one output, got " + std::to_string(width));
     if (!stages.back().post.empty()) refuse(m, stages.size() - 1, "the last layer must be linear alone");
   }
+}
+
+void Program::validate() const {
+  validate_structure();
+  for (size_t m = 0; m < members.size(); ++m)
+    for (size_t l = 0; l < members[m].size(); ++l) {
+      const Stage& s = members[m][l];
+      if (s.weight.size() != size_t(s.in) * size_t(s.out)) refuse(m, l, "weight has the wrong number of entries");
+      if (s.bias.size() != size_t(s.out)) refuse(m, l, "bias has the wrong number of entries");
+      for (const PostOp& op : s.post)
+        if (op.is_norm && (op.scale.size() != size_t(s.out) || op.shift.size() != size_t(s.out)))
+          refuse(m, l, "LayerNorm scale and shift must have one entry per output");
+    }
 }
 
 bool Program::same_structure(const Program& other) const {

@@ -1,0 +1,92 @@
+// A row walked by a warp, a lane per action dimension, everything in registers.
+#pragma once
+#include "cuda/refine/exchange.h"
+#include "cuda/refine/latency_params.h"
+#include "cuda/vocabulary.h"
+
+namespace dtag::gpu {
+
+// How lanes agree where all dimensions matter; lanes without a dimension hold zeros.
+struct LanesOfRow {
+  DTAG_MEMBER static bool all(bool x) { return vote_all(x); }
+  DTAG_MEMBER static float max(float x) {
+    DTAG_UNROLL
+    for (int step = 16; step >= 1; step /= 2) {
+      const float other = shuffle_xor(x, step);
+      x = other > x ? other : x;
+    }
+    return x;
+  }
+  DTAG_MEMBER static float sum(float x) {
+    DTAG_UNROLL
+    for (int step = 16; step >= 1; step /= 2) x += shuffle_xor(x, step);
+    return x;
+  }
+  // Bounds have 32 entries; those beyond the action are 0 and keep their lanes there.
+  DTAG_MEMBER static float of(const float* numbers, int) { return numbers[lane_index()]; }
+};
+
+struct LaneWalk {
+  float action = 0.f, start = 0.f, best = 0.f, grad = 0.f, first_moment = 0.f, second_moment = 0.f, lr = 0.f;
+  float q = 0.f, q_first = 0.f, q_best = 0.f;
+  int32_t steps = 0, alive = 0, best_index = 0;
+
+  using Walk = WalkOf<float*, int32_t*, LanesOfRow>;
+  DTAG_MEMBER Walk view() {
+    return {1,   1,      &action, &start,      &best, &grad,    &first_moment, &second_moment,
+            &lr, &steps, &alive,  &best_index, &q,    &q_first, &q_best};
+  }
+
+  // Row r as TileRows::begin left it.
+  DTAG_MEMBER void read(const cuda::LatencyMemory& m, int dims, int r) {
+    const auto of_row = [&](uint32_t offset) DTAG_LAMBDA { return shared_part<int32_t>(offset, cuda::kLatencyRows) + r; };
+    if (lane_index() < dims) {
+      action = start = best = number(m.action, dims, r);
+      lr = number(m.lr, dims, r);
+    }
+    steps = *of_row(m.steps);
+    alive = *of_row(m.alive);
+  }
+
+  // What TileRows::finish reads.
+  DTAG_MEMBER void write(const cuda::LatencyMemory& m, int dims, int r) const {
+    if (lane_index() < dims)
+      shared_part<float>(m.best, int64_t(dims) * cuda::kLatencyRows)[lane_index() * cuda::kLatencyRows + r] = best;
+    if (lane_index() > 0) return;
+    shared_part<float>(m.q_first, cuda::kLatencyRows)[r] = q_first;
+    shared_part<float>(m.q_best, cuda::kLatencyRows)[r] = q_best;
+    shared_part<int32_t>(m.best_index, cuda::kLatencyRows)[r] = best_index;
+  }
+
+  // Q and gradient of row r from what the blocks sent: per row, action_dim numbers and Q, to be added over the blocks of a
+  // member and reduced over the members.
+  DTAG_MEMBER void take_result(const cuda::LatencyParams& p, const Exchange& result, int r) {
+    result.wait();
+    const int dims = p.program.action_dim, slices = p.program.slices, first = r * (dims + 1);
+    const int mine = first + (lane_index() < dims ? lane_index() : dims);
+    const Reduce reduce = p.settings.reduce;
+    const float share = 1.f / float(p.program.member_count);
+    for (int e = 0; e < p.program.member_count; ++e) {
+      float q_member = 0.f, g_member = 0.f;
+      for (int s = 0; s < slices; ++s) {
+        q_member += result.received(e * slices + s, first + dims);
+        g_member += result.received(e * slices + s, mine);
+      }
+      if (reduce == Reduce::mean) {
+        q = e == 0 ? q_member * share : fma(q_member, share, q);
+        grad = e == 0 ? g_member * share : fma(g_member, share, grad);
+      } else if (e == 0 || beats(reduce, q_member, q)) {
+        q = q_member;
+        grad = g_member;
+      }
+    }
+    if (lane_index() >= dims) grad = 0.f;
+  }
+
+ private:
+  DTAG_MEMBER static float number(uint32_t offset, int dims, int r) {
+    return shared_part<float>(offset, int64_t(dims) * cuda::kLatencyRows)[lane_index() * cuda::kLatencyRows + r];
+  }
+};
+
+}  // namespace dtag::gpu

@@ -1,0 +1,30 @@
+// Where everything of a critic lies for the latency kernel, or why it cannot run it.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "cuda/refine/latency_params.h"
+#include "cuda/refine/pieces.h"
+#include "refine/program.h"
+
+namespace dtag::cuda {
+
+struct LatencyLayout {
+  std::string refusal;  // empty: it can
+  int quads = 0, rows_each = 0, depth = 0, slices = 0;  // LatencyShape; blocks of a member
+  LatencyFacts facts{};
+  std::vector<LatencyMember> members;
+  Pieces pieces;
+  int32_t low = -1, high = -1;
+
+  LatencyLayout() = default;
+  LatencyLayout(const Program& program, bool bounded);
+
+  int cluster() const { return int(members.size()) * slices; }
+  std::vector<unsigned char> tables() const;
+
+ private:
+  void read(const Program& program);
+};
+
+}  // namespace dtag::cuda

@@ -1,0 +1,47 @@
+#include "cuda/refine/launch.h"
+
+#include "cuda/refine/cuda_calls.h"
+#include "cuda/refine/generic_kernel.h"
+
+namespace dtag::cuda {
+namespace {
+
+int attribute(cudaDeviceAttr which, int device) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
+template <class Tile>
+void launch(const GenericParams& params, const Choice& choice, cudaStream_t stream) {
+  const auto kernel = gpu::generic_kernel<Tile>;
+  allow_shared_memory(kernel, choice.shared_bytes());
+  kernel<<<unsigned(choice.blocks), kThreads, choice.shared_bytes(), stream>>>(params);
+  check(cudaGetLastError(), "launch of the generic kernel");
+}
+
+}  // namespace
+
+DeviceTraits device_traits(int device) {
+  DeviceTraits traits;
+  traits.capability = 10 * attribute(cudaDevAttrComputeCapabilityMajor, device) +
+                      attribute(cudaDevAttrComputeCapabilityMinor, device);
+  traits.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
+  traits.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  return traits;
+}
+
+void launch_generic(const GenericParams& params, const Choice& choice, int device, void* stream) {
+  const OnDevice guard(device);
+  const auto queue = static_cast<cudaStream_t>(stream);
+  switch (choice.rows) {
+    case 64: return launch<Tile64>(params, choice, queue);
+    case 32: return launch<Tile32>(params, choice, queue);
+    case 16: return launch<Tile16>(params, choice, queue);
+    case 8: return launch<Tile8>(params, choice, queue);
+    case 4: return launch<Tile4>(params, choice, queue);
+    default: throw std::runtime_error("generic kernel: no tile of " + std::to_string(choice.rows) + " rows");
+  }
+}
+
+}  // namespace dtag::cuda

@@ -1,0 +1,29 @@
+// Starting the kernels: on a GPU (launch.cu, launch_latency.cu), or on the host's stand-in for one (simt_host/launch.cpp).
+// Both throw std::runtime_error with what the device said.
+#pragma once
+#include "cuda/refine/generic_params.h"
+#include "cuda/refine/heuristics.h"
+
+namespace dtag::cuda {
+
+// The device numbered as torch does. Throws when there is none.
+DeviceTraits device_traits(int device);
+
+// Queue a kernel on `stream` (a cudaStream_t) of `device`; wait for nothing and allocate nothing.
+void launch_generic(const GenericParams& params, const Choice& choice, int device, void* stream);
+void launch_latency(const LatencyParams& params, const LatencyLayout& layout, const Choice& choice, int device, void* stream);
+
+// The shapes of the latency kernel that are compiled; calls f.operator()<LatencyShape>() for the layout's.
+template <class F>
+void with_latency_shape(const LatencyLayout& l, F f) {
+  const auto of_depth = [&]<int quads, int rows>() {
+    l.depth == 2 ? f.template operator()<LatencyShape<quads, rows, 2>>() : f.template operator()<LatencyShape<quads, rows, 3>>();
+  };
+  if (l.quads == 1) return of_depth.template operator()<1, 8>();
+  if (l.quads == 2 && l.rows_each == 4) return of_depth.template operator()<2, 4>();
+  if (l.quads == 2 && l.rows_each == 8) return of_depth.template operator()<2, 8>();
+  if (l.quads == 2) return of_depth.template operator()<2, 16>();
+  of_depth.template operator()<4, 8>();
+}
+
+}  // namespace dtag::cuda

@@ -1,0 +1,158 @@
+// Between the caller's arrays and the rows of a tile: one thread walks a row. The candidates of a state stay in one block, in
+// one tile when they fit, so that the best of them is picked in the same launch.
+#pragma once
+#include "cuda/refine/tile.h"
+#include "cuda/vocabulary.h"
+
+namespace dtag::gpu {
+
+// Memory: has the arrays of TileMemory up to `winner_q`.
+template <class Tile, class Memory = cuda::TileMemory>
+class TileRows {
+ public:
+  static constexpr int kRows = Tile::kRows;
+
+  // Of the tile's rows, `rows` are used.
+  DTAG_MEMBER TileRows(const Call& call, const Settings& settings, const Memory& memory, int dims, int rows = kRows)
+      : c_(call), s_(settings), m_(memory), dims_(dims), candidates_(call.candidates < rows ? call.candidates : rows),
+        states_(rows / candidates_) {}
+
+  // A tile holds states_each() states with candidates_each() candidates; more candidates come in several rounds.
+  DTAG_MEMBER int candidates_each() const { return candidates_; }
+  DTAG_MEMBER int states_each() const { return states_; }
+  DTAG_MEMBER int64_t tile_count() const { return (c_.batch + states_ - 1) / states_; }
+
+  // Number s of the state of row r, where the tile begins with state `from`.
+  DTAG_MEMBER float state(int64_t from, int r, int s) const {
+    const int64_t b = from + r / candidates_;
+    return r < states_ * candidates_ && b < c_.batch ? c_.states[b * c_.state_stride + s] : 0.f;
+  }
+
+  // The row of the caller's arrays that row r of the tile is, or -1.
+  DTAG_MEMBER int64_t row(int64_t from, int first, int r) const {
+    const int64_t b = from + r / candidates_;
+    const int candidate = first + r % candidates_;
+    return r < states_ * candidates_ && b < c_.batch && candidate < c_.candidates ? b * c_.candidates + candidate : -1;
+  }
+
+  DTAG_MEMBER void begin(int64_t from, int first) const {
+    const int r = thread_index();
+    if (r < kRows) {
+      const Walk w = walk(r);
+      const int64_t b = from + r / candidates_, at = row(from, first, r);
+      for (int k = 0; k < dims_; ++k) {
+        w.action[k * kRows] = at < 0 ? 0.f : c_.actions[at * dims_ + k];
+        w.lr[k * kRows] = at < 0 ? 0.f : c_.lr_values ? c_.lr_values[b * c_.lr_row_stride + k * c_.lr_dim_stride] : c_.lr;
+        w.grad[k * kRows] = 0.f;
+      }
+      *w.steps = at < 0 ? 0 : c_.row_steps ? c_.row_steps[b] : c_.steps;
+      *w.alive = at < 0 ? 0 : -1;
+      *w.best_index = 0;
+      *w.q = 0.f;
+      walk_begin<float>(w, s_);
+    }
+    sync_block();
+  }
+
+  // Whether a row stands at its iterate i; whether one will go on from it.
+  DTAG_MEMBER bool any_walking() const { return sync_block_or(thread_index() < kRows && alive(thread_index())); }
+  DTAG_MEMBER bool any_going_on(int i) const {
+    return sync_block_or(thread_index() < kRows && alive(thread_index()) && *walk(thread_index()).steps > i);
+  }
+  // Not for "last" when nobody asks.
+  DTAG_MEMBER bool last_q_needed() const { return s_.select == Select::best || c_.q_first || c_.candidates > 1; }
+
+  DTAG_MEMBER void observe(int64_t from, int first, int i) const {
+    const int r = thread_index();
+    if (r >= kRows) return;
+    const Walk w = walk(r);
+    if (c_.trace_q) trace(c_.trace_q, c_.trace_actions, row(from, first, r), i, alive(r), *w.q, w.action);
+    walk_observe<float>(w, s_, i);
+    // Until the step is known to come: the gradient of the last iterate is not computed.
+    if (c_.trace_q) trace(nullptr, c_.trace_grad, row(from, first, r), i, false, 0.f, w.grad);
+  }
+
+  DTAG_MEMBER void step(int64_t from, int first, int i, const Clock& clock) const {
+    const int r = thread_index();
+    if (r < kRows) {
+      const Walk w = walk(r);
+      if (c_.trace_q && alive(r)) trace(nullptr, c_.trace_grad, row(from, first, r), i, true, 0.f, w.grad);
+      walk_step<float>(w, s_, clock, i);
+    }
+  }
+
+  // All rows have ended, after `iterates` iterates.
+  DTAG_MEMBER void finish(int64_t from, int first, int iterates) const {
+    const int r = thread_index();
+    if (r < kRows) {
+      const Walk w = walk(r);
+      const int64_t at = row(from, first, r);
+      if (c_.trace_q)
+        for (int i = iterates; i <= c_.steps; ++i) {
+          trace(c_.trace_q, c_.trace_actions, at, i, false, 0.f, w.action);
+          trace(nullptr, c_.trace_grad, at, i, false, 0.f, w.grad);
+        }
+      if (c_.q_first && at >= 0) {
+        c_.q_first[at] = *w.q_first;
+        c_.q_best[at] = *w.q_best;
+        c_.best_index[at] = *w.best_index;
+      }
+    }
+    sync_block();
+    pick_candidate(from, first);
+    sync_block();
+  }
+
+ private:
+  using Walk = WalkOf<Shared<float>, Shared<int32_t>>;
+
+  DTAG_MEMBER Walk walk(int r) const {
+    const auto floats = [&](uint32_t offset, int units) DTAG_LAMBDA { return shared_part<float>(offset, int64_t(units) * kRows) + r; };
+    const auto ints = [&](uint32_t offset) DTAG_LAMBDA { return shared_part<int32_t>(offset, kRows) + r; };
+    return {dims_, kRows, floats(m_.action, dims_), floats(m_.start, dims_), floats(m_.best, dims_), floats(m_.grad, dims_),
+            floats(m_.first_moment, dims_), floats(m_.second_moment, dims_), floats(m_.lr, dims_), ints(m_.steps),
+            ints(m_.alive), ints(m_.best_index), floats(m_.q, 1), floats(m_.q_first, 1), floats(m_.q_best, 1)};
+  }
+  DTAG_MEMBER bool alive(int r) const { return shared_part<int32_t>(m_.alive, kRows)[r] != 0; }
+
+  // One row of iterate i in the traces: a number (if wanted) and an action-sized array, or NaN.
+  DTAG_MEMBER void trace(float* numbers, float* arrays, int64_t at, int i, bool known, float number,
+                         Shared<const float> array) const {
+    if (at < 0) return;
+    const int64_t place = i * c_.batch * c_.candidates + at;
+    const float nan = bits_as<float>(0x7fc00000u);
+    if (numbers) numbers[place] = known ? number : nan;
+    for (int k = 0; k < dims_; ++k) arrays[place * dims_ + k] = known ? float(array[k * kRows]) : nan;
+  }
+
+  // The candidate of greatest finite Q, the first on ties, candidate 0 when none is finite.
+  DTAG_MEMBER void pick_candidate(int64_t from, int first) const {
+    const int p = thread_index();
+    if (p >= states_ || from + p >= c_.batch) return;
+    const Shared<const float> q_best = shared_part<float>(m_.q_best, kRows) + p * candidates_;
+    const Shared<int32_t> winner = shared_part<int32_t>(m_.winner, kRows) + p;
+    const Shared<float> winner_q = shared_part<float>(m_.winner_q, kRows) + p;
+    const int count = c_.candidates - first < candidates_ ? c_.candidates - first : candidates_;
+    int best = first == 0 ? 0 : -1;  // of this round; -1: an earlier round has it
+    float top = first == 0 ? float(q_best[0]) : float(*winner_q);
+    for (int c = first == 0 ? 1 : 0; c < count; ++c) {
+      const float q = q_best[c];
+      if (!is_finite(q) || (is_finite(top) && top >= q)) continue;
+      best = c;
+      top = q;
+    }
+    if (best < 0) return;
+    *winner = first + best;
+    *winner_q = top;
+    const Shared<const float> action = shared_part<float>(m_.best, int64_t(dims_) * kRows) + p * candidates_ + best;
+    for (int k = 0; k < dims_; ++k) c_.out[(from + p) * dims_ + k] = action[k * kRows];
+    if (c_.best_candidate) c_.best_candidate[from + p] = first + best;
+  }
+
+  const Call& c_;
+  const Settings& s_;
+  const Memory& m_;
+  int dims_, candidates_, states_;
+};
+
+}  // namespace dtag::gpu

@@ -1,0 +1,122 @@
+#include "py_cuda_plan.h"
+
+#include "cuda/refine/launch.h"
+
+namespace dtag {
+namespace {
+
+const char* name_of(cuda::Piece::What what) {
+  switch (what) {
+    case cuda::Piece::What::forward: return "forward";
+    case cuda::Piece::What::backward: return "backward";
+    case cuda::Piece::What::state: return "state";
+    case cuda::Piece::What::bias: return "bias";
+    case cuda::Piece::What::scale: return "scale";
+    case cuda::Piece::What::shift: return "shift";
+    case cuda::Piece::What::low: return "low";
+    case cuda::Piece::What::high: return "high";
+  }
+  return "";
+}
+
+cuda::Kernel kernel_of(const std::string& name) {
+  return one_of<cuda::Kernel>("kernel", name,
+                              {{"", cuda::Kernel::none}, {"generic", cuda::Kernel::generic}, {"latency", cuda::Kernel::latency}});
+}
+
+}  // namespace
+
+PyCudaPlan::PyCudaPlan(int state_dim, int action_dim, const py::sequence& members, const Settings& settings, bool bounded,
+                       int device)
+    : state_dim_(state_dim), action_dim_(action_dim), device_(device), settings_(settings) {
+  const Program program = structure_from(state_dim, action_dim, members);
+  layout_ = cuda::Layout(program, bounded);
+  latency_ = cuda::LatencyLayout(program, bounded);
+  traits_ = cuda::device_traits(device);
+}
+
+const cuda::Pieces& PyCudaPlan::pieces_of(const std::string& kernel) const {
+  return kernel_of(kernel) == cuda::Kernel::latency ? latency_.pieces : layout_.pieces;
+}
+
+py::bytes PyCudaPlan::tables(const std::string& kernel) const {
+  const auto bytes = kernel_of(kernel) == cuda::Kernel::latency ? latency_.tables() : layout_.tables();
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+py::list PyCudaPlan::pieces(const std::string& kernel) const {
+  py::list list;
+  for (const cuda::Piece& p : pieces_of(kernel).list)
+    list.append(py::make_tuple(name_of(p.what), p.member, p.layer, p.offset, p.rows, p.columns, p.padded));
+  return list;
+}
+
+int64_t PyCudaPlan::numbers(const std::string& kernel) const { return pieces_of(kernel).numbers; }
+
+cuda::Choice PyCudaPlan::choose(int64_t states, int candidates, const std::string& only, int only_rows,
+                                std::vector<std::string>* why) const {
+  return cuda::choose(layout_, latency_, action_dim_, traits_, states, candidates, {kernel_of(only), only_rows}, why);
+}
+
+py::tuple PyCudaPlan::choice(int64_t states, int candidates, const std::string& only, int only_rows) const {
+  std::vector<std::string> why;
+  const cuda::Choice c = choose(states, candidates, only, only_rows, &why);
+  return py::make_tuple(cuda::name_of(c.kernel), c.rows, c.folded_floats, c.reason, why);
+}
+
+void PyCudaPlan::run(const PyCall& given, uintptr_t numbers, uintptr_t tables, uintptr_t folded, int64_t folded_floats,
+                     uintptr_t stream, const std::string& only, int only_rows) const {
+  const Call call = given.checked(state_dim_, action_dim_);
+  if (call.batch == 0) return;
+  const cuda::Choice choice = choose(call.batch, call.candidates, only, only_rows, nullptr);
+  if (choice.kernel == cuda::Kernel::none) throw py::value_error(choice.reason);
+  if (!numbers || !tables || numbers % 16 || tables % 16 || folded % 16)
+    throw py::value_error("numbers, tables, folded: expected addresses of multiples of 16 bytes");
+  if (folded_floats < choice.folded_floats)
+    throw py::value_error("folded: expected " + std::to_string(choice.folded_floats) + " floats, got " +
+                          std::to_string(folded_floats));
+  const float* first = reinterpret_cast<const float*>(numbers);
+  Settings settings = settings_;
+  const auto bound = [&](int64_t place) { return place < 0 ? nullptr : first + place; };
+  py::gil_scoped_release release;
+  if (choice.kernel == cuda::Kernel::latency) {
+    settings.low = bound(latency_.low);
+    settings.high = bound(latency_.high);
+    const cuda::LatencyProgram program{reinterpret_cast<const cuda::LatencyMember*>(tables), first, state_dim_, action_dim_,
+                                       int32_t(latency_.members.size()), latency_.slices};
+    const cuda::LatencyParams params{program, settings, call, choice.latency, choice.rows, latency_.facts.norm[1]};
+    cuda::launch_latency(params, latency_, choice, device_, reinterpret_cast<void*>(stream));
+    return;
+  }
+  settings.low = bound(layout_.low);
+  settings.high = bound(layout_.high);
+  const cuda::GenericParams params{layout_.program(reinterpret_cast<const unsigned char*>(tables), first), settings, call,
+                                   choice.tile, reinterpret_cast<float*>(folded)};
+  cuda::launch_generic(params, choice, device_, reinterpret_cast<void*>(stream));
+}
+
+void add_cuda_plan(py::module_& m) {
+  py::class_<PyCudaPlan> plan(m, "CudaPlan", py::module_local(), "A critic's structure bound to ascent options on a device; see "
+                                             "dtag_fast.ops.refine.cuda.");
+  plan.def(py::init([](int state_dim, int action_dim, const py::sequence& members, const std::string& reduce,
+                       const std::string& optimizer, const py::dict& optimizer_options, const std::string& gradient, double clip,
+                       const std::string& radius_norm, double radius, const std::string& select, bool bounded, int device) {
+             return std::make_unique<PyCudaPlan>(
+                 state_dim, action_dim, members,
+                 settings_from(reduce, optimizer, optimizer_options, gradient, clip, radius_norm, radius, select), bounded, device);
+           }),
+           py::kw_only(), py::arg("state_dim"), py::arg("action_dim"), py::arg("members"), DTAG_SETTINGS_ARGUMENTS,
+           py::arg("bounded"), py::arg("device"))
+      .def("tables", &PyCudaPlan::tables, py::arg("kernel"), "The structure as a kernel reads it, to be copied to the device.")
+      .def("pieces", &PyCudaPlan::pieces, py::arg("kernel"),
+           "[(what, member, layer, offset, rows, columns, padded)]: the matrices of a kernel's array of numbers.")
+      .def("numbers", &PyCudaPlan::numbers, py::arg("kernel"), "Floats of a kernel's array of numbers.")
+      .def("choice", &PyCudaPlan::choice, py::arg("states"), py::arg("candidates"), py::arg("only") = "",
+           py::arg("only_rows") = 0, "(kernel or \"none\", rows, floats of `folded`, how or why not, [why not another]).");
+  define_run<uintptr_t, uintptr_t, uintptr_t, int64_t, uintptr_t, const std::string&, int>(
+      plan, "Queues one call on the stream; arrays by device address, 0 for none (refine/params.h).", py::arg("numbers"),
+      py::arg("tables"), py::arg("folded"), py::arg("folded_floats"), py::arg("stream") = 0, py::arg("only") = "",
+      py::arg("only_rows") = 0);
+}
+
+}  // namespace dtag

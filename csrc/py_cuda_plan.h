@@ -1,0 +1,39 @@
+// CudaPlan as Python sees it: a critic's structure bound to ascent options on one device. Its numbers are the caller's: it
+// says where they belong, and is given the address at each call.
+#pragma once
+#include "cuda/refine/heuristics.h"
+#include "cuda/refine/layout.h"
+#include "py_arguments.h"
+
+namespace dtag {
+
+class PyCudaPlan {
+ public:
+  // members as in structure_from. Throws ValueError where no kernel can run it.
+  PyCudaPlan(int state_dim, int action_dim, const py::sequence& members, const Settings& settings, bool bounded, int device);
+
+  // Of a kernel's form of the critic: the structure; [(what, member, layer, offset, rows, columns, padded)]; floats of the
+  // array of numbers, 0 where the kernel cannot run the critic.
+  py::bytes tables(const std::string& kernel) const;
+  py::list pieces(const std::string& kernel) const;
+  int64_t numbers(const std::string& kernel) const;
+
+  // (kernel or "none", rows, floats of `folded`, how or why not, [why not another])
+  py::tuple choice(int64_t states, int candidates, const std::string& only, int only_rows) const;
+  void run(const PyCall& call, uintptr_t numbers, uintptr_t tables, uintptr_t folded, int64_t folded_floats, uintptr_t stream,
+           const std::string& only, int only_rows) const;
+
+ private:
+  int state_dim_, action_dim_, device_;
+  Settings settings_;
+  cuda::Choice choose(int64_t states, int candidates, const std::string& only, int only_rows, std::vector<std::string>* why) const;
+  const cuda::Pieces& pieces_of(const std::string& kernel) const;
+
+  cuda::Layout layout_;
+  cuda::LatencyLayout latency_;
+  cuda::DeviceTraits traits_;
+};
+
+void add_cuda_plan(py::module_& m);
+
+}  // namespace dtag

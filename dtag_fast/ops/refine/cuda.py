@@ -1,0 +1,182 @@
+"""The compiled CUDA backend: hands a critic program and its options to `dtag_fast._C`.
+
+All iterations of all rows are one kernel launch on the current stream, which waits for nothing: it can be
+captured in a CUDA graph. Which kernel runs a call is decided in csrc/cuda/refine/heuristics.h.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .cpu import _C, call_arguments, layer_kinds, plan_settings
+from .executor import InfoBuffers
+from .options import RefineOptions
+from .program import CriticProgram, Layer
+
+MOST_STEPS = 1_000_000  # where only the device knows a call's largest number of steps
+
+
+def why_not(
+    program: CriticProgram, options: RefineOptions, device: torch.device, precision: str
+) -> str | None:
+    """Why this backend cannot run, or None."""
+    if torch.device(device).type != "cuda" or torch.version.hip:
+        return f"it runs on NVIDIA GPUs, the tensors are on {device}"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return f"it needs compute capability 8.0, which {torch.cuda.get_device_name(device)} lacks"
+    if precision != "fp32":
+        return f"it computes in fp32, {precision} was asked for"
+    try:
+        executor = CudaExecutor(program, options, device=device)
+    except ValueError as error:
+        return str(error)
+    return executor.refusal()
+
+
+class _Form:
+    """A critic as one kernel reads it: structure and numbers, in device memory at addresses that stay."""
+
+    def __init__(self, plan: Any, kernel: str, options: RefineOptions, device: torch.device) -> None:
+        self.tables = torch.frombuffer(bytearray(plan.tables(kernel)), dtype=torch.uint8).to(device)
+        self.numbers = torch.zeros(plan.numbers(kernel), dtype=torch.float32, device=device)
+        self._pieces = plan.pieces(kernel)
+        for what, _, _, offset, _, columns, _ in self._pieces:
+            if what in ("low", "high"):
+                bound = torch.from_numpy(options.low if what == "low" else options.high)
+                self.numbers[offset : offset + columns].copy_(bound)
+
+    def write(self, members: Sequence[tuple[Layer, ...]], state_dim: int) -> None:
+        """Write the members' numbers in place, on the current stream."""
+        for what, member, number, offset, rows, columns, padded in self._pieces:
+            if what in ("low", "high"):
+                continue
+            layer = members[member][number]
+            target = self.numbers[offset : offset + rows * padded].view(rows, padded)[:, :columns]
+            if what in ("bias", "shift"):
+                source = 0.0 if layer.bias is None else layer.bias[None]
+            elif what == "scale":
+                source = 1.0 if layer.weight is None else layer.weight[None]
+            else:
+                source = _matrix(what, layer.weight, state_dim, first=number == 0)
+            target.copy_(source) if isinstance(source, Tensor) else target.fill_(source)
+
+
+class CudaExecutor:
+    """An Executor (executor.py) over `_C.CudaPlan`; the program's tensors may be anywhere.
+
+    Args:
+        program, options, precision, steps, lr: as executor.py says.
+        device: where it runs, None for the program's.
+        kernel: "generic" or "latency" to use that kernel for every call, None for the rule.
+        rows: how many rows a block (generic: 64, 32, 16, 8, 4) or a cluster (latency: 1, 2, 4, 8) carries,
+            None for the rule.
+        core: the module with CudaPlan; tests hand in the one that runs the kernels on the CPU.
+
+    Raises:
+        ValueError: for a critic beyond the limits of the layout.
+    """
+
+    name = "cuda"
+
+    def __init__(
+        self,
+        program: CriticProgram,
+        options: RefineOptions,
+        precision: str = "fp32",
+        steps: int = 10,
+        lr: float = 0.03,
+        *,
+        device: torch.device | None = None,
+        kernel: str | None = None,
+        rows: int | None = None,
+        core: Any = _C,
+    ) -> None:
+        self.device = torch.device(program.device if device is None else device)
+        self._options, self._only = options, {"only": kernel or "", "only_rows": rows or 0}
+        settings, self._member = plan_settings(program, options)
+        self._program = program
+        self._forms: dict[str, _Form] = {}
+        self._lock = threading.Lock()
+        self._plan = core.CudaPlan(
+            state_dim=program.state_dim,
+            action_dim=program.action_dim,
+            members=[layer_kinds(layers) for layers in self._members()],
+            bounded=options.low is not None,
+            device=self.device.index or 0,
+            **settings,
+        )
+
+    def describe_call(self, states: int, candidates: int = 1, steps: int = 10) -> tuple[str, list[str]]:
+        """See Executor.describe_call."""
+        _, _, _, reason, why_not_others = self._plan.choice(states, candidates, **self._only)
+        return reason, why_not_others
+
+    def refusal(self) -> str | None:
+        """Why it can run no call at all, or None."""
+        kernel, _, _, reason, others = self._plan.choice(1, 1, **self._only)
+        return "; ".join([reason, *others]) if kernel == "none" else None
+
+    def repack(self, program: CriticProgram) -> None:
+        """Write a program's numbers in place, on the current stream, so that captured graphs see them too."""
+        with self._lock, torch.no_grad():
+            self._program = program
+            for form in self._forms.values():
+                form.write(self._members(), program.state_dim)
+
+    def run(
+        self,
+        states: Tensor,
+        actions: Tensor,
+        out: Tensor,
+        *,
+        steps: int | Tensor,
+        lr: float | Tensor,
+        info: InfoBuffers | None,
+    ) -> None:
+        """See Executor.run."""
+        batch, candidates, _ = actions.shape
+        kernel, _, folded_floats, reason, _ = self._plan.choice(batch, candidates, **self._only)
+        if kernel == "none":
+            raise ValueError(f"refine: the cuda backend cannot run this call: {reason}")
+        form = self._forms.get(kernel) or self._form(kernel)
+        folded = torch.empty(folded_floats, dtype=torch.float32, device=actions.device)
+        if isinstance(steps, Tensor):
+            traced = info is not None and info.trace_q is not None
+            most = info.trace_q.shape[0] - 1 if traced else MOST_STEPS
+        else:
+            most = steps
+        self._plan.run(
+            **call_arguments(states, actions, out, steps, most, lr, info),
+            numbers=form.numbers.data_ptr(),
+            tables=form.tables.data_ptr(),
+            folded=folded.data_ptr(),
+            folded_floats=folded_floats,
+            stream=torch.cuda.current_stream(self.device).cuda_stream if self.device.type == "cuda" else 0,
+            **self._only,
+        )
+
+    def _form(self, kernel: str) -> _Form:
+        with self._lock, torch.no_grad():
+            form = self._forms.get(kernel)
+            if form is None:
+                form = _Form(self._plan, kernel, self._options, self.device)
+                form.write(self._members(), self._program.state_dim)
+                self._forms[kernel] = form
+        return form
+
+    def _members(self) -> Sequence[tuple[Layer, ...]]:
+        members = self._program.members
+        return members if self._member is None else (members[self._member],)
+
+
+def _matrix(what: str, weight: Tensor, state_dim: int, *, first: bool) -> Tensor:
+    """The part of a Linear's weight (out, in) that a piece holds."""
+    if what == "state":
+        return weight[:, :state_dim].T
+    inputs = weight[:, state_dim:] if first else weight
+    return inputs.T if what == "forward" else inputs

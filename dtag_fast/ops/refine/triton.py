@@ -1,0 +1,247 @@
+"""The Triton backend: any GPU that Triton compiles for, without the compiled module.
+
+One launch runs all iterations of all rows (triton_kernel.py). The kernel is compiled at the first call of a
+critic's structure, options and tile height, which takes seconds; Triton keeps the result on disk.
+
+With TRITON_INTERPRET=1 in the environment before Triton is first imported, its interpreter runs the same
+kernel on host tensors, far too slowly for anything but tests.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import threading
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .executor import InfoBuffers
+from .options import SGD, Adam, ClipNorm, RefineOptions
+from .program import CriticProgram
+from .triton_layout import DTYPES, Layout, Weights, layout_of
+from .triton_tiles import Tiles, dots_for, launch_options, tiles_for
+
+MAX_ELEMENTS = 2**31 - 1  # the kernel counts weights and scratch in 32 bits
+_interpreter_lock = threading.Lock()  # the interpreter changes Triton itself while it runs
+
+
+def why_not(
+    program: CriticProgram | None, options: RefineOptions | None, device: torch.device, precision: str
+) -> str | None:
+    """Why this backend cannot run, or None: it takes every option, and all but huge critics."""
+    device = torch.device(device)
+    if device.type != "cuda" and not (device.type == "cpu" and interpreted()):
+        return f"tensors are on {device}, not on a CUDA device; TRITON_INTERPRET=1 is for tests on the host"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed; `pip install triton`, or a torch build that brings it"
+    if precision not in DTYPES:
+        return f"it computes in fp32, tf32 or bf16, {precision} was asked for"
+    if device.type == "cuda" and torch.version.hip is None and torch.cuda.is_available():
+        capability = torch.cuda.get_device_capability(device)
+        if capability < (8, 0):
+            return f"it needs compute capability 8.0, {device} has {capability[0]}.{capability[1]}"
+    if program is not None and options is not None:
+        layout = layout_of(program, program.reduction or options.reduce, precision)
+        packed = max(layout.vectors, layout.matrices)
+        if packed > MAX_ELEMENTS:
+            return f"the critic is too large: {packed} packed weights, at most {MAX_ELEMENTS} are taken"
+    return None
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter is asked for in the environment."""
+    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+
+
+@dataclass(frozen=True)
+class KernelOptions:
+    """RefineOptions as the kernel is compiled for them."""
+
+    optimizer: str
+    first: float  # momentum, beta1 or alpha
+    second: float  # beta2
+    log_first: float
+    log_second: float
+    eps: float
+    nesterov: bool
+    gradient: str  # "raw", "unit", "clip"
+    clip: float
+    ball: str  # "none", "inf", "l2"
+    radius: float
+    select: str
+
+
+def kernel_options(options: RefineOptions) -> KernelOptions:
+    """The options in the kernel's form."""
+    optimizer, names = options.optimizer, {f.name for f in fields(KernelOptions)}
+    values: dict[str, Any] = dict.fromkeys(names, 0.0) | {"nesterov": False}
+    if isinstance(optimizer, SGD):
+        values |= {"optimizer": "sgd", "first": optimizer.momentum, "nesterov": optimizer.nesterov}
+    elif isinstance(optimizer, Adam):
+        first, second = optimizer.betas
+        values |= {"optimizer": "adam", "first": first, "second": second, "eps": optimizer.eps}
+        values |= {"log_first": _log(first), "log_second": _log(second)}
+    else:
+        values |= {"optimizer": "rmsprop", "first": optimizer.alpha, "eps": optimizer.eps}
+    clips = isinstance(options.gradient, ClipNorm)
+    return KernelOptions(
+        **values
+        | {
+            "gradient": "clip" if clips else options.gradient,
+            "clip": options.gradient.limit if clips else 1.0,
+            "ball": options.radius.norm if options.radius else "none",
+            "radius": options.radius.limit if options.radius else 0.0,
+            "select": options.select,
+        }
+    )
+
+
+def _log(beta: float) -> float:
+    """log(beta), or a number whose every power is as good as beta = 0."""
+    return math.log(beta) if beta > 0 else -1000.0
+
+
+class TritonExecutor:
+    """An Executor (executor.py) over one Triton kernel.
+
+    Args:
+        program, options, precision: as executor.py says; precision "fp32", "tf32" or "bf16".
+        steps, lr: not used, a call brings its own.
+
+    Raises:
+        ValueError: a member number outside the ensemble.
+    """
+
+    name = "triton"
+
+    def __init__(
+        self,
+        program: CriticProgram,
+        options: RefineOptions,
+        precision: str = "fp32",
+        steps: int = 10,
+        lr: float = 0.03,
+    ) -> None:
+        reduce = program.reduction or options.reduce
+        if isinstance(reduce, int) and not -len(program.members) <= reduce < len(program.members):
+            raise ValueError(f"reduce: expected a member in 0..{len(program.members) - 1}, got {reduce}")
+        self.device, self.precision = program.device, precision
+        self._options = kernel_options(options)
+        self._layout = layout_of(program, reduce, precision)
+        self._bounds = _bounds(options, self._layout, self.device)
+        on_gpu = self.device.type == "cuda"
+        self._multiprocessors = (
+            torch.cuda.get_device_properties(self.device).multi_processor_count if on_gpu else 1
+        )
+        self._lock = threading.Lock() if on_gpu else _interpreter_lock
+        self._dots = dots_for(precision, hip=torch.version.hip is not None, interpreted=not on_gpu)
+        self._weights = Weights(program, self._layout, reduce, precision)
+        self._streams = _Streams(self.device) if on_gpu else None
+
+    def repack(self, program: CriticProgram) -> None:
+        """Take the new numbers of a program of the same structure, at the addresses of the old ones."""
+        with self._lock:
+            if self._streams is not None:
+                self._streams.before_packing()
+            self._weights.pack(program)
+            if self._streams is not None:
+                self._streams.after_packing()
+
+    def tiles(self, batch: int, candidates: int) -> Tiles:
+        """The sizes of a launch."""
+        structure = self._layout.structure
+        row = 4 * structure.floats + DTYPES[self.precision].itemsize * structure.operands
+        return tiles_for(batch, candidates, structure.action, self._multiprocessors, row)
+
+    def run(
+        self,
+        states: Tensor,
+        actions: Tensor,
+        out: Tensor,
+        *,
+        steps: int | Tensor,
+        lr: float | Tensor,
+        info: InfoBuffers | None,
+    ) -> None:
+        """See Executor.run. Waits for nothing on the host."""
+        from .triton_kernel import refine_kernel  # Triton takes seconds to import
+
+        batch, candidates, _ = actions.shape
+        tiles, structure = self.tiles(batch, candidates), self._layout.structure
+        per_row, lr_tensor = isinstance(steps, Tensor), isinstance(lr, Tensor)
+        traced = info is not None and info.trace_q is not None
+        known_steps = info.trace_q.shape[0] - 1 if traced else None if per_row else steps
+        lr_rows, lr_dims = lr.shape if lr_tensor else (1, 1)
+        details = [info and getattr(info, field.name) for field in fields(InfoBuffers)]
+        with self._lock, torch.cuda.device(self.device) if self._streams else nullcontext():
+            if self._streams is not None:
+                self._streams.before_run()
+            floats = states.new_empty(tiles.programs * tiles.rows * structure.floats)
+            operands = states.new_empty(
+                tiles.programs * tiles.rows * structure.operands, dtype=DTYPES[self.precision]
+            )
+            refine_kernel[(tiles.programs,)](
+                states,
+                states.stride(0),
+                actions,
+                out,
+                steps if per_row else None,
+                0 if known_steps is None else known_steps,
+                lr if lr_tensor else None,
+                0.0 if lr_tensor else lr,
+                lr_dims if lr_rows > 1 else 0,
+                1 if lr_dims > 1 else 0,
+                self._weights.vectors,
+                self._weights.matrices,
+                self._bounds,
+                floats,
+                operands,
+                *details,
+                batch,
+                candidates,
+                tiles.count,
+                STRUCTURE=structure,
+                OPTIONS=self._options,
+                ROWS=tiles.rows,
+                SLOTS=tiles.slots,
+                DOTS=self._dots,
+                **launch_options(tiles.rows, self.precision, hip=torch.version.hip is not None),
+            )
+
+
+class _Streams:
+    """Keeps a repack and runs on other CUDA streams apart; on one stream their order does that."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._others = device, False
+        self.after_packing()
+
+    def after_packing(self) -> None:
+        self._stream = torch.cuda.current_stream(self._device)
+        self._packed = self._stream.record_event()
+
+    def before_packing(self) -> None:
+        if self._others or torch.cuda.current_stream(self._device) != self._stream:
+            torch.cuda.synchronize(self._device)
+            self._others = False
+
+    def before_run(self) -> None:
+        stream = torch.cuda.current_stream(self._device)
+        if stream != self._stream and not torch.cuda.is_current_stream_capturing():
+            stream.wait_event(self._packed)
+            self._others = True
+
+
+def _bounds(options: RefineOptions, layout: Layout, device: torch.device) -> Tensor:
+    """low and high, (2, action_padded)."""
+    width = layout.structure.action
+    bounds = np.zeros((2, layout.structure.action_padded), np.float32)
+    bounds[0, :width] = -np.inf if options.low is None else options.low
+    bounds[1, :width] = np.inf if options.high is None else options.high
+    return torch.as_tensor(bounds, device=device)

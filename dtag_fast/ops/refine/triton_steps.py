@@ -1,0 +1,67 @@
+"""One ascent step in Triton: what reference.py does in torch, on a tile (ROWS, action_padded).
+
+Padding holds zeros in `g`; the caller keeps it out of the actions.
+"""
+
+import triton
+import triton.language as tl
+
+from .triton_activations import expm1
+
+
+@triton.jit
+def norm(x):
+    """Euclidean length (ROWS, 1); the largest entry is taken out of the root, against over- and underflow."""
+    largest = tl.max(tl.abs(x), 1)[:, None]
+    scale = tl.where(largest > 0, largest, 1.0)
+    x = tl.div_rn(x, tl.broadcast_to(scale, x.shape))
+    return scale * tl.sqrt_rn(tl.sum(x * x, 1))[:, None]
+
+
+@triton.jit
+def shape_gradient(g, OPTIONS: tl.constexpr):
+    """ "raw", "unit" or "clip"."""
+    if OPTIONS.gradient != "raw":
+        length = norm(g)
+        length = tl.where(length > 0, length, 1.0)
+        if OPTIONS.gradient == "unit":
+            g = tl.div_rn(g, tl.broadcast_to(length, g.shape))
+        else:
+            g = g * tl.minimum(tl.div_rn(tl.zeros_like(length) + OPTIONS.clip, length), 1.0)
+    return g
+
+
+@triton.jit
+def optimizer_step(g, lr, m, v, i, OPTIONS: tl.constexpr):
+    """Change of the action and new state after the gradient of iterate i; formulas of torch.optim."""
+    if OPTIONS.optimizer == "sgd":
+        if OPTIONS.first == 0.0:
+            return lr * g, m, v
+        else:
+            m = OPTIONS.first * m + g
+            return lr * (g + OPTIONS.first * m if OPTIONS.nesterov else m), m, v
+    elif OPTIONS.optimizer == "adam":
+        m = OPTIONS.first * m + (1.0 - OPTIONS.first) * g
+        v = OPTIONS.second * v + (1.0 - OPTIONS.second) * g * g
+        t = tl.zeros((1, 1), tl.float32) + (i + 1)
+        # 1 - b^t without the cancellation that b near 1 would bring.
+        first = -expm1(t * OPTIONS.log_first)
+        second = -expm1(t * OPTIONS.log_second)
+        return lr / first * m / (tl.sqrt_rn(v) / tl.sqrt_rn(second) + OPTIONS.eps), m, v
+    else:
+        v = OPTIONS.first * v + (1.0 - OPTIONS.first) * g * g
+        return lr * g / (tl.sqrt_rn(v) + OPTIONS.eps), m, v
+
+
+@triton.jit
+def project(a, a_0, low, high, OPTIONS: tl.constexpr):
+    """Onto the ball around a_0, then into the box; NaN stays."""
+    if OPTIONS.ball == "inf":
+        a = tl.where(a < a_0 - OPTIONS.radius, a_0 - OPTIONS.radius, a)
+        a = tl.where(a > a_0 + OPTIONS.radius, a_0 + OPTIONS.radius, a)
+    elif OPTIONS.ball == "l2":
+        d = a - a_0
+        length = norm(d)
+        ratio = tl.div_rn(tl.zeros_like(length) + OPTIONS.radius, tl.where(length > 0, length, 1.0))
+        a = tl.where(length > OPTIONS.radius, a_0 + d * ratio, a)
+    return tl.where(a < low, low, tl.where(a > high, high, a))

@@ -1,0 +1,345 @@
+"""What every kernel of refine must do, as checks on an executor: shared by the tests of all backends.
+
+ReLU kinks and switches of the smallest member make distant iterates of two correct programs differ, so each
+iterate a_i that the kernel visited is judged by itself: Q and gradient there, and the step from it, in
+float64.
+
+`make(program, options, precision="fp32")` builds the executor under test, `device` is where it runs; inputs
+and results of `traced` are on the host.
+"""
+
+import numpy as np
+import torch
+
+from dtag_fast.ops.refine.executor import InfoBuffers
+from dtag_fast.ops.refine.options import SGD, Adam, ClipNorm, Radius, RefineOptions, RMSprop
+from dtag_fast.ops.refine.program import Activation, CriticProgram, LayerNorm, Linear
+from dtag_fast.ops.refine.reference import (
+    evaluate_program,
+    optimizer_step,
+    project,
+    shape_gradient,
+    value_and_gradient,
+)
+
+ACTIVATIONS = [
+    ("identity", ()),
+    ("relu", ()),
+    ("leaky_relu", (0.1,)),
+    ("elu", (0.7,)),
+    ("gelu", ()),
+    ("gelu_tanh", ()),
+    ("silu", ()),
+    ("mish", ()),
+    ("tanh", ()),
+    ("softplus", (1.5, 20.0)),
+]
+
+
+def make_member(generator, inputs, hidden, activations=(("relu", ()),), norm=None):
+    """Linear [LayerNorm] Activation ... Linear; `norm` is None, "affine" or "plain"."""
+    layers = []
+
+    def draw(*shape):
+        return torch.rand(shape, generator=generator) * 2 - 1
+
+    for width in hidden:
+        layers.append(Linear(draw(width, inputs) * (3 / inputs) ** 0.5, draw(width) * 0.3))
+        if norm:
+            affine = (1 + 0.5 * draw(width), draw(width)) if norm == "affine" else (None, None)
+            layers.append(LayerNorm(width, *affine))
+        layers += [Activation(*a) for a in activations]
+        inputs = width
+    layers.append(Linear(draw(1, inputs) * (3 / inputs) ** 0.5, draw(1)))
+    return tuple(layers)
+
+
+def make_program(seed=0, state=17, action=6, hidden=(64, 40), members=2, **kwargs):
+    generator = torch.Generator().manual_seed(seed)
+    return CriticProgram(
+        state,
+        action,
+        tuple(make_member(generator, state + action, hidden, **kwargs) for _ in range(members)),
+    )
+
+
+def make_inputs(program, batch, candidates=1, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.randn(batch, program.state_dim, generator=generator)
+    return states, torch.rand(batch, candidates, program.action_dim, generator=generator) * 2 - 1
+
+
+def make_options(action=6, **kwargs):
+    box = {"low": np.full(action, -1, np.float32), "high": np.full(action, 1, np.float32)}
+    return RefineOptions(**(box | kwargs))
+
+
+def moved(x, device):
+    """A number or tensor on the device; the caller's own tensor is left alone."""
+    return x.to(device) if torch.is_tensor(x) else x
+
+
+def on_device(program, device):
+    """The program with its weights on the device."""
+
+    def layer(x):
+        if isinstance(x, Activation):
+            return x
+        weight, bias = (None if t is None else t.to(device) for t in (x.weight, x.bias))
+        return Linear(weight, bias) if isinstance(x, Linear) else LayerNorm(x.width, weight, bias, x.eps)
+
+    members = tuple(tuple(map(layer, layers)) for layers in program.members)
+    return CriticProgram(program.state_dim, program.action_dim, members, program.reduction)
+
+
+def traced(executor, states, actions, steps, lr, device="cpu"):
+    """out (B, A) and all details of one call, on the host."""
+    b, m, a = actions.shape
+    n = int(steps.max()) if torch.is_tensor(steps) else steps
+
+    def empty(*shape, dtype=torch.float32):
+        return torch.empty(shape, dtype=dtype, device=device)
+
+    info = InfoBuffers(
+        empty(b, m),
+        empty(b, m),
+        empty(b, m, dtype=torch.int32),
+        empty(b, dtype=torch.int32),
+        empty(n + 1, b, m, a),
+        empty(n + 1, b, m),
+        empty(n + 1, b, m, a),
+    )
+    out = refined(executor, states, actions, steps, lr, device, info)
+    return out, InfoBuffers(**{name: t.cpu() for name, t in vars(info).items()})
+
+
+def refined(executor, states, actions, steps, lr, device="cpu", info=None):
+    """out (B, A) of one call, on the host."""
+    out = torch.empty(actions.shape[0], actions.shape[2], device=device)
+    states, actions, steps, lr = (moved(x, device) for x in (states, actions, steps, lr))
+    executor.run(states, actions, out, steps=steps, lr=lr, info=info)
+    return out.cpu()
+
+
+def exact(program, states, actions, reduce="min"):
+    """Q (N,), dQ/da (N, A) in float64 and how far the chosen member is from the next one (N,)."""
+
+    def members(s, a):
+        return evaluate_program(program, s, a)
+
+    s, a = states.double(), actions.double()
+    q, g = value_and_gradient(members, s, a, reduce)
+    every = members(s, a)
+    gap = (every - every.amin(0)).sort(0).values[1] if len(every) > 1 else torch.ones(len(q))
+    return q, g, gap if reduce == "min" else torch.ones(len(q))
+
+
+def assert_exact(program, states, info, bound=1e-5, reduce="min"):
+    """Every q_i and, but for the last iterate, g_i of the trace against float64 at a_i."""
+    for i, (a_i, q_i, g_i) in enumerate(zip(info.trace_actions, info.trace_q, info.trace_grad, strict=True)):
+        for m in range(a_i.shape[1]):
+            q, g, gap = exact(program, states, a_i[:, m], reduce)
+            scale = q.abs().max()
+            assert (q_i[:, m] - q).abs().max() <= bound * scale
+            if i == len(info.trace_q) - 1:
+                continue
+            decided = gap > 10 * bound * scale
+            assert decided.float().mean() > 0.5
+            error = (g_i[:, m] - g).norm(dim=1) / g.norm(dim=1).clamp_min(
+                1e-3 * float(g.norm(dim=1).max()) + 1e-30
+            )
+            assert error[decided].max() <= bound
+
+
+OPTIMIZERS = [
+    SGD(),
+    SGD(momentum=0.9),
+    SGD(momentum=0.8, nesterov=True),
+    Adam(),
+    Adam(betas=(0.5, 0.9), eps=1e-3),
+    RMSprop(),
+    RMSprop(alpha=0.5, eps=1e-2),
+]
+GRADIENTS = ["raw", "unit", ClipNorm(0.3)]
+RADII = [None, Radius(0.15), Radius(0.2, "l2")]
+
+
+def replay(info, options, steps, lr, candidate):
+    """All a_{i+1} and the index of the result, in float64 from the traced a_i, q_i, g_i."""
+    actions, q, g = (t[:, :, candidate].double() for t in (info.trace_actions, info.trace_q, info.trace_grad))
+    batch = q.shape[1]
+    low, high = (None if b is None else torch.as_tensor(b).double() for b in (options.low, options.high))
+    per_row = steps if torch.is_tensor(steps) else torch.full((batch,), steps)
+    state, expected = None, [actions[0]]
+    for i in range(len(q) - 1):
+        delta, state = optimizer_step(options.optimizer, shape_gradient(g[i], options.gradient), lr, state)
+        expected.append(project(actions[i] + delta, actions[0], options.radius, low, high))
+    index = torch.zeros(batch, dtype=torch.int64)
+    for b in range(batch):
+        n = int(per_row[b])
+        index[b] = int(q[: n + 1, b].argmax()) if options.select == "best" else n
+        assert q[n + 1 :, b].isnan().all() and not q[: n + 1, b].isnan().any()
+    return expected, index
+
+
+def mixed_members():
+    """A program whose members differ in depth, widths and activations."""
+    generator = torch.Generator().manual_seed(3)
+    members = (
+        make_member(generator, 12, (40, 50)),
+        make_member(generator, 12, (9,), activations=(("tanh", ()),), norm="affine"),
+        make_member(generator, 12, ()),
+        make_member(generator, 12, (33, 64, 35), activations=(("relu", ()), ("elu", (1.0,)), ("relu", ()))),
+    )
+    return CriticProgram(8, 4, members)
+
+
+def check_far_out(make, activation, device="cpu"):
+    """Q = f(1e18 + a) + f(-1e18 - a): cubes overflow float32, values and slopes do not."""
+    weight, bias = torch.tensor([[0.0, 1.0], [0.0, -1.0]]), torch.tensor([1e18, -1e18])
+    layers = (Linear(weight, bias), Activation(*activation), Linear(torch.ones(1, 2), torch.zeros(1)))
+    program = CriticProgram(1, 1, (layers,))
+    executor = make(program, make_options(action=1, reduce="mean"))
+    _, info = traced(executor, torch.zeros(3, 1), torch.zeros(3, 1, 1), 1, 0.1, device)
+    q, slope, _ = exact(program, torch.zeros(3, 1), torch.zeros(3, 1), "mean")
+    torch.testing.assert_close(info.trace_q[0, :, 0].double(), q, rtol=1e-6, atol=1.0)
+    torch.testing.assert_close(info.trace_grad[0, :, 0].double(), slope, rtol=1e-6, atol=1e-6)
+
+
+def check_own_reduction(make, reduction, device="cpu"):
+    """A program's own reduction replaces `reduce`."""
+    program = make_program(members=3, activations=(("silu", ()),))
+    program = CriticProgram(program.state_dim, program.action_dim, program.members, reduction)
+    states, actions = make_inputs(program, 5)
+    _, info = traced(make(program, make_options(reduce=2)), states, actions, 2, 0.02, device)
+    for i in range(3):
+        q, g, _ = exact(program, states, info.trace_actions[i, :, 0], "mean")  # of the one value it gives
+        torch.testing.assert_close(info.trace_q[i, :, 0].double(), q, rtol=1e-5, atol=1e-5)
+        if i < 2:
+            torch.testing.assert_close(info.trace_grad[i, :, 0].double(), g, rtol=1e-4, atol=1e-5)
+
+
+def check_steps(make, optimizer, gradient, radius, device="cpu"):
+    """Every step of the trace follows the formulas, and the result is the iterate it should be."""
+    program = make_program(hidden=(24,), members=2)
+    states, actions = make_inputs(program, 11, candidates=2)
+    # Odd combinations ride along, so that each value of every option meets each of the others somewhere.
+    pick = len(str((optimizer, gradient, radius)))
+    select = ["best", "last"][pick % 2]
+    bounds = (
+        {"low": None, "high": None} if pick % 3 == 0 else {"low": np.linspace(-1, -0.3, 6, dtype=np.float32)}
+    )
+    options = make_options(optimizer=optimizer, gradient=gradient, radius=radius, select=select, **bounds)
+    rng = torch.Generator().manual_seed(pick)
+    steps = torch.randint(0, 6, (11,), generator=rng, dtype=torch.int32) if pick % 2 else 5
+    if torch.is_tensor(steps):
+        steps[0] = 5
+    lr = [
+        0.05,
+        torch.rand(11, 1, generator=rng),
+        torch.rand(1, 6, generator=rng),
+        torch.rand(11, 6, generator=rng),
+    ][pick // 2 % 4]
+    executor = make(program, options)
+    out, info = traced(executor, states, actions, steps, lr, device)
+    best_q = []
+    for m in range(2):
+        expected, index = replay(info, options, steps, lr.double() if torch.is_tensor(lr) else lr, m)
+        for i, e in enumerate(expected):
+            running = ~info.trace_q[i, :, m].isnan()
+            torch.testing.assert_close(
+                info.trace_actions[i, running, m].double(), e[running], rtol=1e-5, atol=2e-6
+            )
+        assert torch.equal(info.best_index[:, m].long(), index)
+        assert torch.equal(info.q_0[:, m], info.trace_q[0, :, m])
+        best_q.append(info.trace_q[index, torch.arange(11), m])
+        assert torch.equal(info.q_best[:, m], best_q[m])
+    winner = torch.stack(best_q, 1).argmax(1)
+    assert torch.equal(info.best_candidate.long(), winner)
+    rows = torch.arange(11)
+    index = info.best_index[rows, winner].long()
+    assert torch.equal(out, info.trace_actions[index, rows, winner])  # the very bits of an iterate
+    # Without details the same kernel gives the same bits.
+    assert torch.equal(refined(executor, states, actions, steps, lr, device), out)
+
+
+def check_radius_and_box(make, device="cpu"):
+    """No iterate leaves the ball around its start, nor the box."""
+    program = make_program(hidden=(24,))
+    states, actions = make_inputs(program, 30)
+    for radius in (Radius(0.1), Radius(0.1, "l2"), Radius(0.0, "l2")):
+        options = make_options(radius=radius, select="last", high=np.full(6, 0.5, np.float32))
+        out = refined(make(program, options), states, actions, 5, 0.5, device)
+        start = actions[:, 0].clamp(-1, 0.5)
+        away = (out - start).abs().amax(1) if radius.norm == "inf" else (out - start).norm(dim=1)
+        assert away.max() <= radius.limit * (1 + 1e-5) + 1e-7
+        assert out.max() <= 0.5 and out.min() >= -1
+        assert radius.limit == 0 or away.max() > 0.09
+
+
+def check_norms(make, scale, device="cpu"):
+    """Lengths of gradients near the ends of float32 neither overflow nor vanish."""
+    program = make_program(hidden=(24,), members=1)
+    *body, last = program.members[0]
+    program = CriticProgram(17, 6, ((*body, Linear(last.weight * scale, last.bias * 0)),))
+    states, actions = make_inputs(program, 9)
+    for gradient in ("unit", ClipNorm(1e-30)):
+        executor = make(program, make_options(gradient=gradient, select="last"))
+        _, info = traced(executor, states, actions, 1, 0.1, device)
+        g = info.trace_grad[0, :, 0].double()
+        length = (
+            1.0
+            if gradient == "unit"
+            else torch.minimum(g.norm(dim=1, keepdim=True), torch.tensor(1e-30).double())
+        )
+        expected = (actions[:, 0].double() + 0.1 * g / g.norm(dim=1, keepdim=True) * length).clamp(-1, 1)
+        torch.testing.assert_close(info.trace_actions[1, :, 0].double(), expected, rtol=1e-5, atol=1e-7)
+
+
+def check_bits_of_a_0(make, select, device="cpu"):
+    """No steps or no lr gives back the bits of the action, the sign of zero among them."""
+    program = make_program(hidden=(24,))
+    states, actions = make_inputs(program, 20)
+    actions[0, 0, :2] = torch.tensor([-0.0, 0.0])
+    executor = make(program, make_options(select=select, optimizer=Adam()))
+    for steps, lr in ((0, 0.1), (4, 0.0), (4, torch.zeros(1, 6)), (torch.zeros(20, dtype=torch.int32), 0.1)):
+        out = refined(executor, states, actions, steps, lr, device)
+        assert torch.equal(out.view(torch.int32), actions[:, 0].view(torch.int32))
+
+
+def check_rows_not_finite(make, device="cpu"):
+    """q_0 not finite: a_0 comes back, NaN and all; the other rows keep their bits."""
+    program = make_program(hidden=(40, 40))
+    states, actions = make_inputs(program, 20)
+    executor = make(program, make_options())
+    clean, _ = traced(executor, states, actions, 4, 0.05, device)
+    broken = states.clone()
+    broken[3, 5], broken[7, 0] = torch.nan, torch.inf
+    dirty = actions.clone()
+    dirty[11, 0, 2] = torch.nan
+    out, info = traced(executor, broken, dirty, 4, 0.05, device)
+    touched = torch.zeros(20, dtype=torch.bool)
+    touched[[3, 7, 11]] = True
+    assert torch.equal(out[~touched], clean[~touched])
+    torch.testing.assert_close(out[touched], dirty[touched, 0], rtol=0, atol=0, equal_nan=True)
+    assert not info.q_0[touched].isfinite().any() and (info.best_index[touched] == 0).all()
+    assert info.trace_q[1:, touched].isnan().all()
+
+
+def check_gradient_not_finite(make, select, device="cpu"):
+    """Q = w relu(a): finite at a_0 with a finite gradient, but a step takes it where Q overflows."""
+    large = torch.tensor([[3e38]])
+    program = CriticProgram(1, 1, ((Linear(torch.tensor([[0.0, 1.0]])), Activation("relu"), Linear(large)),))
+    options = RefineOptions(select=select, gradient="unit")
+    actions = torch.tensor([[[0.5]], [[-1.0]]])
+    out, info = traced(make(program, options), torch.zeros(2, 1), actions, 3, 1.0, device)
+    assert info.trace_q[
+        1, 0, 0
+    ].isinf()  # Q(1.5) = inf never wins; its gradient is finite, so the row goes on
+    assert out[0, 0] == (0.5 if select == "best" else 3.5)
+    assert out[1, 0] == -1.0  # dead unit: the gradient is 0 and unit keeps it 0
+    infinite = CriticProgram(
+        1, 1, ((Linear(torch.tensor([[0.0, 3e38]])), Activation("elu", (1.0,)), Linear(large)),)
+    )
+    out, info = traced(make(infinite, options), torch.zeros(2, 1), -actions * 0, 3, 1.0, device)
+    assert info.trace_q[1:].isnan().all() and info.trace_grad[0].isinf().all() and (out == 0).all()

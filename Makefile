@@ -20,7 +20,7 @@ STAMP_BUILT = rm -f $(VENV)/.built* && touch $(BUILT)
 PYTEST := $(BIN)/python -m pytest -p no:benchmark -n auto --maxprocesses 8 --dist worksteal
 
 .NOTPARALLEL:
-.PHONY: demo test bench lint sanitize clean
+.PHONY: demo test bench lint sanitize cuda-check clean
 
 demo: $(FOR_USE) $(BUILT)
 	$(BIN)/dtag demo $(if $(filter quick,$(DEMO)),--quick)
@@ -41,6 +41,10 @@ lint: $(FOR_TESTS)
 # The binding's fuzz on a build of the C++ core that stops at every bad access and undefined operation.
 sanitize: $(FOR_TESTS)
 	tools/sanitize.sh
+
+# Registers, spills and shared memory of the CUDA kernels; needs nvcc, but no GPU.
+cuda-check: $(FOR_TESTS)
+	$(BIN)/python -m tools.cuda_check
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from .machine import describe
-from .report import table
+from .report import device_table, table
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -13,6 +13,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--without-compile", action="store_true", help="leave torch.compile out (about 30 s a row to compile)"
     )
     group.addoption("--seconds", type=float, default=3.0, help="how long the variants of a row take turns")
+    group.addoption(
+        "--prepare-seconds", type=float, default=60.0, help="a GPU variant not ready by then is left out"
+    )
     group.addoption("--device", default="cuda", help="where test_refine_gpu.py runs; cpu for a dry run")
 
 
@@ -27,3 +30,5 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     if rows:
         terminalreporter.section("interleaved, medians")
         terminalreporter.write_line(table(rows))
+        if text := device_table(rows):
+            terminalreporter.write_line(f"\n{text}")

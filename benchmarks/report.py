@@ -1,7 +1,7 @@
 """Prints what a benchmark run measured as a table of times and ratios, and can keep it for the docs.
 
 pytest benchmarks --benchmark-only --benchmark-json build/benchmark.json
-python -m benchmarks.report build/benchmark.json [--save benchmarks/results]
+python -m benchmarks.report build/benchmark.json [more.json ...] [--save benchmarks/results]
 """
 
 import argparse
@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from . import machine as machines
+from . import roofline
 
 FORMAT = 1
 Rows = list[tuple[str, dict]]
@@ -39,6 +40,42 @@ def table(rows: Rows) -> str:
             lines.append(f"| {name} | {variant} | {duration(time['median'])} | {quartiles} | {ratio} |")
             name = ""
     return "\n".join(lines)
+
+
+def device_table(rows: Rows) -> str:
+    """A Markdown table of the times on a GPU, back to back, beside the peak of the precision; "" without any.
+
+    Args:
+        rows: as for `table`; those count that have extra_info["device"], what test_refine_gpu.py measures.
+    """
+    lines = ["| benchmark | variant | on the device | quartiles | precision | of peak |"]
+    lines.append("| --- | --- | ---: | ---: | --- | ---: |")
+    for name, info in rows:
+        for variant, time in info.get("device", {}).items():
+            precision = info["precisions"][variant]
+            share = roofline.fraction(info["flops"], time["median"], info.get("device_name"), precision)
+            quartiles = f"{duration(time['q25'])} to {duration(time['q75'])}"
+            of_peak = "" if share is None else f"{100 * share:.2g} %"
+            median = duration(time["median"])
+            lines.append(f"| {name} | {variant} | {median} | {quartiles} | {precision} | {of_peak} |")
+            name = ""
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def read(files: list[Path]) -> dict | None:
+    """pytest-benchmark's results of one machine, from one or several files; None when none holds any.
+
+    A run that was cut off or skipped every row leaves an empty file, half a file or none.
+    """
+    whole = []
+    for file in files:
+        try:
+            whole.append(json.loads(file.read_text()))
+        except (FileNotFoundError, json.JSONDecodeError):
+            continue
+    if not whole:
+        return None
+    return {**whole[0], "benchmarks": [entry for data in whole for entry in data["benchmarks"]]}
 
 
 def condense(data: dict) -> dict:
@@ -71,15 +108,23 @@ def file_name(result: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("json", type=Path, help="file written by pytest --benchmark-json")
+    parser.add_argument("json", type=Path, nargs="+", help="file written by pytest --benchmark-json")
     parser.add_argument(
         "--save", type=Path, metavar="DIR", help="keep the result in DIR, named by machine and date"
     )
     arguments = parser.parse_args()
-    result = condense(json.loads(arguments.json.read_text()))
+    data = read(arguments.json)
+    if data is None:
+        parser.error(f"no results in {', '.join(map(str, arguments.json))}")
+    result = condense(data)
     versions = ", ".join(f"{name} {v}" for name, v in result["machine"]["versions"].items() if v)
     print(f"{machines.name(result['machine'])}; {versions}; {result['date']}\n")
     print(table(interleaved(result)))
+    if text := device_table(interleaved(result)):
+        print(f"\n{text}")
+    for name, info in interleaved(result):
+        for variant, reason in info.get("left_out", {}).items():
+            print(f"{name}: {variant} left out: {reason}")
     others = [entry for entry in result["benchmarks"] if "variants" not in entry["info"]]
     if others:
         print()

@@ -1,64 +1,129 @@
 #!/usr/bin/env bash
 # What only a machine with an NVIDIA GPU can show: builds the package beside the sources, runs the tests that use a GPU when there
-# is one, and times refine against its peers. Needs no network: the Python on PATH must hold torch, pytest, pytest-benchmark,
-# pytest-xdist, hypothesis, pybind11 and setuptools. Ends within 8 minutes.
-#   tools/gpu_check.sh OUT                 writes OUT/check.json, OUT/<gpu>-<date>.json and the logs
+# is one, times refine against its peers, runs the micro-benchmarks, and lets compute-sanitizer watch the kernels. Needs no
+# network: the Python on PATH must hold torch, pytest, pytest-benchmark, pytest-xdist, hypothesis, pybind11 and setuptools. Ends
+# within 8 minutes: what does not fit any more is left out and recorded so.
+#   tools/gpu_check.sh OUT                 writes OUT/check.json, OUT/<gpu>-<date>.json, OUT/micro.json and the logs
 #   tools/gpu_check.sh OUT --device cpu    the same steps without a GPU, to try the script
 set -euo pipefail
 out=${1:?usage: tools/gpu_check.sh OUT [--device cpu]}
 device=cuda
-options=()
 if [ "${2:-}" = --device ]; then device=${3:?--device takes cuda or cpu}; fi
-if [ "$device" = cpu ]; then options+=(--without-compile); fi
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 site=$PWD/build/gpu-site
+total=460 # seconds; reporting comes after it
+if ! command -v nvcc >/dev/null && [ -x /usr/local/cuda/bin/nvcc ]; then export PATH=$PATH:/usr/local/cuda/bin; fi
 
-if [ "$device" = cuda ]; then
-    nvidia-smi --query-gpu=name,driver_version,memory.total,compute_cap --format=csv,noheader >"$out/nvidia-smi.txt"
+# Only for this GPU: the build's default is three architectures.
+arch=90a
+if capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader -i 0 2>/dev/null) && [ "$capability" != 9.0 ]; then
+    arch=${capability/./}
 fi
+if [ "$device" = cuda ]; then export CMAKE_CUDA_ARCHITECTURES=${CMAKE_CUDA_ARCHITECTURES:-$arch}; fi
 
-steps=()
+gpu_state() { "$python" -c 'import json; from benchmarks.cuda import run; print(json.dumps(run.device()))'; }
+gpu_state >"$out/nvidia-smi.json" # the clocks at rest
+
+log=$out/steps.tsv
+: >"$log"
+rm -f "$out"/benchmark-*.json "$out/micro.json"
+record() { printf '%s\t%s\t%s\t%s\n' "$@" >>"$log"; } # record NAME STATUS SECONDS REASON; at once, so that nothing is lost
+skip() { # skip NAME REASON
+    echo "=== $1: skipped, $2"
+    record "$1" skipped 0 "$2"
+}
 step() { # step NAME SECONDS COMMAND...: runs it under a time limit; a failure is recorded and the rest still runs
     local name=$1 limit=$2 began=$SECONDS status=0
     shift 2
+    if [ $((total - SECONDS)) -lt "$limit" ]; then limit=$((total - SECONDS)); fi
+    if [ "$limit" -lt 10 ]; then
+        skip "$name" "no time left"
+        return
+    fi
     echo "=== $name"
-    timeout "$limit" "$@" >"$out/$name.log" 2>&1 || status=$?
+    # An interrupt first: pytest then still writes what it has.
+    timeout --signal INT --kill-after 10 "$limit" "$@" >"$out/$name.log" 2>&1 || status=$?
     tail -n 3 "$out/$name.log"
-    steps+=("$name $status $((SECONDS - began))")
+    record "$name" "$status" $((SECONDS - began)) ""
 }
 
-step build 140 "$python" -m pip install --disable-pip-version-check --no-build-isolation --no-deps --upgrade --target "$site" .
+step build 150 "$python" -m pip install --disable-pip-version-check --no-build-isolation --no-deps --upgrade --target "$site" .
 export PYTHONPATH=$site OMP_NUM_THREADS=1
-step tests 170 "$python" -m pytest -p no:benchmark -n auto --maxprocesses 4 tests/build/test_core.py tests/ops tests/models -p no:cacheprovider
-unset OMP_NUM_THREADS
-step benchmarks 140 "$python" -m pytest benchmarks/test_refine_gpu.py --benchmark-only --device "$device" "${options[@]}" \
-    --benchmark-json "$out/benchmark.json" -p no:cacheprovider
-step report 20 "$python" -m benchmarks.report "$out/benchmark.json" --save "$out"
+step tests 110 "$python" -m pytest -p no:benchmark -n auto --maxprocesses 4 tests/build/test_core.py tests/ops tests/models -p no:cacheprovider
 
-"$python" - "$out" "$device" "${steps[@]}" <<'PY'
+unset OMP_NUM_THREADS
+options=(--prepare-seconds 35)
+first=(1 4096)
+last=(65536 64)
+if [ "$device" = cpu ]; then
+    options=(--without-compile --seconds 1)
+    first=(1)
+    last=(64)
+fi
+benchmarks() { # benchmarks BATCH...: a process each, so that one that crashes takes no other's times with it
+    local batch
+    for batch in "$@"; do
+        step "benchmarks-$batch" 75 "$python" -m pytest "benchmarks/test_refine_gpu.py::test_refine_gpu[B=$batch]" -s --benchmark-only \
+            --device "$device" "${options[@]}" --benchmark-json "$out/benchmark-$batch.json" -p no:cacheprovider
+    done
+}
+benchmarks "${first[@]}"
+
+if ! command -v nvcc >/dev/null; then
+    skip micro "no nvcc"
+elif [ "$device" = cpu ]; then
+    step micro 90 "$python" benchmarks/cuda/run.py --compile-only
+else
+    step micro 90 "$python" benchmarks/cuda/run.py --arch "sm_$arch" --out "$out/micro.json" --seconds 45
+fi
+
+sanitizer=$(command -v compute-sanitizer || true)
+beside=$(dirname "$(command -v nvcc || echo /nowhere/nvcc)")/compute-sanitizer
+if [ -z "$sanitizer" ] && [ -x "$beside" ]; then sanitizer=$beside; fi
+for tool in memcheck racecheck synccheck; do
+    if [ "$device" = cpu ]; then
+        skip "$tool" "needs a GPU"
+    elif [ -z "$sanitizer" ]; then
+        skip "$tool" "no compute-sanitizer on PATH or beside nvcc"
+    else
+        # Without torch's cache each tensor is an allocation of its own, with ends that can be overrun.
+        PYTORCH_NO_CUDA_MEMORY_CACHING=1 step "$tool" 60 "$sanitizer" --tool "$tool" --error-exitcode 9 "$python" -m pytest \
+            -p no:benchmark -p no:cacheprovider -p no:xdist tests/ops/refine/test_gpu_tensors.py -k small
+    fi
+done
+
+benchmarks "${last[@]}"
+
+total=$((SECONDS + 30))
+step report 30 "$python" -m benchmarks.report "$out"/benchmark-*.json --save "$out"
+
+"$python" - "$out" "$device" <<'PY'
 import json
 import sys
 from pathlib import Path
 
 from benchmarks import machine
+from benchmarks.cuda import run
 
 out, device = Path(sys.argv[1]), sys.argv[2]
-smi = out / "nvidia-smi.txt"
 steps = {}
-for line in sys.argv[3:]:
-    name, status, seconds = line.split()
-    last = (out / f"{name}.log").read_text().strip().splitlines()[-1:]
+for line in (out / "steps.tsv").read_text().splitlines():
+    name, status, seconds, reason = line.split("\t")
+    if status == "skipped":
+        steps[name] = {"skipped": reason}
+        continue
+    last = (out / f"{name}.log").read_text(errors="replace").strip().splitlines()[-1:]
     steps[name] = {"status": int(status), "seconds": int(seconds), "last_line": "".join(last)}
-result = {
-    "device": device,
-    "nvidia_smi": smi.read_text().strip() if smi.exists() else None,
-    "machine": machine.describe(device),
-    "steps": steps,
-}
+try:
+    about = machine.describe(device)
+except Exception as error:  # the steps are worth keeping when the device is not there any more
+    about = {"error": str(error)}
+at_rest = json.loads((out / "nvidia-smi.json").read_text())
+result = {"device": device, "nvidia_smi_before": at_rest, "nvidia_smi": run.device(), "machine": about, "steps": steps}
 (out / "check.json").write_text(json.dumps(result, indent=1) + "\n")
 print(json.dumps(steps, indent=1))
-sys.exit(any(step["status"] for step in steps.values()))
+sys.exit(any(step.get("status") for step in steps.values()))
 PY

@@ -83,6 +83,29 @@ def benchmarks(file: Path, *prefixes: str) -> str:
     return f"{report.table(rows)}\n\n{machine.name(result['machine'])}, {named}, {result['date']}."
 
 
+def cuda_resources(file: Path) -> str:
+    """Table of tools.cuda_check: what each kernel takes of a multiprocessor on each architecture."""
+    result = json.loads(file.read_text())
+    rows = []
+    for kernel in result["kernels"]:
+        shared = f"{kernel['static_smem']:,}"
+        if kernel["dynamic_smem"]:
+            shared += f" + {kernel['dynamic_smem']:,}"
+        local = f"{kernel['stack']} / {kernel['spill_stores']} / {kernel['spill_loads']}"
+        sass = kernel["sass"] or {}
+        counts = [str(sass.get(opcode, "")) for opcode in ("FFMA", "HMMA", "HGMMA")]
+        registers, barriers = str(kernel["registers"]), str(kernel["barriers"])
+        rows.append((f"`{kernel['kernel']}`", kernel["arch"], registers, local, shared, barriers, *counts))
+    header = (
+        *("kernel", "architecture", "registers per thread", "stack / spill stores / spill loads, bytes"),
+        *("shared memory, bytes (static + dynamic)", "barriers", "FFMA", "HMMA", "HGMMA"),
+    )
+    note = f"nvcc {result['nvcc']}; the last three columns count instructions of the machine code."
+    if not any(kernel["sass"] for kernel in result["kernels"]):
+        note = f"nvcc {result['nvcc']}; the machine code was not looked at (no cuobjdump)."
+    return f"{markdown(header, rows)}\n\n{note}"
+
+
 def spread(mean: float, std: float) -> str:
     return f"{mean:.1f} ± {std:.1f}"
 
@@ -95,6 +118,14 @@ def interval(bounds: Sequence[float], sign: str = "") -> str:
     return f"{bounds[0]:{sign}.1f} to {bounds[1]:{sign}.1f}"
 
 
-TABLES: dict[str, Callable[..., str]] = {"demo": demo, "evaluation": evaluation, "benchmarks": benchmarks}
+TABLES: dict[str, Callable[..., str]] = {
+    "demo": demo,
+    "evaluation": evaluation,
+    "benchmarks": benchmarks,
+    "cuda_resources": cuda_resources,
+}
 # The files of a mark that names none.
-DEFAULT_FILES = {"demo": ("docs/results/demo.json",)}
+DEFAULT_FILES = {
+    "demo": ("docs/results/demo.json",),
+    "cuda_resources": ("docs/results/cuda-resources.json",),
+}

@@ -1,6 +1,7 @@
 # Each target does its own set-up: Python >= 3.11 and a C++ compiler are all a machine needs.
 #   make demo    the main job on a small problem, results under runs/demo (DEMO=quick: a short form)
 #   make test    the tests
+#   make simt-test, make cuda-check    the CUDA kernels on the CPU under sanitizers; their registers and spills (needs nvcc)
 # Variables: PYTHON (interpreter for .venv), CXX, DTAG_CUDA, DTAG_BUILD=0 (no compiled module), TESTS, BENCH
 
 VENV := .venv
@@ -20,7 +21,7 @@ STAMP_BUILT = rm -f $(VENV)/.built* && touch $(BUILT)
 PYTEST := $(BIN)/python -m pytest -p no:benchmark -n auto --maxprocesses 8 --dist worksteal
 
 .NOTPARALLEL:
-.PHONY: demo test bench lint sanitize cuda-check clean
+.PHONY: demo test bench lint sanitize simt-test cuda-check clean
 
 demo: $(FOR_USE) $(BUILT)
 	$(BIN)/dtag demo $(if $(filter quick,$(DEMO)),--quick)
@@ -43,6 +44,12 @@ sanitize: $(FOR_TESTS)
 	tools/sanitize.sh
 
 # Registers, spills and shared memory of the CUDA kernels; needs nvcc, but no GPU.
+# The CUDA kernels on the CPU: the machine that stands in for a GPU finds what is planted, then the kernels under sanitizers
+# (their other tests are part of `make test`).
+simt-test: $(FOR_TESTS)
+	$(BIN)/python -m tools.simt
+	$(BIN)/python -m tools.simt --sanitize
+
 cuda-check: $(FOR_TESTS)
 	$(BIN)/python -m tools.cuda_check
 

@@ -5,49 +5,48 @@
 namespace dtag {
 namespace {
 
-const char* name_of(cuda::Piece::What what) {
-  switch (what) {
-    case cuda::Piece::What::forward: return "forward";
-    case cuda::Piece::What::backward: return "backward";
-    case cuda::Piece::What::state: return "state";
-    case cuda::Piece::What::bias: return "bias";
-    case cuda::Piece::What::scale: return "scale";
-    case cuda::Piece::What::shift: return "shift";
-    case cuda::Piece::What::low: return "low";
-    case cuda::Piece::What::high: return "high";
-  }
-  return "";
+const char* name_of(cuda::Piece::Numbers numbers) {
+  return numbers == cuda::Piece::Numbers::float32 ? "float32" : numbers == cuda::Piece::Numbers::bf16 ? "bf16" : "bf16_rest";
 }
 
 cuda::Kernel kernel_of(const std::string& name) {
   return one_of<cuda::Kernel>("kernel", name,
-                              {{"", cuda::Kernel::none}, {"generic", cuda::Kernel::generic}, {"latency", cuda::Kernel::latency}});
+                              {{"", cuda::Kernel::none}, {"generic", cuda::Kernel::generic}, {"latency", cuda::Kernel::latency},
+                               {"tensor", cuda::Kernel::tensor}});
 }
 
 }  // namespace
 
-PyCudaPlan::PyCudaPlan(int state_dim, int action_dim, const py::sequence& members, const Settings& settings, bool bounded,
-                       int device)
+PyCudaPlan::PyCudaPlan(int state_dim, int action_dim, const py::sequence& members, const std::string& precision,
+                       const Settings& settings, bool bounded, int device)
     : state_dim_(state_dim), action_dim_(action_dim), device_(device), settings_(settings) {
+  const int parts = one_of<int>("precision", precision, {{"fp32", 0}, {"bf16x3", 2}, {"bf16", 1}});
   const Program program = structure_from(state_dim, action_dim, members);
+  traits_ = cuda::device_traits(device);
   layout_ = cuda::Layout(program, bounded);
   latency_ = cuda::LatencyLayout(program, bounded);
-  traits_ = cuda::device_traits(device);
+  if (parts) tensor_ = cuda::tensor_layout(program, bounded, parts, traits_);
 }
 
 const cuda::Pieces& PyCudaPlan::pieces_of(const std::string& kernel) const {
-  return kernel_of(kernel) == cuda::Kernel::latency ? latency_.pieces : layout_.pieces;
+  const cuda::Kernel which = kernel_of(kernel);
+  if (which == cuda::Kernel::tensor && !tensor_) throw py::value_error("kernel: \"tensor\" is not for fp32");
+  return which == cuda::Kernel::latency ? latency_.pieces : which == cuda::Kernel::tensor ? tensor_->pieces : layout_.pieces;
 }
 
 py::bytes PyCudaPlan::tables(const std::string& kernel) const {
-  const auto bytes = kernel_of(kernel) == cuda::Kernel::latency ? latency_.tables() : layout_.tables();
+  const cuda::Kernel which = kernel_of(kernel);
+  pieces_of(kernel);
+  const auto bytes = which == cuda::Kernel::latency  ? latency_.tables()
+                     : which == cuda::Kernel::tensor ? tensor_->tables()
+                                                     : layout_.tables();
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
 py::list PyCudaPlan::pieces(const std::string& kernel) const {
   py::list list;
   for (const cuda::Piece& p : pieces_of(kernel).list)
-    list.append(py::make_tuple(name_of(p.what), p.member, p.layer, p.offset, p.rows, p.columns, p.padded));
+    list.append(py::make_tuple(p.what, name_of(p.numbers), p.member, p.layer, p.offset, p.rows, p.columns, p.padded, p.from));
   return list;
 }
 
@@ -55,7 +54,8 @@ int64_t PyCudaPlan::numbers(const std::string& kernel) const { return pieces_of(
 
 cuda::Choice PyCudaPlan::choose(int64_t states, int candidates, const std::string& only, int only_rows,
                                 std::vector<std::string>* why) const {
-  return cuda::choose(layout_, latency_, action_dim_, traits_, states, candidates, {kernel_of(only), only_rows}, why);
+  const cuda::Layouts layouts{layout_, latency_, tensor_ ? &*tensor_ : nullptr};
+  return cuda::choose(layouts, action_dim_, traits_, states, candidates, {kernel_of(only), only_rows}, why);
 }
 
 py::tuple PyCudaPlan::choice(int64_t states, int candidates, const std::string& only, int only_rows) const {
@@ -88,6 +88,14 @@ void PyCudaPlan::run(const PyCall& given, uintptr_t numbers, uintptr_t tables, u
     cuda::launch_latency(params, latency_, choice, device_, reinterpret_cast<void*>(stream));
     return;
   }
+  if (choice.kernel == cuda::Kernel::tensor) {
+    settings.low = bound(tensor_->low);
+    settings.high = bound(tensor_->high);
+    const cuda::TensorParams params{tensor_->program(reinterpret_cast<const unsigned char*>(tables), first), settings, call,
+                                    choice.tensor, choice.tiles, reinterpret_cast<float*>(folded)};
+    cuda::launch_tensor(params, choice, device_, reinterpret_cast<void*>(stream));
+    return;
+  }
   settings.low = bound(layout_.low);
   settings.high = bound(layout_.high);
   const cuda::GenericParams params{layout_.program(reinterpret_cast<const unsigned char*>(tables), first), settings, call,
@@ -98,18 +106,19 @@ void PyCudaPlan::run(const PyCall& given, uintptr_t numbers, uintptr_t tables, u
 void add_cuda_plan(py::module_& m) {
   py::class_<PyCudaPlan> plan(m, "CudaPlan", py::module_local(), "A critic's structure bound to ascent options on a device; see "
                                              "dtag_fast.ops.refine.cuda.");
-  plan.def(py::init([](int state_dim, int action_dim, const py::sequence& members, const std::string& reduce,
+  plan.def(py::init([](int state_dim, int action_dim, const py::sequence& members, const std::string& precision, const std::string& reduce,
                        const std::string& optimizer, const py::dict& optimizer_options, const std::string& gradient, double clip,
                        const std::string& radius_norm, double radius, const std::string& select, bool bounded, int device) {
              return std::make_unique<PyCudaPlan>(
-                 state_dim, action_dim, members,
+                 state_dim, action_dim, members, precision,
                  settings_from(reduce, optimizer, optimizer_options, gradient, clip, radius_norm, radius, select), bounded, device);
            }),
-           py::kw_only(), py::arg("state_dim"), py::arg("action_dim"), py::arg("members"), DTAG_SETTINGS_ARGUMENTS,
-           py::arg("bounded"), py::arg("device"))
+           py::kw_only(), py::arg("state_dim"), py::arg("action_dim"), py::arg("members"), py::arg("precision"),
+           DTAG_SETTINGS_ARGUMENTS, py::arg("bounded"), py::arg("device"))
       .def("tables", &PyCudaPlan::tables, py::arg("kernel"), "The structure as a kernel reads it, to be copied to the device.")
       .def("pieces", &PyCudaPlan::pieces, py::arg("kernel"),
-           "[(what, member, layer, offset, rows, columns, padded)]: the matrices of a kernel's array of numbers.")
+           "[(what, numbers, member, layer, offset, rows, columns, padded, from)]: the matrices of a kernel's array of numbers "
+           "(csrc/cuda/refine/pieces.h).")
       .def("numbers", &PyCudaPlan::numbers, py::arg("kernel"), "Floats of a kernel's array of numbers.")
       .def("choice", &PyCudaPlan::choice, py::arg("states"), py::arg("candidates"), py::arg("only") = "",
            py::arg("only_rows") = 0, "(kernel or \"none\", rows, floats of `folded`, how or why not, [why not another]).");

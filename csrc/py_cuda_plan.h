@@ -1,6 +1,8 @@
 // CudaPlan as Python sees it: a critic's structure bound to ascent options on one device. Its numbers are the caller's: it
 // says where they belong, and is given the address at each call.
 #pragma once
+#include <optional>
+
 #include "cuda/refine/heuristics.h"
 #include "cuda/refine/layout.h"
 #include "py_arguments.h"
@@ -9,11 +11,12 @@ namespace dtag {
 
 class PyCudaPlan {
  public:
-  // members as in structure_from. Throws ValueError where no kernel can run it.
-  PyCudaPlan(int state_dim, int action_dim, const py::sequence& members, const Settings& settings, bool bounded, int device);
+  // precision: "fp32", "bf16x3" or "bf16", what the kernels may compute in, or better; members as in structure_from.
+  PyCudaPlan(int state_dim, int action_dim, const py::sequence& members, const std::string& precision, const Settings& settings,
+             bool bounded, int device);
 
-  // Of a kernel's form of the critic: the structure; [(what, member, layer, offset, rows, columns, padded)]; floats of the
-  // array of numbers, 0 where the kernel cannot run the critic.
+  // Of a kernel's form of the critic: the structure; [(what, numbers, member, layer, offset, rows, columns, padded, from)];
+  // floats of the array of numbers, 0 where the kernel cannot run the critic.
   py::bytes tables(const std::string& kernel) const;
   py::list pieces(const std::string& kernel) const;
   int64_t numbers(const std::string& kernel) const;
@@ -31,6 +34,7 @@ class PyCudaPlan {
 
   cuda::Layout layout_;
   cuda::LatencyLayout latency_;
+  std::optional<cuda::TensorLayout> tensor_;
   cuda::DeviceTraits traits_;
 };
 

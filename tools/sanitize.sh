@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 python=$PWD/.venv/bin/python
 site=$PWD/build/sanitized-site
 
-DTAG_SANITIZE=address,undefined "$python" -m pip install --disable-pip-version-check --no-build-isolation --no-deps \
+DTAG_CUDA=OFF DTAG_SANITIZE=address,undefined "$python" -m pip install --disable-pip-version-check --no-build-isolation --no-deps \
     --upgrade --target "$site" .
 export UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1
 fuzz_plan=$(ls -t build/*-address-undefined/fuzz_plan | head -n 1)

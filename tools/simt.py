@@ -1,7 +1,8 @@
 """Builds dtag_simt, the CUDA kernels run on the CPU, and the tests of the machine it stands in for.
 
     python -m tools.simt                  build, and run the machine's own tests
-    python -m tools.simt --sanitize       the same with AddressSanitizer and UndefinedBehaviorSanitizer
+    python -m tools.simt --sanitize       the same with AddressSanitizer and UndefinedBehaviorSanitizer, then
+                                          the kernels' tests of shapes on that build
 
 Tests of the kernels import the module through `load()`, which builds it when something changed.
 """
@@ -64,11 +65,43 @@ def load() -> ModuleType:
     return module
 
 
+def runtime_libraries() -> str:
+    """What must be loaded before a Python that is not sanitized; libstdc++ for exceptions to be seen."""
+    compiler = os.environ.get("CXX", "c++").split()[0]
+
+    def library(name: str) -> str:
+        command = [compiler, f"-print-file-name={name}"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    runtime = library("libasan.so")
+    if not Path(runtime).exists():
+        runtime = library(f"libclang_rt.asan-{os.uname().machine}.so")  # clang's name for it
+    return f"{runtime} {library('libstdc++.so')}"
+
+
+def test_kernels_sanitized() -> int:
+    """The shapes, rows and candidates of the kernels' tests, on the sanitized build."""
+    environment = {
+        "DTAG_SIMT_SANITIZE": "1",
+        "LD_PRELOAD": runtime_libraries(),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps memory to the end on purpose
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "OMP_NUM_THREADS": "1",
+    }
+    tests = sorted(map(str, (ROOT / "tests/ops/refine").glob("test_cuda_*.py")))
+    chosen = "shapes or strided or candidate or members or not_finite or new_numbers"
+    pytest = [sys.executable, "-m", "pytest", "-p", "no:benchmark", "-p", "no:cacheprovider", "-n", "auto"]
+    command = [*pytest, "--maxprocesses", "4", "-k", chosen, *tests]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment).returncode
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sanitize", action="store_true")
-    folder = build(parser.parse_args().sanitize, ("dtag_simt", "test_simt"))
-    return subprocess.run([folder / "test_simt"]).returncode
+    sanitize = parser.parse_args().sanitize
+    folder = build(sanitize, ("dtag_simt", "test_simt"))
+    status = subprocess.run([folder / "test_simt"]).returncode
+    return status or (test_kernels_sanitized() if sanitize else 0)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 
 #include "cuda/refine/generic_kernel.h"
 #include "cuda/refine/latency_kernel.h"
+#include "cuda/refine/tensor_kernel.h"
 #include "simt_host/device.h"
 #include "simt_host/machine.h"
 
@@ -39,6 +40,12 @@ void launch(const GenericParams& params, const Choice& choice) {
 void launch_latency(const LatencyParams& params, const LatencyLayout& layout, const Choice& choice, int, void*) {
   with_latency_shape(layout, [&]<class Shape>() {
     simt::launch(shape_of(choice, layout.cluster(), kLatencyThreads), [&] { gpu::latency_kernel<Shape>(params); });
+  });
+}
+
+void launch_tensor(const TensorParams& params, const Choice& choice, int, void*) {
+  with_tensor_tile(choice, [&]<class Tile>() {
+    simt::launch(shape_of(choice, 1, kThreads), [&] { gpu::tensor_kernel<Tile>(params); });
   });
 }
 

@@ -2,6 +2,7 @@
 // memory, weights streaming through it from the L2 cache. Members take turns, so that one member's layers are kept at a time;
 // each passes backward before it is known which of them a row will follow.
 #pragma once
+#include "cuda/refine/ensemble.h"
 #include "cuda/refine/generic_params.h"
 #include "cuda/refine/layers.h"
 #include "cuda/refine/tile_rows.h"
@@ -21,17 +22,8 @@ DTAG_INLINE void evaluate(const cuda::GenericParams& g, const float* folded, boo
     member_forward<Tile>(p, m, member, folded + int64_t(member.base) * Tile::kRows);
     if (thread_index() < Tile::kRows) {
       const int r = thread_index();
-      const Shared<float> q = shared_part<float>(m.q, Tile::kRows);
       const int unit = p.stages[member.stages + member.depth - 1].value;
-      const float q_member = shared_part<float>(unit_offset<Tile>(m, unit), Tile::kRows)[r];
-      bool take = e == 0;
-      if (mean) {
-        q[r] = e == 0 ? q_member * share : fma(q_member, share, q[r]);
-      } else {
-        if (e > 0) take = beats(reduce, q_member, float(q[r]));
-        if (take) q[r] = q_member;
-      }
-      shared_part<int32_t>(m.take, Tile::kRows)[r] = take;
+      join_member<Tile>(m, reduce, e, share, r, shared_part<float>(unit_offset<Tile>(m, unit), Tile::kRows)[r]);
     }
     sync_block();
     if (with_gradient) member_backward<Tile>(p, m, member, share, mean && e > 0);

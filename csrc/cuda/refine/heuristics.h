@@ -6,6 +6,8 @@
 
 #include "cuda/refine/latency_layout.h"
 #include "cuda/refine/layout.h"
+#include "cuda/refine/tensor_layout.h"
+#include "cuda/refine/tensor_tile.h"
 #include "cuda/refine/tile.h"
 
 namespace dtag::cuda {
@@ -16,22 +18,26 @@ struct DeviceTraits {
   int64_t shared_bytes = 166912;  // dynamic shared memory that one block can have
 };
 
-enum class Kernel { none, generic, latency };
-constexpr const char* name_of(Kernel kernel) {
-  return kernel == Kernel::latency ? "latency" : kernel == Kernel::generic ? "generic" : "none";
-}
+enum class Kernel { none, generic, latency, tensor };
+constexpr const char* kKernelNames[] = {"none", "generic", "latency", "tensor"};
+constexpr const char* name_of(Kernel kernel) { return kKernelNames[int(kernel)]; }
 
 struct Choice {
   Kernel kernel = Kernel::none;
   int rows = 0;    // of a tile or cluster
   int blocks = 0;  // of the grid
+  int64_t tiles = 0;
+  int parts = 1;   // tensor kernel: TensorTile
   int64_t folded_floats = 0;  // global memory for the folded states
   double clocks = 0.;         // predicted, per iteration
   TileMemory tile{};
   LatencyMemory latency{};
+  TensorMemory tensor{};
   std::string reason;  // how it runs, or why it cannot
 
-  uint32_t shared_bytes() const { return kernel == Kernel::latency ? latency.bytes : tile.bytes; }
+  uint32_t shared_bytes() const {
+    return kernel == Kernel::latency ? latency.bytes : kernel == Kernel::tensor ? tensor.bytes : tile.bytes;
+  }
 };
 
 // What a caller may insist on: one kernel, one number of rows; none and 0 for the rule.
@@ -47,9 +53,9 @@ struct TileRule {
 };
 constexpr TileRule kTileRules[] = {{64, Tile64::kScratchFloats, 0.75},
                                    {32, Tile32::kScratchFloats, 0.60},
-                                   {16, Tile16::kScratchFloats, 0.45},
-                                   {8, Tile8::kScratchFloats, 0.30},
-                                   {4, Tile4::kScratchFloats, 0.15}};
+                                   {16, Tile16::kScratchFloats, 0.55},
+                                   {8, Tile8::kScratchFloats, 0.50},
+                                   {4, Tile4::kScratchFloats, 0.45}};
 constexpr double kStreamedBytesPerClock = 48.;  // weights from the L2 cache into one multiprocessor
 constexpr double kClocksPerLayer = 1500.;       // barriers, narrow products, the walk
 constexpr double kClocksFirstRow = 1250., kClocksMoreRows = 750.;  // latency kernel, two hidden layers of 256 units
@@ -132,21 +138,116 @@ inline Choice choose_latency(const LatencyLayout& layout, const DeviceTraits& de
   return best;
 }
 
-// The kernel of fewer predicted clocks; `why`, if given, gets a reason for each kernel that was not taken.
-inline Choice choose(const Layout& layout, const LatencyLayout& latency_layout, int action_dim, const DeviceTraits& device,
-                     int64_t states, int candidates, Only only = {}, std::vector<std::string>* why = nullptr) {
-  const bool may_generic = only.kernel != Kernel::latency, may_latency = only.kernel != Kernel::generic;
-  const Choice generic =
-      may_generic ? choose_generic(layout, action_dim, device, states, candidates, only.rows) : Choice{};
-  const Choice latency = may_latency ? choose_latency(latency_layout, device, states, candidates, only.rows) : Choice{};
-  const bool take_latency = latency.rows && (!generic.rows || latency.clocks <= generic.clocks);
-  const Choice& taken = take_latency || !may_generic ? latency : generic;
-  const Choice& left = &taken == &latency ? generic : latency;
-  if (why && may_generic && may_latency)
-    why->push_back(left.rows ? left.reason + ": slower by prediction (" + std::to_string(int64_t(left.clocks)) + " against " +
-                                   std::to_string(int64_t(taken.clocks)) + " clocks an iteration)"
-                             : left.reason);
-  return taken;
+constexpr int kTensorRows[] = {128, 64, 32};
+constexpr int kTensorSmallest = 32;
+constexpr double kMmaClocks = 2. / 2680.;        // per multiply-add: mma.sync with 8 warps, 63 % of the tensor cores' peak
+constexpr double kSharedBytesPerClock = 128.;
+constexpr double kClocksPerStage = 1200.;        // what follows a product: its sums stored, masked, read again
+
+// Two parts of 128 rows need more registers for operands than sums leave.
+constexpr bool tensor_tile_exists(int rows, int parts) { return parts == 1 || rows <= 64; }
+
+inline int64_t tensor_bytes(const TensorLayout& layout, int action_dim, int rows) {
+  return tensor_memory(rows, action_dim, layout.input_columns, layout.columns).bytes;
+}
+
+// The largest tile that fits, or 0.
+inline int largest_tensor_tile(const TensorLayout& layout, int action_dim, const DeviceTraits& device) {
+  for (int rows : kTensorRows)
+    if (tensor_tile_exists(rows, layout.parts) && tensor_bytes(layout, action_dim, rows) <= device.shared_bytes) return rows;
+  return 0;
+}
+
+// States of few dimensions are multiplied again at every iterate, which costs less than reading their float32 share of the
+// first layer from the L2 cache; unless their columns cost the larger tile.
+constexpr int kMostUnfoldedInputs = 32;
+inline TensorLayout tensor_layout(const Program& program, bool bounded, int parts, const DeviceTraits& device) {
+  TensorLayout folded(program, bounded, parts, true);
+  if (program.state_dim + program.action_dim > kMostUnfoldedInputs) return folded;
+  TensorLayout whole(program, bounded, parts, false);
+  const int dims = program.action_dim;
+  return largest_tensor_tile(whole, dims, device) < largest_tensor_tile(folded, dims, device) ? folded : whole;
+}
+
+inline Choice choose_tensor(const TensorLayout& layout, int action_dim, const DeviceTraits& device, int64_t states,
+                            int candidates, int only_rows) {
+  Choice best;
+  best.parts = layout.parts;
+  best.reason = "the tensor kernel: " + layout.refusal;
+  if (!layout.refusal.empty()) return best;
+  for (int rows : kTensorRows) {
+    if ((only_rows && rows != only_rows) || !tensor_tile_exists(rows, layout.parts)) continue;
+    const TensorMemory memory = tensor_memory(rows, action_dim, layout.input_columns, layout.columns);
+    if (memory.bytes > device.shared_bytes) continue;
+    const int64_t tiles = tiles_of(states, candidates, rows);
+    const int64_t rounds = rounds_of(candidates, rows);
+    const double waves = double((tiles + device.multiprocessors - 1) / device.multiprocessors);
+    // A warp's operands per product: its rows and its outputs, from shared memory; `work` counts three products for two parts.
+    const int down = rows > 64 ? rows / 64 : 1, across = 8 / down;
+    const double each = layout.parts == 2 ? 2. / 3. : 1.;
+    const double multiply = layout.work * rows * kMmaClocks;
+    const double shared = layout.work * each * 2. * (across * double(rows) + (down + 1) * double(kPanel)) / kPanel /
+                          kSharedBytesPerClock;
+    const double streamed = layout.stream_bytes / kStreamedBytesPerClock;
+    double clocks = multiply > shared ? multiply : shared;
+    if (streamed > clocks) clocks = streamed;
+    const double clocks_of_all = waves * double(rounds) *
+                        (clocks + kClocksPerStage * 2. * double(layout.stages.size()) * (rows / 128. + 0.25));
+    if (best.rows && clocks_of_all >= best.clocks) continue;
+    best.clocks = clocks_of_all;
+    best.kernel = Kernel::tensor;
+    best.rows = rows;
+    best.tiles = tiles;
+    best.blocks = int(tiles < device.multiprocessors ? tiles : device.multiprocessors);
+    best.tensor = memory;
+    best.folded_floats = layout.fold ? int64_t(best.blocks) * layout.base_panels * kPanel * rows : 0;
+  }
+  if (best.rows) {
+    best.reason = "tensor kernel, tiles of " + std::to_string(best.rows) + " rows, " + (layout.parts == 2 ? "bf16x3" : "bf16");
+    return best;
+  }
+  const int rows = only_rows ? only_rows : kTensorSmallest;
+  best.reason = tensor_tile_exists(rows, layout.parts)
+                    ? "the tensor kernel's tile of " + std::to_string(rows) + " rows needs " +
+                          kib(tensor_bytes(layout, action_dim, rows)) + " of shared memory, the device has " +
+                          kib(device.shared_bytes) + " per block"
+                    : "the tensor kernel has no tiles of " + std::to_string(rows) + " rows";
+  return best;
+}
+
+// A critic in the forms of all kernels. tensor: null when float32 was asked for.
+struct Layouts {
+  const Layout& generic;
+  const LatencyLayout& latency;
+  const TensorLayout* tensor;
+};
+
+// The kernel of fewest predicted clocks; `why`, if given, gets a reason for each kernel that was not taken.
+inline Choice choose(const Layouts& layouts, int action_dim, const DeviceTraits& device, int64_t states, int candidates,
+                     Only only = {}, std::vector<std::string>* why = nullptr) {
+  const auto may = [&](Kernel kernel) { return only.kernel == Kernel::none || only.kernel == kernel; };
+  std::vector<Choice> choices;
+  if (may(Kernel::latency)) choices.push_back(choose_latency(layouts.latency, device, states, candidates, only.rows));
+  if (may(Kernel::tensor) && layouts.tensor)
+    choices.push_back(choose_tensor(*layouts.tensor, action_dim, device, states, candidates, only.rows));
+  if (may(Kernel::generic))
+    choices.push_back(choose_generic(layouts.generic, action_dim, device, states, candidates, only.rows));
+  if (choices.empty()) {
+    Choice none;
+    none.reason = "the tensor kernel computes in bf16 or bf16x3, fp32 was asked for";
+    return none;
+  }
+  size_t taken = choices.size() - 1;
+  for (size_t i = 0; i < choices.size(); ++i)
+    if (choices[i].rows && (!choices[taken].rows || choices[i].clocks < choices[taken].clocks)) taken = i;
+  for (size_t i = 0; why && i < choices.size(); ++i) {
+    if (i == taken) continue;
+    const Choice& c = choices[i];
+    why->push_back(c.rows ? c.reason + ": slower by prediction (" + std::to_string(int64_t(c.clocks)) + " against " +
+                                std::to_string(int64_t(choices[taken].clocks)) + " clocks an iteration)"
+                          : c.reason);
+  }
+  return choices[taken];
 }
 
 }  // namespace dtag::cuda

@@ -79,8 +79,8 @@ LatencyLayout::LatencyLayout(const Program& program, bool bounded) {
   read(program);
   if (!refusal.empty()) return;
   if (bounded) {
-    low = pieces.add(Piece::What::low, 0, 0, 1, program.action_dim, 32, 1);  // a lane each
-    high = pieces.add(Piece::What::high, 0, 0, 1, program.action_dim, 32, 1);
+    low = pieces.add("low", 0, 0, 1, program.action_dim, 32, 1);  // a lane each
+    high = pieces.add("high", 0, 0, 1, program.action_dim, 32, 1);
   }
 }
 
@@ -103,27 +103,27 @@ void LatencyLayout::read(const Program& program) {
       const int room = l == 1 ? all : width;
       if (l == depth) {
         const int before = l == 2 ? all : width;
-        m.last = pieces.add(Piece::What::backward, e, layer, 1, stage.in, before, 1);
-        m.last_bias = pieces.add(Piece::What::bias, e, layer, 1, 1);
+        m.last = pieces.add("backward", e, layer, 1, stage.in, before, 1);
+        m.last_bias = pieces.add("bias", e, layer, 1, 1);
         break;
       }
       if (l == 0) {
-        m.state = pieces.add(Piece::What::state, e, layer, program.state_dim, stage.out, width, program.state_dim);
-        m.action = pieces.add(Piece::What::forward, e, layer, program.action_dim, stage.out, width, program.action_dim);
+        m.state = pieces.add("state", e, layer, program.state_dim, stage.out, width, program.state_dim);
+        m.action = pieces.add("forward", e, layer, program.action_dim, stage.out, width, program.action_dim);
       } else if (l == 1) {
-        m.second = pieces.add(Piece::What::backward, e, layer, stage.out, stage.in, width, all);
+        m.second = pieces.add("backward", e, layer, stage.out, stage.in, width, all);
       } else {
-        m.third = pieces.add(Piece::What::forward, e, layer, stage.in, stage.out, width, all);
+        m.third = pieces.add("forward", e, layer, stage.in, stage.out, width, all);
       }
-      m.bias[l] = pieces.add(Piece::What::bias, e, layer, 1, stage.out, room, 1);
+      m.bias[l] = pieces.add("bias", e, layer, 1, stage.out, room, 1);
       int norm_at;
       if (!op_of(stage, m.op[l], &norm_at)) {
         refusal = "it takes a LayerNorm, then an activation after a layer, the critic has another order";
         return;
       }
       if (norm_at >= 0) {
-        m.op[l].scale = pieces.add(Piece::What::scale, e, layer + 1 + norm_at, 1, stage.out, room, 1);
-        m.op[l].shift = pieces.add(Piece::What::shift, e, layer + 1 + norm_at, 1, stage.out, room, 1);
+        m.op[l].scale = pieces.add("scale", e, layer + 1 + norm_at, 1, stage.out, room, 1);
+        m.op[l].shift = pieces.add("shift", e, layer + 1 + norm_at, 1, stage.out, room, 1);
         facts.norm[l] = true;
       }
       layer += 1 + int(stage.post.size());

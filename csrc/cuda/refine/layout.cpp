@@ -8,17 +8,6 @@ namespace dtag::cuda {
 namespace {
 
 int padded(int n) { return (n + 3) / 4 * 4; }
-size_t aligned(size_t bytes) { return (bytes + 15) / 16 * 16; }
-
-// Ops that compute something, without a ReLU at the end.
-std::vector<const PostOp*> kept_ops(const Stage& stage, bool* relu) {
-  std::vector<const PostOp*> kept;
-  for (const PostOp& op : stage.post)
-    if (op.is_norm || op.kind != Activation::identity) kept.push_back(&op);
-  *relu = !kept.empty() && !kept.back()->is_norm && kept.back()->kind == Activation::relu;
-  if (*relu) kept.pop_back();
-  return kept;
-}
 
 }  // namespace
 
@@ -37,10 +26,10 @@ Layout::Layout(const Program& program, bool bounded) : state_dim_(program.state_
       s.out = stage.out;
       s.in_padded = padded(s.in);
       s.out_padded = padded(s.out);
-      if (l == 0) member.state = pieces.add(Piece::What::state, int(e), layer, program.state_dim, s.out);
-      s.forward = pieces.add(Piece::What::forward, int(e), layer, s.in, s.out);
-      s.backward = pieces.add(Piece::What::backward, int(e), layer, s.out, s.in);
-      s.bias = pieces.add(Piece::What::bias, int(e), layer, 1, s.out);
+      if (l == 0) member.state = pieces.add("state", int(e), layer, program.state_dim, s.out);
+      s.forward = pieces.add("forward", int(e), layer, s.in, s.out);
+      s.backward = pieces.add("backward", int(e), layer, s.out, s.in);
+      s.bias = pieces.add("bias", int(e), layer, 1, s.out);
       weights += int64_t(s.in) * s.out;
       s.value = int32_t(unit);
       unit += s.out;
@@ -60,8 +49,8 @@ Layout::Layout(const Program& program, bool bounded) : state_dim_(program.state_
         if (op->is_norm) {
           o.saved_rstd = int32_t(unit++);
           const int at = layer + 1 + int(op - stage.post.data());
-          o.scale = pieces.add(Piece::What::scale, int(e), at, 1, s.out);
-          o.shift = pieces.add(Piece::What::shift, int(e), at, 1, s.out);
+          o.scale = pieces.add("scale", int(e), at, 1, s.out);
+          o.shift = pieces.add("shift", int(e), at, 1, s.out);
         }
         ops.push_back(o);
       }
@@ -73,14 +62,14 @@ Layout::Layout(const Program& program, bool bounded) : state_dim_(program.state_
     members.push_back(member);
   }
   if (bounded) {
-    low = pieces.add(Piece::What::low, 0, 0, 1, action_dim_);
-    high = pieces.add(Piece::What::high, 0, 0, 1, action_dim_);
+    low = pieces.add("low", 0, 0, 1, action_dim_);
+    high = pieces.add("high", 0, 0, 1, action_dim_);
   }
 }
 
 std::vector<unsigned char> Layout::tables() const {
-  const size_t m = aligned(members.size() * sizeof(DeviceMember)), s = aligned(stages.size() * sizeof(DeviceStage));
-  std::vector<unsigned char> bytes(m + s + aligned(ops.size() * sizeof(DeviceOp)) + 16);
+  const size_t m = aligned_to_16(members.size() * sizeof(DeviceMember)), s = aligned_to_16(stages.size() * sizeof(DeviceStage));
+  std::vector<unsigned char> bytes(m + s + aligned_to_16(ops.size() * sizeof(DeviceOp)) + 16);
   std::memcpy(bytes.data(), members.data(), members.size() * sizeof(DeviceMember));
   std::memcpy(bytes.data() + m, stages.data(), stages.size() * sizeof(DeviceStage));
   if (!ops.empty()) std::memcpy(bytes.data() + m + s, ops.data(), ops.size() * sizeof(DeviceOp));
@@ -88,8 +77,8 @@ std::vector<unsigned char> Layout::tables() const {
 }
 
 DeviceProgram Layout::program(const unsigned char* tables, const float* numbers) const {
-  const unsigned char* stage_table = tables + aligned(members.size() * sizeof(DeviceMember));
-  const unsigned char* op_table = stage_table + aligned(stages.size() * sizeof(DeviceStage));
+  const unsigned char* stage_table = tables + aligned_to_16(members.size() * sizeof(DeviceMember));
+  const unsigned char* op_table = stage_table + aligned_to_16(stages.size() * sizeof(DeviceStage));
   return {reinterpret_cast<const DeviceMember*>(tables),
           reinterpret_cast<const DeviceStage*>(stage_table),
           reinterpret_cast<const DeviceOp*>(op_table),

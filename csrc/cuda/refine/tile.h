@@ -27,8 +27,8 @@ struct TileShape {
 using Tile64 = TileShape<64, 8, 8>;
 using Tile32 = TileShape<32, 4, 16>;
 using Tile16 = TileShape<16, 4, 16>;
-using Tile8 = TileShape<8, 4, 32>;
-using Tile4 = TileShape<4, 4, 32>;
+using Tile8 = TileShape<8, 4, 16>;
+using Tile4 = TileShape<4, 4, 16>;
 
 // Offsets in bytes. Arrays of w units are [w][rows] floats.
 struct TileMemory {

@@ -71,7 +71,7 @@ class Choice:
     """
 
     backend: str
-    precision: str  # "fp32", "tf32" or "bf16"
+    precision: str  # "fp32", "bf16x3", "tf32" or "bf16"
     precision_reason: str
     reasons: dict[str, str]
     slow_reason: str = ""
@@ -86,7 +86,11 @@ def precision_of(backend: str, setting: str) -> tuple[str, str]:
             return "fp32", 'precision "high": fp32, as the CPU has no tf32'
         return "fp32", 'precision "highest": fp32'
     if backend == "cuda":
-        return "fp32", f'precision "{setting}": fp32, which the CUDA kernels compute in'
+        if setting == "medium":
+            return "bf16", 'precision "medium": hidden layers in bf16 or better, fp32 accumulation'
+        if setting == "high":
+            return "bf16x3", 'precision "high": hidden layers in bf16x3 (three products of halves) or better'
+        return "fp32", 'precision "highest": fp32'
     if backend == "triton":
         if setting == "medium":
             return "bf16", 'precision "medium": bf16 weights and layer inputs, fp32 accumulation'

@@ -16,7 +16,7 @@ from torch import Tensor
 from .cpu import _C, call_arguments, layer_kinds, plan_settings
 from .executor import InfoBuffers
 from .options import RefineOptions
-from .program import CriticProgram, Layer
+from .program import CriticProgram, Layer, LayerNorm, Linear
 
 MOST_STEPS = 1_000_000  # where only the device knows a call's largest number of steps
 
@@ -29,10 +29,8 @@ def why_not(
         return f"it runs on NVIDIA GPUs, the tensors are on {device}"
     if torch.cuda.get_device_capability(device) < (8, 0):
         return f"it needs compute capability 8.0, which {torch.cuda.get_device_name(device)} lacks"
-    if precision != "fp32":
-        return f"it computes in fp32, {precision} was asked for"
     try:
-        executor = CudaExecutor(program, options, device=device)
+        executor = CudaExecutor(program, options, precision, device=device)
     except ValueError as error:
         return str(error)
     return executor.refusal()
@@ -45,24 +43,25 @@ class _Form:
         self.tables = torch.frombuffer(bytearray(plan.tables(kernel)), dtype=torch.uint8).to(device)
         self.numbers = torch.zeros(plan.numbers(kernel), dtype=torch.float32, device=device)
         self._pieces = plan.pieces(kernel)
-        for what, _, _, offset, _, columns, _ in self._pieces:
+        for what, _, _, _, offset, _, columns, _, _ in self._pieces:
             if what in ("low", "high"):
                 bound = torch.from_numpy(options.low if what == "low" else options.high)
                 self.numbers[offset : offset + columns].copy_(bound)
 
     def write(self, members: Sequence[tuple[Layer, ...]], state_dim: int) -> None:
         """Write the members' numbers in place, on the current stream."""
-        for what, member, number, offset, rows, columns, padded in self._pieces:
+        for what, kind, member, number, offset, rows, columns, padded, first in self._pieces:
             if what in ("low", "high"):
                 continue
-            layer = members[member][number]
-            target = self.numbers[offset : offset + rows * padded].view(rows, padded)[:, :columns]
-            if what in ("bias", "shift"):
-                source = 0.0 if layer.bias is None else layer.bias[None]
-            elif what == "scale":
-                source = 1.0 if layer.weight is None else layer.weight[None]
+            source = _source(what, members[member][number], state_dim, number == 0, rows, first)
+            if kind == "float32":
+                target = self.numbers[offset : offset + rows * padded]
             else:
-                source = _matrix(what, layer.weight, state_dim, first=number == 0)
+                target = self.numbers[offset : offset + rows * padded // 2].view(torch.bfloat16)
+            target = target.view(rows, padded)[:, :columns]
+            if kind == "bf16_rest":  # nothing of infinity
+                rounded = source.bfloat16().float()
+                source = torch.where(rounded.isfinite(), source - rounded, 0.0)
             target.copy_(source) if isinstance(source, Tensor) else target.fill_(source)
 
 
@@ -70,11 +69,13 @@ class CudaExecutor:
     """An Executor (executor.py) over `_C.CudaPlan`; the program's tensors may be anywhere.
 
     Args:
-        program, options, precision, steps, lr: as executor.py says.
+        program, options, steps, lr: as executor.py says.
         device: where it runs, None for the program's.
-        kernel: "generic" or "latency" to use that kernel for every call, None for the rule.
-        rows: how many rows a block (generic: 64, 32, 16, 8, 4) or a cluster (latency: 1, 2, 4, 8) carries,
-            None for the rule.
+        precision: "fp32", "bf16x3" or "bf16": the least that products of hidden layers are computed in. Sums,
+            actions, the optimizer's state and Q are float32 in all.
+        kernel: "generic", "latency" or "tensor" to use that kernel for every call, None for the rule.
+        rows: how many rows a block (generic: 64, 32, 16, 8, 4; tensor: 128, 64, 32) or a cluster (latency:
+            1, 2, 4, 8) carries, None for the rule.
         core: the module with CudaPlan; tests hand in the one that runs the kernels on the CPU.
 
     Raises:
@@ -106,6 +107,7 @@ class CudaExecutor:
             state_dim=program.state_dim,
             action_dim=program.action_dim,
             members=[layer_kinds(layers) for layers in self._members()],
+            precision=precision,
             bounded=options.low is not None,
             device=self.device.index or 0,
             **settings,
@@ -174,9 +176,21 @@ class CudaExecutor:
         return members if self._member is None else (members[self._member],)
 
 
-def _matrix(what: str, weight: Tensor, state_dim: int, *, first: bool) -> Tensor:
-    """The part of a Linear's weight (out, in) that a piece holds."""
-    if what == "state":
-        return weight[:, :state_dim].T
-    inputs = weight[:, state_dim:] if first else weight
-    return inputs.T if what == "forward" else inputs
+def _source(
+    what: str, layer: Linear | LayerNorm, state_dim: int, in_front: bool, rows: int, first: int
+) -> Tensor | float:
+    """What a piece holds (csrc/cuda/refine/pieces.h) of a layer; `in_front`: it is the first Linear."""
+    weight, s = layer.weight, state_dim
+    match what:
+        case "bias" | "shift":
+            return 0.0 if layer.bias is None else layer.bias[None]
+        case "scale":
+            return 1.0 if weight is None else weight[None]
+        case "state":
+            return weight[:, first : min(first + rows, s)].T
+        case "inputs":
+            return torch.cat([weight[:, s:], weight[:, :s]], 1)[:, :rows].T
+        case "forward":
+            return (weight[:, s:] if in_front else weight).T
+        case _:
+            return weight[:, s:] if in_front else weight

@@ -13,8 +13,8 @@ from .program import CriticProgram, Layer, Linear
 class Explanation:
     """Which backend runs a critic and why. `str()` is the text for people.
 
-    backend: the one taken. precision: "fp32", "tf32" or "bf16", precision_reason why. reasons: backend not
-    taken -> why.
+    backend: the one taken. precision: "fp32", "bf16x3", "tf32" or "bf16", precision_reason why. reasons:
+    backend not taken -> why.
     critic: the critic as it was understood. lowered: whether it has a CriticProgram.
     kernel: how the backend runs a call of this size; kernel_reasons: why not by its other kernels.
     """

@@ -1,0 +1,84 @@
+"""Which CUDA kernel runs a call: the table of csrc/cuda/refine/heuristics.h, asked for several devices."""
+
+import pytest
+import torch
+from kernel_checks import make_member, make_options, make_program
+
+from dtag_fast.ops.refine.cuda import CudaExecutor
+from dtag_fast.ops.refine.program import CriticProgram
+
+A100 = {"capability": 80, "multiprocessors": 108, "shared_bytes": 166912}
+RTX3090 = {"capability": 86, "multiprocessors": 82, "shared_bytes": 101376}
+H100 = {"capability": 90, "multiprocessors": 132, "shared_bytes": 232448}
+B200 = {"capability": 100, "multiprocessors": 148, "shared_bytes": 232448}
+
+
+@pytest.fixture
+def choice():
+    """choice(device, program, states, candidates): how the call runs, and why not otherwise."""
+    core = pytest.importorskip("tools.simt", reason="needs the sources beside the tests").load()
+
+    def ask(device, program, states=1, candidates=1, **only):
+        core.set_device(**device)
+        executor = CudaExecutor(program, make_options(program.action_dim), core=core, **only)
+        return executor.describe_call(states, candidates)
+
+    yield ask
+    core.set_device(seed=0)
+
+
+STANDARD = make_program(hidden=(256, 256))
+
+
+@pytest.mark.parametrize("device", [H100, B200], ids=["H100", "B200"])
+def test_few_rows_go_to_a_cluster_where_there_are_clusters(choice, device):
+    how, others = choice(device, STANDARD)
+    assert how == "latency kernel, 1 rows in a cluster of 8 blocks, fp32"
+    (other,) = others
+    assert other.startswith("generic kernel") and "slower by prediction" in other
+    assert choice(device, STANDARD, 15)[0] == how
+    assert choice(device, STANDARD, 65536)[0].startswith("generic kernel, tiles of 64 rows")
+    assert choice(device, STANDARD, 1, 4)[0].startswith("latency kernel, 4 rows")
+
+
+def test_without_clusters_the_reason_names_them(choice):
+    how, (other,) = choice(A100, STANDARD)
+    assert how == "generic kernel, tiles of 4 rows, fp32"
+    assert other == "the latency kernel needs compute capability 9.0 (clusters), the device has 8.0"
+
+
+def test_tiles_are_as_large_as_shared_memory_and_the_batch_allow(choice):
+    rows = {b: int(choice(A100, STANDARD, b)[0].split(" of ")[1].split()[0]) for b in (1, 500, 4096, 65536)}
+    assert rows == {1: 4, 500: 8, 4096: 16, 65536: 32}  # 64 rows need 170 KiB
+    assert choice(H100, STANDARD, 65536)[0].startswith("generic kernel, tiles of 64 rows")
+
+
+def one_member(*hidden, **kwargs):
+    return make_program(hidden=hidden, members=1, **kwargs)
+
+
+def test_each_limit_of_the_latency_kernel_is_a_sentence(choice):
+    generator = torch.Generator().manual_seed(0)
+    first, act, norm_free, act2, last = make_member(generator, 23, (40, 30))
+    two_activations = CriticProgram(17, 6, ((first, act, act, norm_free, act2, last),))
+    unlike_depth = CriticProgram(
+        17, 6, (make_member(generator, 23, (40, 30)), make_member(generator, 23, (40,)))
+    )
+    cases = {
+        "two or three hidden layers": [one_member(64), one_member(64, 64, 64, 64), unlike_depth],
+        "up to 8 members, the critic has 9": [make_program(hidden=(16, 16), members=9)],
+        "up to 31 action dimensions": [one_member(64, 64, action=32)],
+        "do not fit a cluster": [one_member(513, 64), make_program(hidden=(256, 256), members=8)],
+        "another order": [two_activations],
+    }
+    for reason, programs in cases.items():
+        for program in programs:
+            how, (other,) = choice(H100, program)
+            assert how.startswith("generic kernel") and reason in other
+
+
+def test_a_critic_that_fits_no_tile_is_refused_with_its_size(choice):
+    deep = one_member(*(2048,) * 7, activations=(("mish", ()),), norm="affine")
+    how, _ = choice(RTX3090, deep)
+    assert how.startswith("the generic kernel's smallest tile needs") and "the device has 99 KiB" in how
+    assert choice(RTX3090, one_member(1024, 1024))[0].startswith("generic kernel")

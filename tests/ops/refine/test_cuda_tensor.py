@@ -1,0 +1,319 @@
+"""The tensor kernel, on a GPU or its stand-in on the CPU, against float64 at the kernel's own iterates.
+
+"bf16x3" is held to bounds near those of float32. Under "bf16" a ReLU unit near its kink may fall on either
+side once its inputs are rounded, so ReLU critics are compared with a float64 evaluation that rounds where the
+kernel does, and the others, over all rows, with the critic as it is.
+"""
+
+from functools import partial
+
+import pytest
+import torch
+from kernel_checks import (
+    ACTIVATIONS,
+    GRADIENTS,
+    OPTIMIZERS,
+    RADII,
+    check_bits_of_a_0,
+    check_gradient_not_finite,
+    check_radius_and_box,
+    check_rows_not_finite,
+    check_steps,
+    exact,
+    make_inputs,
+    make_member,
+    make_options,
+    make_program,
+    on_device,
+    refined,
+    replay,
+    traced,
+)
+
+from dtag_fast.ops.refine.cuda import CudaExecutor
+from dtag_fast.ops.refine.options import Adam, Radius
+from dtag_fast.ops.refine.program import CriticProgram, Linear
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cuda":
+    core = pytest.importorskip("dtag_fast._C", reason="the compiled module is not built")
+    if not hasattr(core, "CudaPlan"):
+        pytest.skip("the compiled module was built without CUDA", allow_module_level=True)
+else:
+    core = pytest.importorskip("tools.simt", reason="needs the sources beside the tests").load()
+run_traced = partial(traced, device=DEVICE)
+
+
+def set_device(**properties):
+    """Of the GPU that the CPU stands in for; a real one stays as it is."""
+    if DEVICE == "cpu":
+        core.set_device(**properties)
+
+
+PRECISIONS = ["bf16", "bf16x3"]
+SELECTS = ["best", "last"]
+TILES = [("bf16", 32), ("bf16", 64), ("bf16", 128), ("bf16x3", 32), ("bf16x3", 64)]
+
+
+@pytest.fixture(autouse=True)
+def device():
+    set_device()
+
+
+def tensor(program, options, precision="bf16", tile_rows=None):
+    moved = on_device(program, DEVICE)
+    return CudaExecutor(moved, options, precision, kernel="tensor", rows=tile_rows, core=core)
+
+
+def assert_close(program, states, info, precision, reduce="min"):
+    """Q of every iterate, relative to the terms it sums (about 1), and over all rows its gradient.
+
+    Not the gradient of rows where the next member is about as small.
+    """
+    bound = 1e-2 if precision == "bf16" else 3e-5
+    for i, (a_i, q_i, g_i) in enumerate(zip(info.trace_actions, info.trace_q, info.trace_grad, strict=True)):
+        for m in range(a_i.shape[1]):
+            here = ~q_i[:, m].isnan()
+            q, g, gap = exact(program, states[here], a_i[here, m], reduce)
+            scale = q.abs().max().clamp_min(1)
+            assert (q_i[here, m] - q).abs().max() <= bound * scale
+            stepped = ~g_i[here, m].isnan().any(1) & (gap > 3 * bound * scale)
+            if i == 0:
+                assert stepped.float().mean() > 0.4
+            if stepped.any():
+                assert (g_i[here, m] - g)[stepped].norm() <= 2 * bound * g[stepped].norm()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("norm", [None, "plain", "affine"])
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: a[0])
+def test_every_layer_kind(precision, norm, activation):
+    if precision == "bf16" and activation[0] in ("relu", "leaky_relu"):
+        pytest.skip("kinks: see the tests with a rounded reference")
+    program = make_program(hidden=(36, 21), activations=(activation,), norm=norm)
+    states, actions = make_inputs(program, 19)
+    executor = tensor(program, make_options(reduce="mean"), precision, tile_rows=32)
+    _, info = run_traced(executor, states, actions, 1, 0.05)
+    assert_close(program, states, info, precision, "mean")
+
+
+def halves(x):
+    return x.bfloat16().double()
+
+
+def rounded_q_and_gradient(layers, states, actions):
+    """Q (N,) and dQ/da (N, A) of Linear ReLU ... Linear in float64, bf16 where the kernel is.
+
+    States and actions are whole: a step smaller than their rounding to bf16 counts.
+    """
+    linears = [layer for layer in layers if isinstance(layer, Linear)]
+    s = states.shape[1]
+    y, kept = torch.cat([states, actions], 1).double(), []
+    for layer in linears[:-1]:
+        y = halves((y @ halves(layer.weight).T + layer.bias).relu().float())
+        kept.append(y)
+    head = linears[-1]
+    q = (y @ head.weight.double().T)[:, 0] + head.bias
+    g = halves((head.weight * (y > 0)).float())
+    for layer, y in zip(linears[-2:0:-1], kept[-2::-1], strict=True):
+        g = halves((g @ halves(layer.weight) * (y > 0)).float())
+    return q, g @ halves(linears[0].weight[:, s:])
+
+
+def assert_rounded(program, states, info):
+    """Against the rounded reference: exact, but in rows where another order of sums crossed a rounding."""
+    (layers,) = program.members
+    for i in range(len(info.trace_q) - 1):
+        q, g = rounded_q_and_gradient(layers, states, info.trace_actions[i, :, 0])
+        q_error = (info.trace_q[i, :, 0] - q).abs() / q.abs().max()
+        g_error = (info.trace_grad[i, :, 0] - g).norm(dim=1) / g.norm(dim=1).max()
+        assert q_error.max() <= 1e-2
+        assert g_error.norm() <= 8e-2 * len(q) ** 0.5
+        assert ((q_error <= 1e-5) & (g_error <= 1e-5)).float().mean() >= 0.5
+
+
+SHAPES = {  # states, actions, hidden widths, rows
+    "one of each": (1, 1, (1,), 1),
+    "narrow": (1, 1, (64, 64), 7),
+    "odd": (5, 3, (100, 33), 33),
+    "many actions": (17, 17, (64, 48), 33),
+    "more actions": (3, 40, (40,), 5),
+    "bottleneck": (5, 3, (123, 1, 70), 7),
+    "many states": (111, 8, (100, 100), 33),
+    "wider than a panel": (17, 6, (300, 256), 33),
+    "much wider": (3, 2, (40, 600), 5),
+    "deep": (17, 6, (33,) * 7, 33),
+}
+
+
+@pytest.mark.parametrize(("precision", "rows"), TILES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes(precision, rows, shape):
+    state, action, hidden, batch = SHAPES[shape]
+    # With this seed no narrow layer is dead in every row.
+    program = make_program(7, state=state, action=action, hidden=hidden, members=1)
+    states, actions = make_inputs(program, batch)
+    executor = tensor(program, make_options(action), precision, tile_rows=rows)
+    if rows > 32 and executor.refusal():
+        pytest.skip(executor.refusal())
+    _, info = run_traced(executor, states, actions, 1, 0.01)
+    if precision == "bf16":
+        assert_rounded(program, states, info)
+    else:
+        assert_close(program, states, info, precision)
+
+
+@pytest.mark.parametrize(("precision", "rows"), TILES)
+def test_batches_of_several_tiles_on_few_blocks(precision, rows):
+    """200 rows: the tiles of a block follow each other, the last one half empty."""
+    for state in (11, 40):  # states multiplied at every iterate, and folded
+        program = make_program(state=state, action=3, hidden=(32, 24), members=1)
+        states, actions = make_inputs(program, 200)
+        executor = tensor(program, make_options(3), precision, tile_rows=rows)
+        _, info = run_traced(executor, states, actions, 2, 0.02)
+        if precision == "bf16":
+            assert_rounded(program, states, info)
+        else:
+            assert_close(program, states, info, precision)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("reduce", ["min", "max", "mean", 1])
+def test_members_of_different_shape(precision, reduce):
+    generator = torch.Generator().manual_seed(3)
+    silu = (("silu", ()),)
+    members = (
+        make_member(generator, 12, (40, 50), activations=silu),
+        make_member(generator, 12, (9,), activations=(("tanh", ()),), norm="affine"),
+        make_member(generator, 12, (300,), activations=()),
+        make_member(generator, 12, (33, 64, 35), activations=(("elu", (1.0,)), ("silu", ()))),
+        make_member(generator, 12, (20,), activations=(("identity", ()),)),
+    )
+    program = CriticProgram(8, 4, members, None if reduce == 1 else reduce)
+    states, actions = make_inputs(program, 45)
+    options = make_options(4, reduce=reduce if reduce == 1 else "min")
+    _, info = run_traced(tensor(program, options, precision), states, actions, 3, 0.02)
+    if reduce == "max":
+        negated = [(*m[:-1], Linear(-m[-1].weight, -m[-1].bias)) for m in members]
+        info.trace_q, info.trace_grad = -info.trace_q, -info.trace_grad
+        program = CriticProgram(8, 4, tuple(negated))
+    program = CriticProgram(8, 4, program.members)
+    assert_close(program, states, info, precision, "min" if reduce == "max" else reduce)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("members", [1, 2, 5])
+@pytest.mark.parametrize("candidates", [1, 3, 40])
+def test_options_candidates_and_steps_of_each_row(precision, members, candidates):
+    program = make_program(hidden=(24,), members=members, activations=(("silu", ()),))
+    states, actions = make_inputs(program, 7, candidates=candidates)
+    rng = torch.Generator().manual_seed(members)
+    steps = torch.randint(0, 5, (7,), generator=rng, dtype=torch.int32)
+    steps[0] = 4
+    lr = torch.rand(7, 6, generator=rng) * 0.2
+    options = make_options(optimizer=Adam(), gradient="unit", radius=Radius(0.2, "l2"))
+    executor = tensor(program, options, precision, tile_rows=32)
+    out, info = run_traced(executor, states, actions, steps, lr)
+    assert_close(program, states, info, precision)
+    for m in range(candidates):
+        expected, index = replay(info, options, steps, lr.double(), m)
+        for i, e in enumerate(expected):
+            running = ~info.trace_q[i, :, m].isnan()
+            torch.testing.assert_close(
+                info.trace_actions[i, running, m].double(), e[running], rtol=1e-5, atol=2e-6
+            )
+        assert torch.equal(info.best_index[:, m].long(), index)
+    assert (info.q_best >= info.q_0).all()
+    assert torch.equal(info.best_candidate.long(), info.q_best.argmax(1))
+    rows = torch.arange(7)
+    winner = info.best_candidate.long()
+    assert torch.equal(out, info.trace_actions[info.best_index[rows, winner].long(), rows, winner])
+    assert torch.equal(refined(executor, states, actions, steps, lr, DEVICE), out)
+
+
+@pytest.mark.parametrize("select", ["best", "last"])
+def test_never_worse_as_the_kernel_sees_it(select):
+    program = make_program(hidden=(32, 32))
+    states, actions = make_inputs(program, 200)
+    lr = 10 ** (
+        torch.rand(200, 1, generator=torch.Generator().manual_seed(5)) * 4 - 3
+    )  # most steps overshoot
+    out, info = run_traced(tensor(program, make_options(select=select)), states, actions, 3, lr)
+    if select == "best":
+        assert (info.q_best >= info.q_0).all()
+        assert torch.equal(info.q_best[:, 0], info.trace_q[:, :, 0].amax(0))
+    else:
+        assert (info.best_index == 3).all()
+    index = info.best_index[:, 0].long()
+    assert torch.equal(out, info.trace_actions[index, torch.arange(200), 0])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("state", [17, 60])
+def test_other_rows_change_no_bit_of_a_row_nor_does_the_schedule(precision, state):
+    program = make_program(state=state, hidden=(40, 70), activations=(("mish", ()),), norm="affine")
+    states, actions = make_inputs(program, 41)
+
+    def run(rows, seed=0, **kwargs):
+        set_device(seed=seed)
+        executor = tensor(program, make_options(optimizer=Adam()), precision, **kwargs)
+        return refined(executor, states[rows], actions[rows].contiguous(), 2, 0.05, DEVICE)
+
+    whole = run(torch.arange(41))
+    for rows in (torch.arange(40, -1, -1), torch.tensor([40]), torch.arange(13, 36)):
+        assert torch.equal(run(rows), whole[rows])
+    for seed in (1, 2, 3):
+        assert torch.equal(run(torch.arange(41), seed), whole)
+    for rows in (32, 64):
+        assert torch.equal(run(torch.arange(41), tile_rows=rows), whole)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("pick", range(12))
+def test_every_step_follows_the_formulas(precision, pick):
+    optimizer, gradient, radius = OPTIMIZERS[pick % 7], GRADIENTS[pick % 3], RADII[(pick // 2) % 3]
+    check_steps(partial(tensor, precision=precision), optimizer, gradient, radius, DEVICE)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("select", SELECTS)
+def test_no_steps_or_no_lr_gives_back_the_bits(precision, select):
+    check_bits_of_a_0(partial(tensor, precision=precision), select, DEVICE)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("check", [check_radius_and_box, check_rows_not_finite])
+def test_walks_as_every_kernel(precision, check):
+    check(partial(tensor, precision=precision), DEVICE)
+
+
+@pytest.mark.parametrize("select", SELECTS)
+def test_a_gradient_that_is_not_finite_ends_its_row(select):
+    check_gradient_not_finite(tensor, select, DEVICE)
+
+
+def test_repacking_replaces_every_number():
+    first, second = (make_program(seed, hidden=(20, 30), norm="affine") for seed in (0, 1))
+    states, actions = make_inputs(first, 9)
+    executor = tensor(first, make_options(), "bf16x3")
+    refined(executor, states, actions, 1, 0.05, DEVICE)
+    executor.repack(on_device(second, DEVICE))
+    _, info = run_traced(executor, states, actions, 1, 0.05)
+    assert_close(second, states, info, "bf16x3")
+
+
+def test_refusals_say_why():
+    program = make_program(hidden=(2048, 2048))
+    assert "KiB of shared memory" in tensor(program, make_options()).refusal()
+    linear = CriticProgram(17, 6, (make_program(hidden=(), members=1).members[0],))
+    assert "member 0 has no hidden layer" in tensor(linear, make_options()).refusal()
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="the rule depends on the GPU")
+def test_the_rule_takes_larger_tiles_for_larger_batches():
+    set_device(multiprocessors=132)
+    executor = tensor(make_program(hidden=(256, 256)), make_options())
+    assert [executor.describe_call(b)[0] for b in (1, 4096, 65536)] == [
+        f"tensor kernel, tiles of {rows} rows, bf16" for rows in (32, 32, 128)
+    ]
+    assert executor.refusal() is None

@@ -106,6 +106,24 @@ def cuda_resources(file: Path) -> str:
     return f"{markdown(header, rows)}\n\n{note}"
 
 
+def triton_resources(file: Path) -> str:
+    """Table of tools.triton_resources: what the Triton kernel takes on each target, by rows of a program."""
+    result = json.loads(file.read_text())
+    rows = [
+        (
+            *(k["target"], k["precision"], str(k["rows"]), str(k["num_warps"]), str(k["registers"])),
+            *(str(k["spills"]), f"{k['shared']:,}"),
+        )
+        for k in result["kernels"]
+    ]
+    header = (
+        *("target", "precision", "rows", "warps", "registers per thread"),
+        *("spills", "shared memory, bytes"),
+    )
+    note = f"Triton {result['triton']}. On AMD registers are vector and accumulation registers together."
+    return f"{markdown(header, rows)}\n\n{note}"
+
+
 def spread(mean: float, std: float) -> str:
     return f"{mean:.1f} ± {std:.1f}"
 
@@ -123,9 +141,11 @@ TABLES: dict[str, Callable[..., str]] = {
     "evaluation": evaluation,
     "benchmarks": benchmarks,
     "cuda_resources": cuda_resources,
+    "triton_resources": triton_resources,
 }
 # The files of a mark that names none.
 DEFAULT_FILES = {
     "demo": ("docs/results/demo.json",),
     "cuda_resources": ("docs/results/cuda-resources.json",),
+    "triton_resources": ("docs/results/triton-resources.json",),
 }

@@ -116,3 +116,76 @@ def test_a_captured_call_follows_its_inputs_and_weights(problem):
             parameter.add_(0.1 * torch.randn_like(parameter))
     refiner.refresh()
     assert not torch.equal(between, assert_replay_is_an_eager_call())
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+@pytest.mark.parametrize("batch", [1, 33])
+def test_each_backend_is_near_the_reference_in_each_precision(problem, backend, precision, batch):
+    critic, states, actions = problem[0], problem[1][:batch], problem[2][:batch]
+    host = dtag_fast.refine(critic, states, actions, backend="torch")
+    critic, states, actions = critic.cuda(), states.cuda(), actions.cuda()
+    reason = dtag_fast.explain(critic, states).reasons.get(backend)
+    if reason and "comes first" not in reason:
+        pytest.skip(reason)
+    device = dtag_fast.refine(critic, states, actions, backend=backend, precision=precision)
+    bound = {"highest": 1e-4, "high": 5e-3, "medium": 5e-2}[precision]
+    torch.testing.assert_close(device.cpu(), host, rtol=0, atol=bound)
+
+
+def test_the_explanation_names_the_kernel_and_why_not_the_others(problem):
+    critic, states, _ = problem
+    answer = dtag_fast.explain(critic.cuda(), states.cuda())
+    assert answer.backend == "cuda" and "kernel" in answer.kernel and answer.kernel_reasons
+
+
+def test_a_critic_elsewhere_than_the_tensors_is_named(problem):
+    critic, states, actions = problem
+    with pytest.raises(ValueError, match=r"critic's device, cpu, got cuda"):
+        dtag_fast.refine(critic, states.cuda(), actions.cuda())
+    with pytest.raises(ValueError, match="device"):
+        dtag_fast.refine(critic.cuda(), states, actions.cuda())
+
+
+def test_a_critic_trained_since_the_last_call_is_packed_again(problem):
+    critic, states, actions = problem
+    critic, states, actions = critic.cuda(), states.cuda(), actions.cuda()
+    refiner = dtag_fast.Refiner(critic)
+    before = refiner(states, actions)
+    optimizer = torch.optim.SGD(critic.parameters(), lr=0.5)
+    sum(q.square().mean() for q in critic(states, actions)).backward()
+    optimizer.step()
+    after = refiner(states, actions)
+    assert not torch.equal(before, after)
+    assert torch.equal(after, dtag_fast.Refiner(critic)(states, actions))
+
+
+def test_too_little_memory_is_an_error_that_leaves_the_device_usable(problem):
+    critic, states, actions = problem
+    critic, states, actions = critic.cuda(), states.cuda(), actions.cuda()
+    expected = dtag_fast.refine(critic, states, actions)
+    many = 4_000_000
+    large = states[:1].expand(many, -1).contiguous(), actions[:1].expand(many, -1).contiguous()
+    torch.cuda.empty_cache()
+    held = torch.cuda.memory_allocated() / torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(held + 1e-4)
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            dtag_fast.refine(critic, *large, return_info="trace")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert torch.equal(dtag_fast.refine(critic, states, actions), expected)
+
+
+def test_more_numbers_than_32_bits_can_count():
+    rows = 2**31 + 7
+    if torch.cuda.mem_get_info()[0] < 3.5 * rows * 4:
+        pytest.skip("needs 32 GB of free memory on the device")
+    critic = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1)).cuda()
+    states, actions = torch.zeros(rows, 1, device="cuda"), torch.zeros(rows, 1, device="cuda")
+    picked = torch.tensor([0, 1, 2**31 - 1, 2**31, rows - 1], device="cuda")
+    states[picked, 0] = torch.tensor([0.5, -0.5, 1.0, -1.0, 2.0], device="cuda")
+    refiner = dtag_fast.Refiner(critic, steps=2)
+    out = refiner(states, actions)
+    few = refiner(states[picked], actions[picked])
+    torch.testing.assert_close(out[picked], few, rtol=0, atol=1e-6)

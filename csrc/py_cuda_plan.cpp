@@ -1,5 +1,7 @@
 #include "py_cuda_plan.h"
 
+#include <algorithm>
+
 #include "cuda/refine/launch.h"
 
 namespace dtag {
@@ -37,7 +39,8 @@ const cuda::Pieces& PyCudaPlan::pieces_of(const std::string& kernel) const {
 py::bytes PyCudaPlan::tables(const std::string& kernel) const {
   const cuda::Kernel which = kernel_of(kernel);
   pieces_of(kernel);
-  const auto bytes = which == cuda::Kernel::latency  ? latency_.tables()
+  // The latency kernel gets its structure with the launch.
+  const auto bytes = which == cuda::Kernel::latency  ? std::vector<unsigned char>(16)
                      : which == cuda::Kernel::tensor ? tensor_->tables()
                                                      : layout_.tables();
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
@@ -82,9 +85,10 @@ void PyCudaPlan::run(const PyCall& given, uintptr_t numbers, uintptr_t tables, u
   if (choice.kernel == cuda::Kernel::latency) {
     settings.low = bound(latency_.low);
     settings.high = bound(latency_.high);
-    const cuda::LatencyProgram program{reinterpret_cast<const cuda::LatencyMember*>(tables), first, state_dim_, action_dim_,
-                                       int32_t(latency_.members.size()), latency_.slices};
-    const cuda::LatencyParams params{program, settings, call, choice.latency, choice.rows, latency_.facts.norm[1]};
+    cuda::LatencyParams params{
+        {first, state_dim_, action_dim_, int32_t(latency_.members.size()), latency_.slices, {}}, settings, call, choice.latency,
+        choice.rows, latency_.facts.norm[1]};
+    std::copy(latency_.members.begin(), latency_.members.end(), params.program.members);
     cuda::launch_latency(params, latency_, choice, device_, reinterpret_cast<void*>(stream));
     return;
   }

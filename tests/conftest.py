@@ -1,5 +1,13 @@
-"""One torch thread per process: those of several processes fight for the cores."""
+"""One torch thread per process, as those of several fight for the cores; without a GPU, Triton's interpreter.
+
+Both are read at the first import of torch and Triton, so they are set before any test module is.
+"""
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -37,7 +37,7 @@ using Shared = T*;
 // The part at `offset` bytes (a multiple of 16) holding `count` numbers.
 template <class T>
 DTAG_INLINE Shared<T> shared_part(uint32_t offset, int64_t count) {
-  extern __shared__ unsigned char dtag_shared_memory[];
+  extern __shared__ __align__(16) unsigned char dtag_shared_memory[];
   (void)count;
   return reinterpret_cast<T*>(dtag_shared_memory + offset);
 }
@@ -119,16 +119,18 @@ DTAG_INLINE void mbarrier_init_fence() { asm volatile("fence.mbarrier_init.relea
 DTAG_INLINE void mbarrier_arrive_expect(Shared<Mbarrier> b, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes) : "memory");
 }
-// Returns when the phase of this parity (k & 1) has ended; what was stored for it can be read then.
+// Returns when the phase of this parity (k & 1) has ended; what was stored for it can be read then. The wait itself is
+// relaxed and the fence restricted to shared memory: an acquire at cluster scope would also empty the L1 cache.
 DTAG_INLINE void mbarrier_wait(Shared<Mbarrier> b, int parity) {
   asm volatile(
       "{\n"
       ".reg .pred done;\n"
       "again:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "mbarrier.try_wait.parity.relaxed.cluster.shared::cta.b64 done, [%0], %1;\n"
       "@done bra finished;\n"
       "bra again;\n"
       "finished:\n"
+      "fence.acquire.sync_restrict::shared::cluster.cluster;\n"
       "}\n" ::"r"(shared_address(b)), "r"(parity)
       : "memory");
 }

@@ -35,8 +35,6 @@ struct Alone {
   DTAG_MEMBER static F sum(F x) {
     return x;
   }
-  // Dimension k of a number per dimension.
-  DTAG_MEMBER static float of(const float* numbers, int k) { return numbers[k]; }
 };
 
 // The rows of one F: where their numbers stand.
@@ -51,6 +49,9 @@ struct WalkOf {
   Ints alive, best_index;              // alive: the row stands at a_i and has not ended
   Floats q, q_first, q_best;
   using group = Group;
+
+  DTAG_MEMBER static float low(const Settings& s, int k) { return s.low[k]; }
+  DTAG_MEMBER static float high(const Settings& s, int k) { return s.high[k]; }
 
 
   // The walk of rows `row` on, where this is that of row 0 and `at` the distance between their actions.
@@ -72,11 +73,6 @@ struct Clock {
     root_scale = float(1. / DTAG_BUILTIN(sqrt)(1. - beta2_power));
   }
 };
-
-template <class F, class Walk>
-DTAG_INLINE F bound(const float* bounds, int k) {
-  return spread<F>(Walk::group::of(bounds, k));
-}
 
 template <class F>
 DTAG_INLINE F clip(F a, F low, F high) {
@@ -107,7 +103,7 @@ DTAG_FUNCTION void walk_begin(const Walk& w, const Settings& s) {
   for (int k = 0; k < w.dims; ++k) {
     const int at = k * w.stride;
     F a = get<F>(w.action + at);
-    if (s.low) a = clip(a, bound<F, Walk>(s.low, k), bound<F, Walk>(s.high, k));
+    if (s.low) a = clip(a, spread<F>(w.low(s, k)), spread<F>(w.high(s, k)));
     put(w.action + at, a);
     put(w.start + at, a);
     put(w.best + at, a);
@@ -198,7 +194,7 @@ DTAG_FUNCTION void walk_step(const Walk& w, const Settings& s, const Clock& cloc
     if (s.gradient != Gradient::raw) g = g / divide * times;
     F a = old + update<F>(w, s, clock, i, at, g);
     if (s.radius_norm == Radius::inf) a = clip(a, start - s.radius, start + s.radius);
-    if (s.radius_norm != Radius::l2 && s.low) a = clip(a, bound<F, Walk>(s.low, k), bound<F, Walk>(s.high, k));
+    if (s.radius_norm != Radius::l2 && s.low) a = clip(a, spread<F>(w.low(s, k)), spread<F>(w.high(s, k)));
     put(w.action + at, select(alive & (get<F>(w.lr + at) != spread<F>(0.f)), a, old));
   }
   if (s.radius_norm != Radius::l2) return;
@@ -214,7 +210,7 @@ DTAG_FUNCTION void walk_step(const Walk& w, const Settings& s, const Clock& cloc
     const int at = k * w.stride;
     const F old = get<F>(w.action + at), start = get<F>(w.start + at);
     F a = select(outside, start + (old - start) / largest * (s.radius / root), old);
-    if (s.low) a = select(alive, clip(a, bound<F, Walk>(s.low, k), bound<F, Walk>(s.high, k)), a);
+    if (s.low) a = select(alive, clip(a, spread<F>(w.low(s, k)), spread<F>(w.high(s, k))), a);
     put(w.action + at, a);
   }
 }

@@ -51,7 +51,8 @@ generic_kernel(const DTAG_GRID_CONSTANT cuda::GenericParams g) {
         if (more || rows.last_q_needed()) evaluate<Tile>(g, folded, more);
         rows.observe(state, first, i);
         if (more) {
-          if (g.settings.optimizer == Optimizer::adam) clock.tick(g.settings);
+          // Doubles are slow on many devices: only where rows are walked.
+          if (g.settings.optimizer == Optimizer::adam && thread_index() < Tile::kRows) clock.tick(g.settings);
           rows.step(state, first, i, clock);
         }
       }

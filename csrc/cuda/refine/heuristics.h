@@ -16,6 +16,7 @@ struct DeviceTraits {
   int capability = 80;           // 10 * major + minor
   int multiprocessors = 108;
   int64_t shared_bytes = 166912;  // dynamic shared memory that one block can have
+  bool clusters = true;           // the build has code with clusters for it; nothing below capability 9.0 has any
 };
 
 enum class Kernel { none, generic, latency, tensor };
@@ -56,9 +57,13 @@ constexpr TileRule kTileRules[] = {{64, Tile64::kScratchFloats, 0.75},
                                    {16, Tile16::kScratchFloats, 0.55},
                                    {8, Tile8::kScratchFloats, 0.50},
                                    {4, Tile4::kScratchFloats, 0.45}};
-constexpr double kStreamedBytesPerClock = 48.;  // weights from the L2 cache into one multiprocessor
+// Weights from the L2 cache into one multiprocessor: what it can take alone, and its share where all of them read.
+inline double streamed_bytes_per_clock(int blocks) {
+  const double share = 27. * 132. / blocks;
+  return share < 48. ? share : 48.;
+}
 constexpr double kClocksPerLayer = 1500.;       // barriers, narrow products, the walk
-constexpr double kClocksFirstRow = 1250., kClocksMoreRows = 750.;  // latency kernel, two hidden layers of 256 units
+constexpr double kClocksFirstRow = 1900., kClocksMoreRows = 750.;  // latency kernel, two hidden layers of 256 units
 constexpr int kLatencyRowRules[] = {1, 2, 4, 8};
 
 inline int64_t tiles_of(int64_t states, int candidates, int rows) {
@@ -81,14 +86,15 @@ inline Choice choose_generic(const Layout& layout, int action_dim, const DeviceT
     const int64_t tiles = tiles_of(states, candidates, rule.rows);
     const double waves = double((tiles + device.multiprocessors - 1) / device.multiprocessors);
     const double multiply = 2. * double(layout.weights) * rule.rows / (128. * rule.efficiency);
-    const double stream = 2. * 4. * double(layout.weights) / kStreamedBytesPerClock;
+    const int blocks = int(tiles < device.multiprocessors ? tiles : device.multiprocessors);
+    const double stream = 2. * 4. * double(layout.weights) / streamed_bytes_per_clock(blocks);
     const double clocks = waves * double(rounds_of(candidates, rule.rows)) *
                           ((multiply > stream ? multiply : stream) + kClocksPerLayer * double(layout.stages.size()));
     if (best.rows && clocks >= best.clocks) continue;
     best.kernel = Kernel::generic;
     best.clocks = clocks;
     best.rows = rule.rows;
-    best.blocks = int(tiles < device.multiprocessors ? tiles : device.multiprocessors);
+    best.blocks = blocks;
     best.tile = memory;
     best.folded_floats = int64_t(best.blocks) * layout.base_units * rule.rows;
   }
@@ -104,6 +110,10 @@ inline Choice choose_latency(const LatencyLayout& layout, const DeviceTraits& de
   if (device.capability < 90) {
     best.reason = "the latency kernel needs compute capability 9.0 (clusters), the device has " +
                   std::to_string(device.capability / 10) + "." + std::to_string(device.capability % 10);
+    return best;
+  }
+  if (!device.clusters) {
+    best.reason = "the latency kernel was not compiled for this device (CMAKE_CUDA_ARCHITECTURES)";
     return best;
   }
   if (!layout.refusal.empty()) {
@@ -140,7 +150,9 @@ inline Choice choose_latency(const LatencyLayout& layout, const DeviceTraits& de
 
 constexpr int kTensorRows[] = {128, 64, 32};
 constexpr int kTensorSmallest = 32;
-constexpr double kMmaClocks = 2. / 2680.;        // per multiply-add: mma.sync with 8 warps, 63 % of the tensor cores' peak
+// Clocks of mma.sync per multiply-add, 8 warps: 63 % of the tensor cores' peak on 9.0 and later, which other instructions
+// reach; about 90 % of it on 8.0 (2048 FLOP a clock) and on 8.6 and 8.9, where float32 sums halve it (512).
+inline double mma_clocks(int capability) { return 2. / (capability >= 90 ? 2680. : capability == 80 ? 1850. : 460.); }
 constexpr double kSharedBytesPerClock = 128.;
 constexpr double kClocksPerStage = 1200.;        // what follows a product: its sums stored, masked, read again
 
@@ -185,10 +197,11 @@ inline Choice choose_tensor(const TensorLayout& layout, int action_dim, const De
     // A warp's operands per product: its rows and its outputs, from shared memory; `work` counts three products for two parts.
     const int down = rows > 64 ? rows / 64 : 1, across = 8 / down;
     const double each = layout.parts == 2 ? 2. / 3. : 1.;
-    const double multiply = layout.work * rows * kMmaClocks;
+    const double multiply = layout.work * rows * mma_clocks(device.capability);
     const double shared = layout.work * each * 2. * (across * double(rows) + (down + 1) * double(kPanel)) / kPanel /
                           kSharedBytesPerClock;
-    const double streamed = layout.stream_bytes / kStreamedBytesPerClock;
+    const int blocks = int(tiles < device.multiprocessors ? tiles : device.multiprocessors);
+    const double streamed = layout.stream_bytes / streamed_bytes_per_clock(blocks);
     double clocks = multiply > shared ? multiply : shared;
     if (streamed > clocks) clocks = streamed;
     const double clocks_of_all = waves * double(rounds) *
@@ -198,7 +211,7 @@ inline Choice choose_tensor(const TensorLayout& layout, int action_dim, const De
     best.kernel = Kernel::tensor;
     best.rows = rows;
     best.tiles = tiles;
-    best.blocks = int(tiles < device.multiprocessors ? tiles : device.multiprocessors);
+    best.blocks = blocks;
     best.tensor = memory;
     best.folded_floats = layout.fold ? int64_t(best.blocks) * layout.base_panels * kPanel * rows : 0;
   }

@@ -22,8 +22,6 @@ struct LanesOfRow {
     for (int step = 16; step >= 1; step /= 2) x += shuffle_xor(x, step);
     return x;
   }
-  // Bounds have 32 entries; those beyond the action are 0 and keep their lanes there.
-  DTAG_MEMBER static float of(const float* numbers, int) { return numbers[lane_index()]; }
 };
 
 struct LaneWalk {
@@ -31,18 +29,31 @@ struct LaneWalk {
   float q = 0.f, q_first = 0.f, q_best = 0.f;
   int32_t steps = 0, alive = 0, best_index = 0;
 
-  using Walk = WalkOf<float*, int32_t*, LanesOfRow>;
+  // Bounds of this lane's dimension. Those of lanes without one are 0 and keep them there.
+  float lower = 0.f, upper = 0.f;
+
+  struct Walk : WalkOf<float*, int32_t*, LanesOfRow> {
+    float lower, upper;
+    DTAG_MEMBER float low(const Settings&, int) const { return lower; }
+    DTAG_MEMBER float high(const Settings&, int) const { return upper; }
+  };
   DTAG_MEMBER Walk view() {
-    return {1,   1,      &action, &start,      &best, &grad,    &first_moment, &second_moment,
-            &lr, &steps, &alive,  &best_index, &q,    &q_first, &q_best};
+    return {{1,   1,      &action, &start,      &best, &grad,    &first_moment, &second_moment,
+             &lr, &steps, &alive,  &best_index, &q,    &q_first, &q_best},
+            lower,
+            upper};
   }
 
   // Row r as TileRows::begin left it.
-  DTAG_MEMBER void read(const cuda::LatencyMemory& m, int dims, int r) {
+  DTAG_MEMBER void read(const cuda::LatencyMemory& m, const Settings& s, int dims, int r) {
     const auto of_row = [&](uint32_t offset) DTAG_LAMBDA { return shared_part<int32_t>(offset, cuda::kLatencyRows) + r; };
     if (lane_index() < dims) {
       action = start = best = number(m.action, dims, r);
       lr = number(m.lr, dims, r);
+      if (s.low) {
+        lower = s.low[lane_index()];
+        upper = s.high[lane_index()];
+      }
     }
     steps = *of_row(m.steps);
     alive = *of_row(m.alive);
@@ -61,11 +72,11 @@ struct LaneWalk {
   // Q and gradient of row r from what the blocks sent: per row, action_dim numbers and Q, to be added over the blocks of a
   // member and reduced over the members.
   DTAG_MEMBER void take_result(const cuda::LatencyParams& p, const Exchange& result, int r) {
-    result.wait();
     const int dims = p.program.action_dim, slices = p.program.slices, first = r * (dims + 1);
     const int mine = first + (lane_index() < dims ? lane_index() : dims);
     const Reduce reduce = p.settings.reduce;
     const float share = 1.f / float(p.program.member_count);
+    result.wait();
     for (int e = 0; e < p.program.member_count; ++e) {
       float q_member = 0.f, g_member = 0.f;
       for (int s = 0; s < slices; ++s) {

@@ -46,7 +46,8 @@ class LatencyKernel {
       : p_(params), m_(params.memory), rows_(params.rows), dims_(params.program.action_dim),
         slice_(cluster_rank() % params.program.slices), member_(params.program.members[cluster_rank() / params.program.slices]),
         result_(exchange(cuda::kResult, 0, cluster_size())), norm_forward_(exchange(cuda::kNormForward)),
-        norm_backward_(exchange(cuda::kNormBackward)), third_(exchange(cuda::kThirdLayer)) {}
+        norm_backward_(exchange(cuda::kNormBackward)), third_(exchange(cuda::kThirdLayer)),
+        first_to_(thread_index() / m_.count[cuda::kResult]), first_c_(thread_index() % m_.count[cuda::kResult]) {}
 
   DTAG_MEMBER void run() {
     load_weights();
@@ -117,6 +118,7 @@ class LatencyKernel {
       third_matrix_.load(numbers(member_.third) + mine * kWidth, m_.rest + uint32_t(Shape::kRestFloats) * 4);
     else
       last_weight_ = numbers(member_.last)[mine + my_row()];
+    if (slice_ == 0 && thread_index() == 0) last_bias_ = *numbers(member_.last_bias);  // one thread of a member tells it
     if (thread_index() == 0) {
       result_.init();
       if (p_.norm_second) {
@@ -421,21 +423,23 @@ class LatencyKernel {
               share[j] += wide(m_.q_terms, r)[u];
           }
         });
-        if (slice_ == 0 && thread_index() == 0)
-          DTAG_UNROLL
-          for (int j = 0; j < 8; ++j)
-            if (from + j == dims_) share[j] += *numbers(member_.last_bias);
+        DTAG_UNROLL
+        for (int j = 0; j < 8; ++j)
+          if (from + j == dims_) share[j] += last_bias_;
         const float sum = transpose_reduce<8>(share);
         if (reduced_first<8>() && from + reduced_index<8>() <= dims_) sums(warp_index(), r)[from + reduced_index<8>()] = sum;
       }
     if (thread_index() == 0) result_.expect();
     sync_block();
-    const int count = rows_ * (dims_ + 1);
-    for (int at = thread_index(); at < count * cluster_size(); at += kLatencyThreads) {
-      const int to = at / count, c = at % count, r = c / (dims_ + 1), k = c % (dims_ + 1);
+    for (int at = thread_index(), to = first_to_, c = first_c_; at < m_.count[cuda::kResult] * cluster_size();) {
+      const int r = c / (dims_ + 1), k = c % (dims_ + 1);
       float sum = sums(0, r)[k];
       for (int w = 1; w < kLatencyWarps; ++w) sum += sums(w, r)[k];
       result_.send(to, c, sum);
+      at += kLatencyThreads;
+      if (at >= m_.count[cuda::kResult] * cluster_size()) break;
+      to = at / m_.count[cuda::kResult];
+      c = at % m_.count[cuda::kResult];
     }
   }
 
@@ -464,7 +468,7 @@ class LatencyKernel {
     const bool walks = warp_index() < rows_, tells = walks && cluster_rank() == 0 && p_.call.trace_q;
     LaneWalk w;
     if (walks) {
-      w.read(m_, dims_, warp_index());
+      w.read(m_, p_.settings, dims_, warp_index());
       publish(w);
     }
     sync_block();
@@ -481,6 +485,8 @@ class LatencyKernel {
         else
           sync_block();  // the terms of Q
         send_result(more);
+        // Here it costs nothing: the blocks' numbers are under way.
+        if (more && p_.settings.optimizer == Optimizer::adam && walks) clock.tick(p_.settings);
         if (walks) w.take_result(p_, result_, warp_index());
         result_.next();
       }
@@ -490,7 +496,6 @@ class LatencyKernel {
         if (tells) trace(rows.row(state, first, warp_index()), i, stood, more && w.alive != 0, w);
       }
       if (walks && more) {
-        if (p_.settings.optimizer == Optimizer::adam) clock.tick(p_.settings);
         walk_step<float>(w.view(), p_.settings, clock, i);
         publish(w);
       }
@@ -518,7 +523,8 @@ class LatencyKernel {
   const LatencyMember& member_;
   Exchange result_, norm_forward_, norm_backward_, third_;
   Slice<Shape> second_, third_matrix_;
-  float second_bias_ = 0.f, last_weight_ = 0.f;
+  float second_bias_ = 0.f, last_weight_ = 0.f, last_bias_ = 0.f;
+  const int first_to_, first_c_;  // what this thread sends first: to whom, which number
 };
 
 template <class Shape>

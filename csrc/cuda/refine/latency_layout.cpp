@@ -1,7 +1,6 @@
 #include "cuda/refine/latency_layout.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace dtag::cuda {
 namespace {
@@ -66,7 +65,7 @@ LatencyLayout::LatencyLayout(const Program& program, bool bounded) {
   for (const Available& shape : kAvailable) {
     if (quads || 128 * shape.quads < whole) continue;
     for (int rows : shape.rows)
-      if (!quads && rows >= needed) {
+      if (!quads && rows >= needed && (rows < 16 || depth == 2)) {
         quads = shape.quads;
         rows_each = rows;
       }
@@ -79,8 +78,8 @@ LatencyLayout::LatencyLayout(const Program& program, bool bounded) {
   read(program);
   if (!refusal.empty()) return;
   if (bounded) {
-    low = pieces.add("low", 0, 0, 1, program.action_dim, 32, 1);  // a lane each
-    high = pieces.add("high", 0, 0, 1, program.action_dim, 32, 1);
+    low = pieces.add("low", 0, 0, 1, program.action_dim);
+    high = pieces.add("high", 0, 0, 1, program.action_dim);
   }
 }
 
@@ -130,12 +129,6 @@ void LatencyLayout::read(const Program& program) {
     }
     members.push_back(m);
   }
-}
-
-std::vector<unsigned char> LatencyLayout::tables() const {
-  std::vector<unsigned char> bytes(members.size() * sizeof(LatencyMember) + 16);
-  std::memcpy(bytes.data(), members.data(), members.size() * sizeof(LatencyMember));
-  return bytes;
 }
 
 }  // namespace dtag::cuda

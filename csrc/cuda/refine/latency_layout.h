@@ -21,7 +21,6 @@ struct LatencyLayout {
   LatencyLayout(const Program& program, bool bounded);
 
   int cluster() const { return int(members.size()) * slices; }
-  std::vector<unsigned char> tables() const;
 
  private:
   void read(const Program& program);

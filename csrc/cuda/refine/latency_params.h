@@ -76,17 +76,18 @@ struct LatencyMemory {
 };
 
 struct LatencyProgram {
-  const LatencyMember* members;
   const float* numbers;
   int32_t state_dim, action_dim, member_count, slices;
+  LatencyMember members[kLatencyCluster];
 };
 
+// One launch; a member's description comes with the parameters, which are cached where every iteration can read them.
 struct LatencyParams {
   LatencyProgram program;
   Settings settings;
   Call call;
   LatencyMemory memory;
-  int32_t rows;  // of a cluster, at most kLatencyRows
+  int32_t rows;         // of a cluster, at most kLatencyRows
   int32_t norm_second;  // some member has LayerNorm after its second layer
 };
 

@@ -7,8 +7,10 @@
 
 namespace dtag::cuda {
 
-// The device numbered as torch does. Throws when there is none.
+// The device numbered as torch does. Throws when there is none, or none that the build has code for.
 DeviceTraits device_traits(int device);
+// Whether the build has the latency kernel's code for the device: it is compiled for fewer than the others.
+bool has_latency(int device);
 
 // Queue a kernel on `stream` (a cudaStream_t) of `device`; wait for nothing and allocate nothing.
 void launch_generic(const GenericParams& params, const Choice& choice, int device, void* stream);
@@ -24,7 +26,7 @@ void with_latency_shape(const LatencyLayout& l, F f) {
   if (l.quads == 1) return of_depth.template operator()<1, 8>();
   if (l.quads == 2 && l.rows_each == 4) return of_depth.template operator()<2, 4>();
   if (l.quads == 2 && l.rows_each == 8) return of_depth.template operator()<2, 8>();
-  if (l.quads == 2) return of_depth.template operator()<2, 16>();
+  if (l.quads == 2) return f.template operator()<LatencyShape<2, 16, 2>>();
   of_depth.template operator()<4, 8>();
 }
 

@@ -45,7 +45,7 @@ class TileRows {
         w.lr[k * kRows] = at < 0 ? 0.f : c_.lr_values ? c_.lr_values[b * c_.lr_row_stride + k * c_.lr_dim_stride] : c_.lr;
         w.grad[k * kRows] = 0.f;
       }
-      *w.steps = at < 0 ? 0 : c_.row_steps ? c_.row_steps[b] : c_.steps;
+      *w.steps = at < 0 ? 0 : c_.row_steps ? between(c_.row_steps[b], 0, c_.steps) : c_.steps;
       *w.alive = at < 0 ? 0 : -1;
       *w.best_index = 0;
       *w.q = 0.f;
@@ -105,6 +105,9 @@ class TileRows {
 
  private:
   using Walk = WalkOf<Shared<float>, Shared<int32_t>>;
+
+  // Nobody has checked numbers of steps that only the device knows: traces have no room for more.
+  DTAG_MEMBER static int between(int x, int low, int high) { return x < low ? low : x > high ? high : x; }
 
   DTAG_MEMBER Walk walk(int r) const {
     const auto floats = [&](uint32_t offset, int units) DTAG_LAMBDA { return shared_part<float>(offset, int64_t(units) * kRows) + r; };

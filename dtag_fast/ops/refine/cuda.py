@@ -31,7 +31,7 @@ def why_not(
         return f"it needs compute capability 8.0, which {torch.cuda.get_device_name(device)} lacks"
     try:
         executor = CudaExecutor(program, options, precision, device=device)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # RuntimeError: driver or GPU cannot run what was built
         return str(error)
     return executor.refusal()
 
@@ -124,7 +124,12 @@ class CudaExecutor:
         return "; ".join([reason, *others]) if kernel == "none" else None
 
     def repack(self, program: CriticProgram) -> None:
-        """Write a program's numbers in place, on the current stream, so that captured graphs see them too."""
+        """Write a program's numbers in place, on the current stream, so that captured graphs see them too.
+
+        Raises:
+            RuntimeError: the stream is being captured, which would record the writing without doing it.
+        """
+        self._refuse_capture("the critic's weights changed: call the Refiner or refresh() before the capture")
         with self._lock, torch.no_grad():
             self._program = program
             for form in self._forms.values():
@@ -141,7 +146,14 @@ class CudaExecutor:
         info: InfoBuffers | None,
     ) -> None:
         """See Executor.run."""
-        batch, candidates, _ = actions.shape
+        batch, candidates, width = actions.shape
+        if candidates > 1 and _overlap(
+            out, actions
+        ):  # rounds of later candidates would read what was written
+            apart = torch.empty(batch, width, device=out.device)
+            self.run(states, actions, apart, steps=steps, lr=lr, info=info)
+            out.copy_(apart)
+            return
         kernel, _, folded_floats, reason, _ = self._plan.choice(batch, candidates, **self._only)
         if kernel == "none":
             raise ValueError(f"refine: the cuda backend cannot run this call: {reason}")
@@ -152,28 +164,43 @@ class CudaExecutor:
             most = info.trace_q.shape[0] - 1 if traced else MOST_STEPS
         else:
             most = steps
-        self._plan.run(
-            **call_arguments(states, actions, out, steps, most, lr, info),
-            numbers=form.numbers.data_ptr(),
-            tables=form.tables.data_ptr(),
-            folded=folded.data_ptr(),
-            folded_floats=folded_floats,
-            stream=torch.cuda.current_stream(self.device).cuda_stream if self.device.type == "cuda" else 0,
-            **self._only,
-        )
+        on_gpu = self.device.type == "cuda"  # or on its stand-in, in tests
+        with self._lock:  # not between the many copies of a repack in another thread
+            self._plan.run(
+                **call_arguments(states, actions, out, steps, most, lr, info),
+                numbers=form.numbers.data_ptr(),
+                tables=form.tables.data_ptr(),
+                folded=folded.data_ptr(),
+                folded_floats=folded_floats,
+                stream=torch.cuda.current_stream(self.device).cuda_stream if on_gpu else 0,
+                **self._only,
+            )
 
     def _form(self, kernel: str) -> _Form:
         with self._lock, torch.no_grad():
             form = self._forms.get(kernel)
             if form is None:
+                self._refuse_capture(
+                    f"the {kernel} kernel runs for the first time: call the Refiner with this batch before"
+                )
                 form = _Form(self._plan, kernel, self._options, self.device)
                 form.write(self._members(), self._program.state_dim)
                 self._forms[kernel] = form
         return form
 
+    def _refuse_capture(self, reason: str) -> None:
+        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(f"refine: not while a CUDA graph is captured, because {reason}")
+
     def _members(self) -> Sequence[tuple[Layer, ...]]:
         members = self._program.members
         return members if self._member is None else (members[self._member],)
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether two contiguous tensors share memory."""
+    ends = (a.data_ptr() + a.nbytes, b.data_ptr() + b.nbytes)
+    return a.data_ptr() < ends[1] and b.data_ptr() < ends[0]
 
 
 def _source(

@@ -175,14 +175,14 @@ def fit_lr(lr: float | Tensor, batch: int, width: int, device: torch.device) -> 
     return lr.to(device).contiguous()
 
 
-def restore(result: Tensor, original: Tensor, bounds: tuple[np.ndarray, np.ndarray] | None) -> Tensor:
+def restore(result: Tensor, original: Tensor, bounds: tuple[Tensor, Tensor] | None) -> Tensor:
     """`result` (B, A) in the dtype of `original`; what the loop left at a_0 keeps the bits of a_0.
 
     Bounds apply once more in that dtype, so that rounding does not step over them.
     """
     start, a_0, rounded = original.to(result.dtype), original, result.to(original.dtype)
     if bounds is not None:
-        low, high = (torch.tensor(b, device=result.device) for b in bounds)
+        low, high = bounds
         start = start.clamp(low.float(), high.float())
         a_0, rounded = (x.clamp(low.to(x.dtype), high.to(x.dtype)) for x in (a_0, rounded))
     return torch.where((result == start) | (result.isnan() & start.isnan()), a_0, rounded)

@@ -46,7 +46,8 @@ class Refiner:
 
     Weights are packed at the first call, and again when a parameter's version changed or a parameter was
     replaced. Call `refresh()` after changes that show neither: writes through `.data`, CUDA graph replays,
-    changes of the module's structure. Safe to call from several threads.
+    changes of the module's structure. Safe to call from several threads; on a GPU their streams are ordered
+    by the caller, as for any tensor that is written on one of them (packing is such a write).
     """
 
     def __init__(
@@ -242,8 +243,13 @@ class Refiner:
             binding.executor.run(s, a, target, steps=steps, lr=lr, info=buffers)
         if exact:
             return target.to(torch.float32)
-        winner = torch.zeros(batch, dtype=torch.long) if candidates == 1 else buffers.best_candidate.long()
-        original = actions[torch.arange(batch, device=a.device), winner.to(a.device)]
+        if candidates == 1:
+            original = actions[:, 0]
+        else:
+            original = actions[torch.arange(batch, device=a.device), buffers.best_candidate.long()]
+        if binding.bounds is not None and not isinstance(binding.bounds[0], Tensor):
+            # Once: a copy from the host at every call would wait for the GPU.
+            binding.bounds = tuple(torch.tensor(bound, device=a.device) for bound in binding.bounds)
         return inputs.restore(target, original, binding.bounds)
 
     def _remember(self, binding: Binding, s: Tensor, a: Tensor, steps, lr, return_info) -> None:

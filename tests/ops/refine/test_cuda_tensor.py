@@ -314,6 +314,6 @@ def test_the_rule_takes_larger_tiles_for_larger_batches():
     set_device(multiprocessors=132)
     executor = tensor(make_program(hidden=(256, 256)), make_options())
     assert [executor.describe_call(b)[0] for b in (1, 4096, 65536)] == [
-        f"tensor kernel, tiles of {rows} rows, bf16" for rows in (32, 32, 128)
+        f"tensor kernel, tiles of {rows} rows, bf16" for rows in (32, 64, 128)
     ]
     assert executor.refusal() is None

@@ -147,9 +147,8 @@ class CudaExecutor:
     ) -> None:
         """See Executor.run."""
         batch, candidates, width = actions.shape
-        if candidates > 1 and _overlap(
-            out, actions
-        ):  # rounds of later candidates would read what was written
+        if candidates > 1 and _overlap(out, actions):
+            # Later rounds of candidates would read what the first has written.
             apart = torch.empty(batch, width, device=out.device)
             self.run(states, actions, apart, steps=steps, lr=lr, info=info)
             out.copy_(apart)

@@ -124,11 +124,21 @@ def dynamic_bytes(kernel: str, declared: dict[str, int]) -> int | None:
     return max((size for pattern, size in declared.items() if fnmatchcase(kernel, pattern)), default=None)
 
 
+def targets(file: Path, architectures: list[str]) -> list[str]:
+    """The architectures a file is compiled for: all, or those its first line names."""
+    first = file.read_text().partition("\n")[0]
+    least = re.fullmatch(r"// For compute capability (\d+)\.(\d) and later.*", first)
+    if least is None:
+        return architectures
+    return [a for a in architectures if int(re.sub(r"\D", "", a)) >= int(least[1] + least[2])]
+
+
 def check(source: Path, flags: list[str], folder: Path, declared: dict[str, int], jobs: int):
     """(kernels of the result, sentences about what is wrong)."""
     cuobjdump = find_cuobjdump()
     architectures = known(ARCHITECTURES)
-    work = [(file, arch) for file in sorted(source.rglob("*.cu")) for arch in architectures]
+    files = sorted(source.rglob("*.cu"))
+    work = [(file, arch) for file in files for arch in targets(file, architectures)]
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(jobs) as pool:
         cubins = [Path(temporary, f"{i}.cubin") for i in range(len(work))]
         done = list(pool.map(lambda w, c: compile_for(*w, flags, folder, c), work, cubins))

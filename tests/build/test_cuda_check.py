@@ -166,6 +166,15 @@ def test_the_table_of_the_documents(tool, tmp_path, sass, note):
     assert note in text and "nvcc 13.0.88" in text
 
 
+def test_a_file_may_name_the_least_capability_it_is_for(tool, tmp_path):
+    file = tmp_path / "kernel.cu"
+    architectures = ["sm_80", "sm_90a", "sm_100"]
+    file.write_text("#include <cuda_runtime.h>\n")
+    assert tool("cuda_check").targets(file, architectures) == architectures
+    file.write_text("// For compute capability 9.0 and later: clusters of blocks.\n")
+    assert tool("cuda_check").targets(file, architectures) == ["sm_90a", "sm_100"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc")
 def test_a_spilling_kernel_is_found(tool, tmp_path, capsys):

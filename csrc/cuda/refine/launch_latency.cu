@@ -1,3 +1,4 @@
+// For compute capability 9.0 and later: clusters of blocks.
 #include "cuda/refine/cuda_calls.h"
 #include "cuda/refine/launch.h"
 #ifndef DTAG_NO_CLUSTERS  // its words are unknown to devices without clusters

@@ -18,6 +18,9 @@ if (
 ):  # not imported: it would fix the interpreter's choice for all tests
     pytest.skip("triton is not installed", allow_module_level=True)
 
+if not (ROOT / "tools").exists():
+    pytest.skip("not in a source tree", allow_module_level=True)
+
 EVERYTHING = """
 import numpy as np, sys, torch
 from dtag_fast.ops.refine.options import Adam, ClipNorm, Radius, RefineOptions, RMSprop, SGD

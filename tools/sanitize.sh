@@ -13,15 +13,10 @@ fuzz_plan=$(ls -t build/*-address-undefined/fuzz_plan | head -n 1)
 echo "$fuzz_plan"
 "$fuzz_plan"
 
-# Python itself is not sanitized, so the runtime must be loaded before it; libstdc++ too, or the runtime cannot see exceptions.
-compiler=${CXX:-c++}
-library() { $compiler -print-file-name="$1"; }
-runtime=$(library libasan.so)
-if [ ! -e "$runtime" ]; then
-    runtime=$(library "libclang_rt.asan-$(uname -m).so") # clang's name for it
-fi
+# What a Python that is not sanitized itself must load before all else.
+preload=$("$python" -c "from tools.simt import runtime_libraries; print(runtime_libraries())")
 # Leaks are not looked for here: Python keeps memory to the end on purpose.
 for fuzz in tests/csrc/fuzz_*.py; do
-    ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$site LD_PRELOAD="$runtime $(library libstdc++.so)" "$python" "$fuzz"
+    ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$site LD_PRELOAD="$preload" "$python" "$fuzz"
 done
 echo "sanitizers: nothing found"

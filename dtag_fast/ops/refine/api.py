@@ -63,11 +63,11 @@ def refine(
         gradient: "raw", "unit" (g / ||g||) or ClipNorm(c).
         radius: None, r for ||a_i - a_0||_inf <= r, or Radius(r, "l2").
         select: "best" of all iterates (the earliest on ties), or "last".
-        precision: "highest" (fp32), "high" (tf32 on NVIDIA GPUs), "medium" (bf16 weights, fp32 sums), or None
-            for torch.get_float32_matmul_precision().
+        precision: "highest" (fp32), "high" (on NVIDIA GPUs bf16x3 or tf32), "medium" (bf16 weights, fp32
+            sums), or None for torch.get_float32_matmul_precision().
         backend: None for the first of these that can run the call, or its name to insist; see `explain`.
-            "triton": on a GPU, compiled at the first call. "cpu": compiled, host tensors. "torch": the
-            reference, everywhere.
+            "cuda": compiled, NVIDIA GPUs. "triton": any GPU, compiled at the first call. "cpu": compiled,
+            host tensors. "torch": the reference, everywhere.
         return_info: True adds a RefineInfo, "trace" one with every iterate.
 
     Returns:

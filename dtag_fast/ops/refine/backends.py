@@ -77,32 +77,34 @@ class Choice:
     slow_reason: str = ""
 
 
+_PRECISIONS: dict[str, dict[str, tuple[str, str]]] = {  # backend -> setting -> precision, and what that means
+    "cpu": {
+        "highest": ("fp32", "fp32"),
+        "high": ("fp32", "fp32, as the CPU has no tf32"),
+        "medium": ("bf16", "bf16 weights, fp32 accumulation"),
+    },
+    "cuda": {
+        "highest": ("fp32", "fp32"),
+        "high": ("bf16x3", "hidden layers in bf16x3 (three products of halves) or better"),
+        "medium": ("bf16", "hidden layers in bf16 or better, fp32 accumulation"),
+    },
+    "triton": {
+        "highest": ("fp32", "fp32"),
+        "high": ("tf32", "tf32, fp32 accumulation"),
+        "medium": ("bf16", "bf16 weights and layer inputs, fp32 accumulation"),
+    },
+}
+
+
 def precision_of(backend: str, setting: str) -> tuple[str, str]:
     """What "highest", "high" and "medium" mean on a backend, and why."""
-    if backend == "cpu":
-        if setting == "medium":
-            return "bf16", 'precision "medium": bf16 weights, fp32 accumulation'
-        if setting == "high":
-            return "fp32", 'precision "high": fp32, as the CPU has no tf32'
-        return "fp32", 'precision "highest": fp32'
-    if backend == "cuda":
-        if setting == "medium":
-            return "bf16", 'precision "medium": hidden layers in bf16 or better, fp32 accumulation'
-        if setting == "high":
-            return "bf16x3", 'precision "high": hidden layers in bf16x3 (three products of halves) or better'
-        return "fp32", 'precision "highest": fp32'
-    if backend == "triton":
-        if setting == "medium":
-            return "bf16", 'precision "medium": bf16 weights and layer inputs, fp32 accumulation'
-        if setting == "high" and torch.version.hip is None:
-            return "tf32", 'precision "high": tf32, fp32 accumulation'
-        if setting == "high":
-            return "fp32", 'precision "high": fp32, as most AMD GPUs have no tf32'
-        return "fp32", 'precision "highest": fp32'
-    return (
-        "fp32",
-        f'precision "{setting}": the loop is fp32; the critic follows torch.set_float32_matmul_precision',
-    )
+    if backend not in _PRECISIONS:
+        found = "fp32", "the loop is fp32; the critic follows torch.set_float32_matmul_precision"
+    elif backend == "triton" and setting == "high" and torch.version.hip is not None:
+        found = "fp32", "fp32, as most AMD GPUs have no tf32"
+    else:
+        found = _PRECISIONS[backend][setting]
+    return found[0], f'precision "{setting}": {found[1]}'
 
 
 def why_not(

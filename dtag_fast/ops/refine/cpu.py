@@ -17,7 +17,8 @@ from torch import Tensor
 
 from .executor import InfoBuffers
 from .openmp import share_threads
-from .options import SGD, Adam, ClipNorm, RefineOptions
+from .options import RefineOptions
+from .plan_arguments import call_arguments, plan_settings
 from .program import Activation, CriticProgram, LayerNorm, Linear
 from .watch import Seen
 
@@ -103,9 +104,8 @@ class CpuExecutor:
 
     def describe_call(self, states: int, candidates: int, steps: int) -> tuple[str, list[str]]:
         """See Executor.describe_call."""
-        how = (
-            "one row at a time" if self.kernel_for(states * candidates, steps) == "rows" else "tiles of rows"
-        )
+        kernel = self.kernel_for(states * candidates, steps)
+        how = "one row at a time" if kernel == "rows" else "tiles of rows"
         return f"{how}, {self.isa}", []
 
     def repack(self, program: CriticProgram) -> None:
@@ -145,106 +145,6 @@ class CpuExecutor:
     def _members(self, program: CriticProgram) -> list[list[tuple]]:
         members = program.members if self._member is None else (program.members[self._member],)
         return [[_layer(layer) for layer in layers] for layers in members]
-
-
-def plan_settings(program: CriticProgram, options: RefineOptions) -> tuple[dict, int | None]:
-    """The options as the compiled plans take them, and the one member to keep, or None for all.
-
-    Raises:
-        ValueError: for a member number outside the ensemble.
-    """
-    reduce = program.reduction or options.reduce
-    member = reduce if isinstance(reduce, int) else None
-    if member is not None and not -len(program.members) <= member < len(program.members):
-        raise ValueError(f"reduce: expected a member in 0..{len(program.members) - 1}, got {member}")
-    settings = {
-        "reduce": "min" if member is not None else reduce,
-        "gradient": "clip" if isinstance(options.gradient, ClipNorm) else options.gradient,
-        "clip": options.gradient.limit if isinstance(options.gradient, ClipNorm) else 1.0,
-        "radius_norm": options.radius.norm if options.radius else "none",
-        "radius": options.radius.limit if options.radius else 0.0,
-        "select": options.select,
-        **_optimizer(options),
-    }
-    return settings, member
-
-
-def call_arguments(
-    states: Tensor,
-    actions: Tensor,
-    out: Tensor,
-    steps: int | Tensor,
-    most_steps: int,
-    lr: float | Tensor,
-    info: InfoBuffers | None,
-) -> dict:
-    """The arguments of Executor.run as the compiled plans take them: arrays by address."""
-    batch, candidates, _ = actions.shape
-    call = {
-        "states": states.data_ptr(),
-        "state_stride": states.stride(0),
-        "actions": actions.data_ptr(),
-        "out": out.data_ptr(),
-        "batch": batch,
-        "candidates": candidates,
-        "steps": most_steps,
-    }
-    if isinstance(steps, Tensor):
-        call["row_steps"] = steps.data_ptr()
-    if isinstance(lr, Tensor):
-        rows, dims = lr.shape
-        call |= {
-            "lr_values": lr.data_ptr(),
-            "lr_row_stride": dims if rows > 1 else 0,
-            "lr_dim_stride": 1 if dims > 1 else 0,
-        }
-    else:
-        call["lr"] = lr
-    if info is not None:
-        call |= {
-            "q_first": info.q_0.data_ptr(),
-            "q_best": info.q_best.data_ptr(),
-            "best_index": info.best_index.data_ptr(),
-            "best_candidate": info.best_candidate.data_ptr(),
-        }
-        if info.trace_actions is not None:
-            call |= {
-                "trace_actions": info.trace_actions.data_ptr(),
-                "trace_q": info.trace_q.data_ptr(),
-                "trace_grad": info.trace_grad.data_ptr(),
-            }
-    return call
-
-
-def _optimizer(options: RefineOptions) -> dict:
-    optimizer = options.optimizer
-    if isinstance(optimizer, SGD):
-        return {
-            "optimizer": "sgd",
-            "optimizer_options": {"momentum": optimizer.momentum, "nesterov": optimizer.nesterov},
-        }
-    if isinstance(optimizer, Adam):
-        beta1, beta2 = optimizer.betas
-        return {
-            "optimizer": "adam",
-            "optimizer_options": {"beta1": beta1, "beta2": beta2, "eps": optimizer.eps},
-        }
-    return {
-        "optimizer": "rmsprop",
-        "optimizer_options": {"alpha": optimizer.alpha, "eps": optimizer.eps},
-    }
-
-
-def layer_kinds(layers: tuple[Linear | LayerNorm | Activation, ...]) -> list[tuple]:
-    """A member's layers as the compiled plans take them without numbers."""
-    kinds: list[tuple] = []
-    for layer in layers:
-        if isinstance(layer, Linear):
-            kinds.append(("linear", tuple(layer.weight.shape)))
-        else:
-            norm = isinstance(layer, LayerNorm)
-            kinds.append(("norm", layer.eps) if norm else ("activation", layer.kind, list(layer.params)))
-    return kinds
 
 
 def _layer(layer: Linear | LayerNorm | Activation) -> tuple:

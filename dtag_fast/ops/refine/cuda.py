@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .cpu import _C, call_arguments, layer_kinds, plan_settings
+from .cpu import _C
 from .executor import InfoBuffers
 from .options import RefineOptions
+from .plan_arguments import call_arguments, layer_kinds, plan_settings
 from .program import CriticProgram, Layer, LayerNorm, Linear
 
 MOST_STEPS = 1_000_000  # where only the device knows a call's largest number of steps
@@ -98,7 +100,7 @@ class CudaExecutor:
         core: Any = _C,
     ) -> None:
         self.device = torch.device(program.device if device is None else device)
-        self._options, self._only = options, {"only": kernel or "", "only_rows": rows or 0}
+        self._options = options
         settings, self._member = plan_settings(program, options)
         self._program = program
         self._forms: dict[str, _Form] = {}
@@ -112,15 +114,18 @@ class CudaExecutor:
             device=self.device.index or 0,
             **settings,
         )
+        only = {"only": kernel or "", "only_rows": rows or 0}
+        # (states, candidates) -> kernel, rows, floats of `folded`, reason, reasons of the others
+        self._choice = lru_cache(64)(partial(self._plan.choice, **only))
 
     def describe_call(self, states: int, candidates: int = 1, steps: int = 10) -> tuple[str, list[str]]:
         """See Executor.describe_call."""
-        _, _, _, reason, why_not_others = self._plan.choice(states, candidates, **self._only)
+        _, _, _, reason, why_not_others = self._choice(states, candidates)
         return reason, why_not_others
 
     def refusal(self) -> str | None:
         """Why it can run no call at all, or None."""
-        kernel, _, _, reason, others = self._plan.choice(1, 1, **self._only)
+        kernel, _, _, reason, others = self._choice(1, 1)
         return "; ".join([reason, *others]) if kernel == "none" else None
 
     def repack(self, program: CriticProgram) -> None:
@@ -153,7 +158,7 @@ class CudaExecutor:
             self.run(states, actions, apart, steps=steps, lr=lr, info=info)
             out.copy_(apart)
             return
-        kernel, _, folded_floats, reason, _ = self._plan.choice(batch, candidates, **self._only)
+        kernel, rows, folded_floats, reason, _ = self._choice(batch, candidates)
         if kernel == "none":
             raise ValueError(f"refine: the cuda backend cannot run this call: {reason}")
         form = self._forms.get(kernel) or self._form(kernel)
@@ -172,7 +177,8 @@ class CudaExecutor:
                 folded=folded.data_ptr(),
                 folded_floats=folded_floats,
                 stream=torch.cuda.current_stream(self.device).cuda_stream if on_gpu else 0,
-                **self._only,
+                only=kernel,
+                only_rows=rows,
             )
 
     def _form(self, kernel: str) -> _Form:

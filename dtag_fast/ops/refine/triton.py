@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from .executor import InfoBuffers
-from .options import SGD, Adam, ClipNorm, RefineOptions
+from .options import SGD, Adam, RefineOptions
+from .plan_arguments import radius_norm, reduction_of, walk_settings
 from .program import CriticProgram
 from .triton_layout import DTYPES, Layout, Weights, layout_of
 from .triton_tiles import Tiles, dots_for, launch_options, tiles_for
@@ -89,17 +90,7 @@ def kernel_options(options: RefineOptions) -> KernelOptions:
         values |= {"log_first": _log(first), "log_second": _log(second)}
     else:
         values |= {"optimizer": "rmsprop", "first": optimizer.alpha, "eps": optimizer.eps}
-    clips = isinstance(options.gradient, ClipNorm)
-    return KernelOptions(
-        **values
-        | {
-            "gradient": "clip" if clips else options.gradient,
-            "clip": options.gradient.limit if clips else 1.0,
-            "ball": options.radius.norm if options.radius else "none",
-            "radius": options.radius.limit if options.radius else 0.0,
-            "select": options.select,
-        }
-    )
+    return KernelOptions(**values | {"ball": radius_norm(options)} | walk_settings(options))
 
 
 def _log(beta: float) -> float:
@@ -128,9 +119,7 @@ class TritonExecutor:
         steps: int = 10,
         lr: float = 0.03,
     ) -> None:
-        reduce = program.reduction or options.reduce
-        if isinstance(reduce, int) and not -len(program.members) <= reduce < len(program.members):
-            raise ValueError(f"reduce: expected a member in 0..{len(program.members) - 1}, got {reduce}")
+        reduce = reduction_of(program, options)
         self.device, self.precision = program.device, precision
         self._options = kernel_options(options)
         self._layout = layout_of(program, reduce, precision)

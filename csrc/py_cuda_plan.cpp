@@ -14,7 +14,7 @@ const char* name_of(cuda::Piece::Numbers numbers) {
 cuda::Kernel kernel_of(const std::string& name) {
   return one_of<cuda::Kernel>("kernel", name,
                               {{"", cuda::Kernel::none}, {"generic", cuda::Kernel::generic}, {"latency", cuda::Kernel::latency},
-                               {"tensor", cuda::Kernel::tensor}});
+                               {"tensor", cuda::Kernel::tensor}, {"hopper", cuda::Kernel::hopper}});
 }
 
 }  // namespace
@@ -28,21 +28,23 @@ PyCudaPlan::PyCudaPlan(int state_dim, int action_dim, const py::sequence& member
   layout_ = cuda::Layout(program, bounded);
   latency_ = cuda::LatencyLayout(program, bounded);
   if (parts) tensor_ = cuda::tensor_layout(program, bounded, parts, traits_);
+  if (parts == 1) hopper_ = cuda::HopperLayout(program, bounded);
 }
 
 const cuda::Pieces& PyCudaPlan::pieces_of(const std::string& kernel) const {
   const cuda::Kernel which = kernel_of(kernel);
   if (which == cuda::Kernel::tensor && !tensor_) throw py::value_error("kernel: \"tensor\" is not for fp32");
+  if (which == cuda::Kernel::hopper && !hopper_) throw py::value_error("kernel: \"hopper\" is for bf16 alone");
+  if (which == cuda::Kernel::hopper) return hopper_->pieces;
   return which == cuda::Kernel::latency ? latency_.pieces : which == cuda::Kernel::tensor ? tensor_->pieces : layout_.pieces;
 }
 
 py::bytes PyCudaPlan::tables(const std::string& kernel) const {
   const cuda::Kernel which = kernel_of(kernel);
   pieces_of(kernel);
-  // The latency kernel gets its structure with the launch.
-  const auto bytes = which == cuda::Kernel::latency  ? std::vector<unsigned char>(16)
-                     : which == cuda::Kernel::tensor ? tensor_->tables()
-                                                     : layout_.tables();
+  const auto bytes = which == cuda::Kernel::tensor    ? tensor_->tables()
+                     : which == cuda::Kernel::generic ? layout_.tables()
+                                                      : std::vector<unsigned char>(16);  // it comes with the launch
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
@@ -57,7 +59,7 @@ int64_t PyCudaPlan::numbers(const std::string& kernel) const { return pieces_of(
 
 cuda::Choice PyCudaPlan::choose(int64_t states, int candidates, const std::string& only, int only_rows,
                                 std::vector<std::string>* why) const {
-  const cuda::Layouts layouts{layout_, latency_, tensor_ ? &*tensor_ : nullptr};
+  const cuda::Layouts layouts{layout_, latency_, tensor_ ? &*tensor_ : nullptr, hopper_ ? &*hopper_ : nullptr};
   return cuda::choose(layouts, action_dim_, traits_, states, candidates, {kernel_of(only), only_rows}, why);
 }
 
@@ -90,6 +92,16 @@ void PyCudaPlan::run(const PyCall& given, uintptr_t numbers, uintptr_t tables, u
         choice.rows, latency_.facts.norm[1]};
     std::copy(latency_.members.begin(), latency_.members.end(), params.program.members);
     cuda::launch_latency(params, latency_, choice, device_, reinterpret_cast<void*>(stream));
+    return;
+  }
+  if (choice.kernel == cuda::Kernel::hopper) {
+    settings.low = bound(hopper_->low);
+    settings.high = bound(hopper_->high);
+    cuda::HopperParams params{{first, state_dim_, action_dim_, int32_t(hopper_->members.size()), hopper_->input_steps(), {}},
+                              settings, call, choice.hopper,
+                              choice.rows / cuda::kHopperRows, int32_t(choice.tiles)};
+    std::copy(hopper_->members.begin(), hopper_->members.end(), params.program.members);
+    cuda::launch_hopper(params, *hopper_, choice, device_, reinterpret_cast<void*>(stream));
     return;
   }
   if (choice.kernel == cuda::Kernel::tensor) {

@@ -35,6 +35,7 @@ class PyCudaPlan {
   cuda::Layout layout_;
   cuda::LatencyLayout latency_;
   std::optional<cuda::TensorLayout> tensor_;
+  std::optional<cuda::HopperLayout> hopper_;
   cuda::DeviceTraits traits_;
 };
 

@@ -1,4 +1,5 @@
-"""Compiles every CUDA kernel for each architecture; fails where one spills or takes too much shared memory.
+"""Compiles every CUDA kernel for each architecture; fails where one spills or takes too much shared memory,
+or where ptxas gives up the overlap of warpgroup products.
 
     python -m tools.cuda_check [--source csrc/cuda] [--dynamic FILE] [--out docs/results/cuda-resources.json]
 
@@ -127,6 +128,8 @@ def dynamic_bytes(kernel: str, declared: dict[str, int]) -> int | None:
 def targets(file: Path, architectures: list[str]) -> list[str]:
     """The architectures a file is compiled for: all, or those its first line names."""
     first = file.read_text().partition("\n")[0]
+    if only := re.fullmatch(r"// For compute capability (\d+)\.(\d[af]?) alone.*", first):
+        return [a for a in architectures if a == f"sm_{only[1]}{only[2]}"]
     least = re.fullmatch(r"// For compute capability (\d+)\.(\d) and later.*", first)
     if least is None:
         return architectures
@@ -148,6 +151,8 @@ def check(source: Path, flags: list[str], folder: Path, declared: dict[str, int]
         if error:
             wrong.append(f"{file.relative_to(source)} for {arch}: does not compile.\n{error.strip()}")
             continue
+        for mangled, reason in ptxas.losses(text):
+            wrong.append(f"{ptxas.short_name(*ptxas.demangle([mangled]))} for {arch}: {reason}.")
         found = ptxas.resources(text)
         names = ptxas.demangle([kernel["mangled"] for kernel in found])
         for kernel, name in zip(found, map(ptxas.short_name, names), strict=True):

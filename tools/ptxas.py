@@ -10,6 +10,7 @@ ENTRY = re.compile(r"Compiling entry function '(\w+)' for '(\w+)'")
 PROPERTIES = re.compile(r"Function properties for (\w+)")
 FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers(.*)")
+LOSS = re.compile(r"Potential Performance Loss: (.*) for the function '(\w+)'")
 SASS_FUNCTION = re.compile(r"^\s*Function : (\w+)")
 SASS_INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)")
 ANONYMOUS = re.compile(r"(?:\(anonymous namespace\)|_GLOBAL__N__[0-9a-zA-Z_]+?)::")
@@ -40,6 +41,11 @@ def resources(text: str) -> list[dict]:
                 if amount := re.search(unit, match[2]):
                     found[-1][key] = int(amount[1])
     return found
+
+
+def losses(text: str) -> list[tuple[str, str]]:
+    """(mangled name, reason) of each kernel whose warpgroup products ptxas makes one after the other."""
+    return [(match[2], match[1]) for match in LOSS.finditer(text)]
 
 
 def instructions(text: str) -> dict[str, dict[str, int]]:

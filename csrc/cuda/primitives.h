@@ -1,7 +1,7 @@
 // The words the kernels are written in: indices, shared memory, barriers, shuffles, asynchronous copies, exchange between
-// the blocks of a cluster, matrix products of a warp. Nothing else under csrc/cuda touches any of these, so that the same
-// kernel source also compiles against the second implementation in csrc/simt_host, which runs it on the CPU, threads as
-// fibers, and stops at what a GPU would not forgive (simt_host/machine.h).
+// the blocks of a cluster, matrix products of a warp and (warpgroup.h) of four. Nothing else under csrc/cuda touches any of
+// these, so that the same kernel source also compiles against the second implementation in csrc/simt_host, which runs it on
+// the CPU, threads as fibers, and stops at what a GPU would not forgive (simt_host/machine.h).
 //
 // Everything a warp does together (shuffles, votes, sync_warp, matrix products) is done by all 32 lanes.
 #pragma once
@@ -37,7 +37,7 @@ using Shared = T*;
 // The part at `offset` bytes (a multiple of 16) holding `count` numbers.
 template <class T>
 DTAG_INLINE Shared<T> shared_part(uint32_t offset, int64_t count) {
-  extern __shared__ __align__(16) unsigned char dtag_shared_memory[];
+  extern __shared__ __align__(1024) unsigned char dtag_shared_memory[];
   (void)count;
   return reinterpret_cast<T*>(dtag_shared_memory + offset);
 }
@@ -63,6 +63,12 @@ DTAG_INLINE int shuffle_xor(int x, int mask) { return __shfl_xor_sync(~0u, x, ma
 
 // The compiler moves no access to memory across this; the machine is not asked to do anything.
 DTAG_INLINE void keep_order() { asm volatile("" ::: "memory"); }
+
+// x, of which the compiler knows nothing here: what follows from it is computed anew instead of kept in registers over loops.
+DTAG_INLINE int anew(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
 
 // ---- Copies from global to shared memory that run beside the arithmetic. A thread sees its own after the wait, the
 // others after a barrier behind it. Both addresses 16-byte aligned.
@@ -189,4 +195,5 @@ DTAG_INLINE uint32_t round_tf32(float x) {
 }
 
 }  // namespace dtag::gpu
+#include "cuda/warpgroup.h"
 #endif

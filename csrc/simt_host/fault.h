@@ -20,14 +20,16 @@ enum class FaultKind {
   bytes,              // those that landed and those announced to an mbarrier differ
   phase,              // a wait for one that is not the thread's next, or that it may miss
   exited_block,       // a store into a block that has ended, or may have
+  registers,          // of a warpgroup's product, touched while it was under way
   unrounded,          // a tf32 operand with bits that the product would drop
+  unpublished,        // shared memory that a warpgroup's product reads, without the fence that lets it
   usage,              // an argument outside its range
 };
 
 inline const char* name(FaultKind kind) {
   constexpr const char* names[] = {
       "launch",     "barrier",       "divergence", "unwritten", "race",  "bounds",       "alignment", "foreign block",
-      "async copy", "uninitialised", "arrivals",   "bytes",     "phase", "exited block", "unrounded", "usage"};
+      "async copy", "uninitialised", "arrivals",   "bytes",     "phase", "exited block", "registers", "unrounded", "unpublished", "usage"};
   return names[int(kind)];
 }
 

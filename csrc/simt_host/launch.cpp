@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "cuda/refine/generic_kernel.h"
+#include "cuda/refine/hopper_kernel.h"
 #include "cuda/refine/latency_kernel.h"
 #include "cuda/refine/tensor_kernel.h"
 #include "simt_host/device.h"
@@ -27,6 +28,7 @@ simt::Shape shape_of(const Choice& choice, int cluster, int threads) {
   shape.shared_bytes = choice.shared_bytes();
   shape.shared_limit = simt::device().traits.shared_bytes;
   shape.seed = simt::device().seed;
+  shape.capability = simt::device().traits.capability;
   return shape;
 }
 
@@ -40,6 +42,13 @@ void launch(const GenericParams& params, const Choice& choice) {
 void launch_latency(const LatencyParams& params, const LatencyLayout& layout, const Choice& choice, int, void*) {
   with_latency_shape(layout, [&]<class Shape>() {
     simt::launch(shape_of(choice, layout.cluster(), kLatencyThreads), [&] { gpu::latency_kernel<Shape>(params); });
+  });
+}
+
+void launch_hopper(const HopperParams& params, const HopperLayout& layout, const Choice& choice, int, void*) {
+  with_hopper_shape(layout, [&]<class Shape>() {
+    simt::launch(shape_of(choice, layout.facts.members, params.groups * kHopperGroupThreads),
+                 [&] { gpu::hopper_kernel<Shape>(params); });
   });
 }
 

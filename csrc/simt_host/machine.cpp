@@ -65,6 +65,7 @@ void Machine::start_cluster(int first_block) {
     b.any[0] = b.any[1] = false;
     b.memory.reset(b.index, shape_.threads, rank * shape_.threads, shape_.shared_bytes);
     b.warps.assign(size_t(shape_.threads / kWarpLanes), Warp{});
+    b.warpgroups.assign(size_t((shape_.threads + kWarpgroupThreads - 1) / kWarpgroupThreads), Warpgroup{});
     b.mbarriers.clear();
     for (int i = 0; i < shape_.threads; ++i) {
       auto t = std::make_unique<Thread>();
@@ -73,6 +74,7 @@ void Machine::start_cluster(int first_block) {
       t->block = &b;
       t->memory = &b.memory;
       t->warp = &b.warps[size_t(i / kWarpLanes)];
+      t->warpgroup = &b.warpgroups[size_t(i / kWarpgroupThreads)];
       t->machine = this;
       t->learn(nothing);
       t->fiber.prepare(stacks.at(threads_.size()), fiber_entry);
@@ -216,6 +218,42 @@ void Machine::sync_block(Thread& me, Collective kind) {
   release(first, first + shape_.threads, &me);
 }
 
+// Whether `me` came last.
+bool Machine::enter_warpgroup(Thread& me, Collective kind) {
+  enter_warp(me, kind);
+  Block& b = *me.block;
+  Warpgroup& g = *me.warpgroup;
+  const int first = me.index / kWarpgroupThreads * kWarpgroupThreads;
+  if (first + kWarpgroupThreads > shape_.threads)
+    throw Fault(FaultKind::usage, name_thread(me) + ": " + simt::name(kind) + " in a warpgroup of less than 128 threads");
+  for (int w = 0; w < kWarpgroupThreads / kWarpLanes; ++w)
+    if (b.warps[size_t(first / kWarpLanes + w)].exited)
+      apart(FaultKind::barrier, me, kind, "threads of its warpgroup have ended", "");
+  if (g.waiting && g.kind != kind) apart(FaultKind::divergence, me, kind, "threads of its warpgroup are at ", simt::name(g.kind));
+  g.kind = kind;
+  ++me.warp->waiting;
+  if (++g.waiting < kWarpgroupThreads) return false;
+  g.waiting = 0;
+  for (int w = 0; w < kWarpgroupThreads / kWarpLanes; ++w) b.warps[size_t(first / kWarpLanes + w)].waiting = 0;
+  return true;
+}
+
+void Machine::meet_warpgroup(Thread& me, Collective kind) {
+  if (!enter_warpgroup(me, kind)) return suspend(me, kind);
+  const int first = int(me.number) - me.index % kWarpgroupThreads;
+  release(first, first + kWarpgroupThreads, &me);
+}
+
+void Machine::sync_warpgroup(Thread& me, Collective kind) {
+  if (!enter_warpgroup(me, kind)) return suspend(me, kind);
+  Warpgroup& g = *me.warpgroup;
+  g.round ^= 1;
+  g.any[g.round] = false;
+  const int first = int(me.number) - me.index % kWarpgroupThreads;
+  join(first, first + kWarpgroupThreads);
+  release(first, first + kWarpgroupThreads, &me);
+}
+
 void Machine::sync_cluster(Thread& me) {
   enter_block(me, Collective::sync_cluster);
   if (exited_) apart(FaultKind::barrier, me, Collective::sync_cluster, "threads of its cluster have ended", "");
@@ -264,6 +302,7 @@ void Machine::finish(Thread& me) {
     throw Fault(kind, name_thread(me) + " ended " + when + where);
   };
   if (!me.copies.empty()) refuse(FaultKind::async_copy, "with asynchronous copies under way", "");
+  if (me.products.open) refuse(FaultKind::registers, "with products of its warpgroup under way", "");
   if (me.warp->waiting) refuse(FaultKind::barrier, "when lanes of its warp wait at ", simt::name(me.warp->kind));
   if (b.waiting) refuse(FaultKind::barrier, "when threads of its block wait at ", simt::name(b.kind));
   if (waiting_) refuse(FaultKind::barrier, "when threads of its cluster wait at ", "sync_cluster");

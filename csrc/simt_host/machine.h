@@ -15,6 +15,7 @@
 namespace dtag::simt {
 
 constexpr int kWarpLanes = 32;
+constexpr int kWarpgroupThreads = 128;
 constexpr int kMbarriersPerBlock = 32;
 
 struct Shape {
@@ -24,6 +25,7 @@ struct Shape {
   int64_t shared_bytes = 0;
   uint64_t seed = 0;  // 0: warps and lanes in order; others: orders drawn from it, stores between blocks late
   int64_t shared_limit = 232448;  // of compute capability 9.0
+  int capability = 90;
 };
 
 // Calls `body` once per thread. Throws Fault, or what a body threw.
@@ -36,6 +38,12 @@ struct Warp {
   uint32_t values[2][kWarpLanes][6];
 };
 
+struct Warpgroup {
+  Collective kind = Collective::none;
+  int waiting = 0, round = 0;
+  bool any[2] = {false, false};
+};
+
 struct Block {
   int index = 0, rank = 0;
   Collective kind = Collective::none;
@@ -43,6 +51,7 @@ struct Block {
   bool any[2] = {false, false};
   SharedMemory memory;
   std::vector<Warp> warps;
+  std::vector<Warpgroup> warpgroups;
   std::vector<std::unique_ptr<MbarrierState>> mbarriers;
 };
 
@@ -65,6 +74,9 @@ class Machine {
   void enter_block(Thread& me, Collective kind);
   void sync_block(Thread& me, Collective kind);
   void sync_cluster(Thread& me);
+  // All threads of the warpgroup come here; with sync_warpgroup() they also know of each other's past.
+  void meet_warpgroup(Thread& me, Collective kind);
+  void sync_warpgroup(Thread& me, Collective kind);
 
   void send(PendingStore store);
   void land_all();
@@ -80,6 +92,7 @@ class Machine {
   void run_thread();  // on its own stack
 
  private:
+  bool enter_warpgroup(Thread& me, Collective kind);
   void start_cluster(int first_block);
   void run_cluster();
   void finish(Thread& me);

@@ -8,6 +8,7 @@
 #include "simt_host/mbarrier.h"
 #include "simt_host/mma.h"
 #include "simt_host/shared_pointer.h"
+#include "simt_host/warpgroup.h"
 
 #define DTAG_INLINE static inline
 #define DTAG_FUNCTION [[maybe_unused]] static
@@ -19,9 +20,10 @@
 
 namespace dtag::gpu {
 
-constexpr int kWarp = 32;
+constexpr int kWarp = 32, kWarpgroup = simt::kWarpgroupThreads;
 
 inline void keep_order() {}
+inline int anew(int x) { return x; }
 inline int thread_index() { return simt::self().index; }
 inline int block_index() { return simt::self().block->index; }
 inline int block_count() { return simt::self().machine->shape().grid; }
@@ -55,6 +57,14 @@ using simt::mma_bf16;
 using simt::mma_tf32;
 using simt::pack_bf16;
 using simt::round_tf32;
+
+using simt::product;
+using simt::products_begin;
+using simt::products_end;
+using simt::publish_to_products;
+using simt::sync_warpgroup;
+using simt::sync_warpgroup_or;
+using simt::warpgroup_index;
 
 template <class T>
 struct Remote {

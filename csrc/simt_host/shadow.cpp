@@ -56,6 +56,20 @@ void SharedMemory::read_bytes(Thread& me, uint32_t offset, size_t count, Part pa
   for (size_t i = 0; i < count; ++i) read_cell(me, cells[first + i], offset + uint32_t(i), part);
 }
 
+void SharedMemory::read_for_product(Thread& me, uint32_t offset, Part part) {
+  check_place(me, offset, 4, part, "product");
+  read_word(me, offset, part);
+  const Word& w = words_[offset / 4];
+  const auto check = [&](const Cell& c) {
+    const bool from_thread = int(c.writer) < me.machine->cluster_threads();
+    if (!from_thread || me.machine->thread(int(c.writer)).published < c.write_tick)
+      throw Fault(FaultKind::unpublished, place(me, "product", offset, part) + ", written by " + thread_name(c.writer) +
+                                              " without publish_to_products() behind");
+  };
+  if (!(w.flags & kSplit)) return check(w.cell);
+  for (const Cell& c : splits_[w.split - 1]) check(c);
+}
+
 void SharedMemory::write_bytes(Thread& me, uint32_t offset, size_t count, Part part) {
   Word& w = words_[offset / 4];
   refuse_unusual(me, w, offset, part, "write");

@@ -64,6 +64,10 @@ class SharedMemory {
     std::memcpy(data_.data() + offset, &x, sizeof(T));
   }
 
+  // A word for a product of a warpgroup: whoever wrote it must have published it (warpgroup.h).
+  void read_for_product(Thread& me, uint32_t offset, Part part);
+  const unsigned char* bytes_at(int64_t offset) const { return data_.data() + offset; }
+
   // Whether the bytes lie in the part and the pointer is of the thread's own block.
   void check_place(const Thread& me, int64_t offset, size_t bytes, Part part, const char* what) const {
     if (me.memory != this) foreign(me, what);

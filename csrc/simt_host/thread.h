@@ -1,6 +1,8 @@
 // One simulated thread, as far as memory is concerned with it.
 #pragma once
+#include <array>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "simt_host/clock.h"
@@ -13,22 +15,48 @@ class Machine;
 class SharedMemory;
 struct Block;
 struct Warp;
+struct Warpgroup;
 
 enum class Collective : uint8_t {
   none, sync_warp, vote_any, vote_all, shuffle_float, shuffle_int, shuffle_xor_float, shuffle_xor_int,
   mma_bf16, mma_tf32, load_matrix, load_matrix_trans, sync_block, sync_block_or, sync_cluster, mbarrier_wait,
+  sync_warpgroup, sync_warpgroup_or, products_begin, products_end, product,
 };
 inline const char* name(Collective c) {
   constexpr const char* names[] = {
       "no collective",       "sync_warp",         "vote_any",    "vote_all",      "shuffle (float)",   "shuffle (int)",
       "shuffle_xor (float)", "shuffle_xor (int)", "mma_bf16",    "mma_tf32",      "load_matrix",       "load_matrix_trans",
-      "sync_block",          "sync_block_or",     "sync_cluster", "mbarrier_wait"};
+      "sync_block",          "sync_block_or",     "sync_cluster", "mbarrier_wait",
+      "sync_warpgroup",      "sync_warpgroup_or", "products_begin", "products_end", "product"};
   return names[int(c)];
 }
 
 struct AsyncCopy {
   uint32_t offset;
   const float* from;
+};
+
+// A thread's share of the products of a warpgroup that are under way.
+struct Products {
+  struct Sums {
+    float* place;
+    std::vector<float> value;
+  };
+  struct Operand {
+    const void* place;
+    std::array<uint32_t, 4> value;
+  };
+  // The sums kept in these registers; those that are new begin with what stands there.
+  Sums& of(float* d, int count) {
+    for (Sums& s : sums)
+      if (s.place == d) return s;
+    sums.push_back({d, std::vector<float>(d, d + count)});
+    return sums.back();
+  }
+
+  bool open = false;
+  std::vector<Sums> sums;
+  std::vector<Operand> operands;
 };
 
 struct Thread {
@@ -45,6 +73,7 @@ struct Thread {
   const Tick* known = nullptr;
   SharedMemory* memory = nullptr;
   Warp* warp = nullptr;
+  Warpgroup* warpgroup = nullptr;
   Block* block = nullptr;
   Machine* machine = nullptr;
   Clock clock;
@@ -52,6 +81,8 @@ struct Thread {
   bool started = false, finished = false;
   std::vector<AsyncCopy> copies;     // oldest first
   std::vector<size_t> copy_groups;   // copies of each committed group
+  Tick published = 0;                // what it wrote up to then may be read by products
+  Products products;
   Fiber fiber;
 };
 

@@ -173,6 +173,17 @@ def test_a_file_may_name_the_least_capability_it_is_for(tool, tmp_path):
     assert tool("cuda_check").targets(file, architectures) == architectures
     file.write_text("// For compute capability 9.0 and later: clusters of blocks.\n")
     assert tool("cuda_check").targets(file, architectures) == ["sm_90a", "sm_100"]
+    file.write_text("// For compute capability 9.0a alone: products of a warpgroup.\n")
+    assert tool("cuda_check").targets(file, architectures) == ["sm_90a"]
+
+
+def test_products_in_a_row_are_read(tool):
+    text = (
+        "ptxas info    : (C7512) Potential Performance Loss: wgmma.mma_async instructions are serialized "
+        "due to insufficient register resources for the function '_Z5spillPf'\n"
+    )
+    reason = "wgmma.mma_async instructions are serialized due to insufficient register resources"
+    assert tool("ptxas").losses(PTXAS + text) == [("_Z5spillPf", reason)]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/refine/hopper_layout.h"
 #include "cuda/refine/latency_layout.h"
 #include "cuda/refine/layout.h"
 #include "cuda/refine/tensor_layout.h"
@@ -17,10 +18,11 @@ struct DeviceTraits {
   int multiprocessors = 108;
   int64_t shared_bytes = 166912;  // dynamic shared memory that one block can have
   bool clusters = true;           // the build has code with clusters for it; nothing below capability 9.0 has any
+  bool hopper = true;             // the build has the Hopper kernel for it; nothing but capability 9.0 can have it
 };
 
-enum class Kernel { none, generic, latency, tensor };
-constexpr const char* kKernelNames[] = {"none", "generic", "latency", "tensor"};
+enum class Kernel { none, generic, latency, tensor, hopper };
+constexpr const char* kKernelNames[] = {"none", "generic", "latency", "tensor", "hopper"};
 constexpr const char* name_of(Kernel kernel) { return kKernelNames[int(kernel)]; }
 
 struct Choice {
@@ -34,10 +36,16 @@ struct Choice {
   TileMemory tile{};
   LatencyMemory latency{};
   TensorMemory tensor{};
+  HopperMemory hopper{};
   std::string reason;  // how it runs, or why it cannot
 
   uint32_t shared_bytes() const {
-    return kernel == Kernel::latency ? latency.bytes : kernel == Kernel::tensor ? tensor.bytes : tile.bytes;
+    switch (kernel) {
+      case Kernel::latency: return latency.bytes;
+      case Kernel::tensor: return tensor.bytes;
+      case Kernel::hopper: return hopper.bytes;
+      default: return tile.bytes;
+    }
   }
 };
 
@@ -104,6 +112,12 @@ inline Choice choose_generic(const Layout& layout, int action_dim, const DeviceT
   return best;
 }
 
+// Clusters lie within one of the chip's processing clusters, whose sizes leave some blocks over.
+inline int resident_clusters(int multiprocessors, int blocks) {
+  const int clusters = blocks <= 2 ? multiprocessors / blocks : multiprocessors / blocks * 15 / 16;
+  return clusters > 0 ? clusters : 1;
+}
+
 inline Choice choose_latency(const LatencyLayout& layout, const DeviceTraits& device, int64_t states, int candidates,
                              int only_rows) {
   Choice best;
@@ -120,8 +134,6 @@ inline Choice choose_latency(const LatencyLayout& layout, const DeviceTraits& de
     best.reason = "the latency kernel: " + layout.refusal;
     return best;
   }
-  // Clusters lie within one of the chip's processing clusters, whose sizes leave some blocks over.
-  const int resident = device.multiprocessors / layout.cluster() * 15 / 16;
   int64_t least = 0;
   for (const int rows : kLatencyRowRules) {
     if (only_rows && rows != only_rows) continue;
@@ -129,7 +141,7 @@ inline Choice choose_latency(const LatencyLayout& layout, const DeviceTraits& de
     if (!least) least = memory.bytes;
     if (memory.bytes > device.shared_bytes) continue;
     const int64_t tiles = tiles_of(states, candidates, rows);
-    const int64_t at_once = resident > 0 ? resident : 1;
+    const int64_t at_once = resident_clusters(device.multiprocessors, layout.cluster());
     const double waves = double((tiles + at_once - 1) / at_once);
     const double size = double(layout.facts.width) / 256. * double(layout.facts.slice) / 64. * (layout.depth - 1);
     const double clocks = waves * double(rounds_of(candidates, rows)) *
@@ -228,11 +240,69 @@ inline Choice choose_tensor(const TensorLayout& layout, int action_dim, const De
   return best;
 }
 
-// A critic in the forms of all kernels. tensor: null when float32 was asked for.
+constexpr double kClocksHopperWalk = 1200.;  // exchange and walk, of which nothing runs beside the same rows' products
+
+// Clocks of one iteration of 64 rows in one block: its products, and the arithmetic between them.
+struct HopperClocks {
+  double products, between;
+};
+inline HopperClocks hopper_clocks(const HopperLayout& layout) {
+  const double width = layout.facts.width, each = width / 2. + 1.;  // of m64nNk16
+  const double narrow = width / 16. * 10. * double((layout.facts.action_dim + 15) / 16) + 60.;
+  return {(2. * layout.input_steps() + width / 8.) * each + narrow, (layout.facts.slopes ? 24. : 7.) * width};
+}
+
+inline Choice choose_hopper(const HopperLayout& layout, const DeviceTraits& device, int64_t states, int candidates, int only_rows) {
+  Choice best;
+  if (device.capability != 90) {
+    best.reason = "the Hopper kernel needs compute capability 9.0 (products of a warpgroup), the device has " +
+                  std::to_string(device.capability / 10) + "." + std::to_string(device.capability % 10);
+    return best;
+  }
+  if (!device.hopper) {
+    best.reason = "the Hopper kernel was not compiled for this device (90a in CMAKE_CUDA_ARCHITECTURES)";
+    return best;
+  }
+  if (!layout.refusal.empty()) {
+    best.reason = "the Hopper kernel: " + layout.refusal;
+    return best;
+  }
+  const int64_t tiles = tiles_of(states, candidates, kHopperRows);
+  const HopperClocks of = hopper_clocks(layout);
+  const double chain = of.products + of.between + kClocksHopperWalk;
+  for (int groups = 1; groups <= kHopperGroups; ++groups) {
+    if (only_rows && groups * kHopperRows != only_rows) continue;
+    const HopperMemory memory = hopper_memory(layout.facts, groups);
+    if (memory.bytes > device.shared_bytes) continue;
+    const int64_t resident = resident_clusters(device.multiprocessors, layout.facts.members);
+    const int64_t clusters = tiles < resident ? tiles : resident;
+    const double waves = double((tiles + clusters * groups - 1) / (clusters * groups));
+    const double together = 1.05 * groups * of.products;
+    const double clocks = waves * double(rounds_of(candidates, kHopperRows)) * (together > chain ? together : chain);
+    if (best.rows && clocks >= best.clocks) continue;
+    best.kernel = Kernel::hopper;
+    best.clocks = clocks;
+    best.rows = groups * kHopperRows;
+    best.blocks = int(clusters) * layout.facts.members;
+    best.tiles = tiles;
+    best.hopper = memory;
+  }
+  best.reason = best.rows ? "Hopper kernel, " + std::to_string(best.rows) + " rows in a cluster of " +
+                                std::to_string(layout.facts.members) + " blocks, bf16"
+                : only_rows && only_rows != kHopperRows && only_rows != 2 * kHopperRows
+                    ? "the Hopper kernel has no tiles of " + std::to_string(only_rows) + " rows"
+                    : "the Hopper kernel needs " +
+                          kib(hopper_memory(layout.facts, only_rows == 2 * kHopperRows ? 2 : 1).bytes) +
+                          " of shared memory, the device has " + kib(device.shared_bytes) + " per block";
+  return best;
+}
+
+// A critic in the forms of all kernels. tensor: null when float32 was asked for; hopper: null unless bf16 was.
 struct Layouts {
   const Layout& generic;
   const LatencyLayout& latency;
   const TensorLayout* tensor;
+  const HopperLayout* hopper;
 };
 
 // The kernel of fewest predicted clocks; `why`, if given, gets a reason for each kernel that was not taken.
@@ -243,11 +313,14 @@ inline Choice choose(const Layouts& layouts, int action_dim, const DeviceTraits&
   if (may(Kernel::latency)) choices.push_back(choose_latency(layouts.latency, device, states, candidates, only.rows));
   if (may(Kernel::tensor) && layouts.tensor)
     choices.push_back(choose_tensor(*layouts.tensor, action_dim, device, states, candidates, only.rows));
+  if (may(Kernel::hopper) && layouts.hopper)
+    choices.push_back(choose_hopper(*layouts.hopper, device, states, candidates, only.rows));
   if (may(Kernel::generic))
     choices.push_back(choose_generic(layouts.generic, action_dim, device, states, candidates, only.rows));
   if (choices.empty()) {
     Choice none;
-    none.reason = "the tensor kernel computes in bf16 or bf16x3, fp32 was asked for";
+    none.reason = only.kernel == Kernel::hopper ? "the Hopper kernel computes in bf16, more was asked for"
+                                                : "the tensor kernel computes in bf16 or bf16x3, fp32 was asked for";
     return none;
   }
   size_t taken = choices.size() - 1;

@@ -3,18 +3,21 @@
 #pragma once
 #include "cuda/refine/generic_params.h"
 #include "cuda/refine/heuristics.h"
+#include "cuda/refine/hopper_params.h"
 #include "cuda/refine/tensor_params.h"
 
 namespace dtag::cuda {
 
 // The device numbered as torch does. Throws when there is none, or none that the build has code for.
 DeviceTraits device_traits(int device);
-// Whether the build has the latency kernel's code for the device: it is compiled for fewer than the others.
+// Whether the build has these kernels' code for the device: they are compiled for fewer than the others.
 bool has_latency(int device);
+bool has_hopper(int device);
 
 // Queue a kernel on `stream` (a cudaStream_t) of `device`; wait for nothing and allocate nothing.
 void launch_generic(const GenericParams& params, const Choice& choice, int device, void* stream);
 void launch_latency(const LatencyParams& params, const LatencyLayout& layout, const Choice& choice, int device, void* stream);
+void launch_hopper(const HopperParams& params, const HopperLayout& layout, const Choice& choice, int device, void* stream);
 void launch_tensor(const TensorParams& params, const Choice& choice, int device, void* stream);
 
 // The shapes of the latency kernel that are compiled; calls f.operator()<LatencyShape>() for the layout's.
@@ -28,6 +31,21 @@ void with_latency_shape(const LatencyLayout& l, F f) {
   if (l.quads == 2 && l.rows_each == 8) return of_depth.template operator()<2, 8>();
   if (l.quads == 2) return f.template operator()<LatencyShape<2, 16, 2>>();
   of_depth.template operator()<4, 8>();
+}
+
+// The same for the Hopper kernel.
+template <class F>
+void with_hopper_shape(const HopperLayout& l, F f) {
+  switch (l.kind) {
+    case Activation::gelu: return f.template operator()<HopperShape<256, Activation::gelu>>();
+    case Activation::mish: return f.template operator()<HopperShape<256, Activation::mish>>();
+    case Activation::silu: return f.template operator()<HopperShape<256, Activation::silu>>();
+    case Activation::tanh: return f.template operator()<HopperShape<256, Activation::tanh>>();
+    default: break;
+  }
+  if (l.facts.width == 64) return f.template operator()<HopperShape<64, Activation::relu>>();
+  if (l.facts.width == 128) return f.template operator()<HopperShape<128, Activation::relu>>();
+  f.template operator()<HopperShape<256, Activation::relu>>();
 }
 
 // The same for the tiles of the tensor kernel.

@@ -2,10 +2,10 @@
 // the walk over the actions are float32.
 #pragma once
 #include "cuda/refine/ensemble.h"
+#include "cuda/refine/row_clock.h"
 #include "cuda/refine/tensor_layers.h"
 #include "cuda/refine/tensor_params.h"
 #include "cuda/refine/tensor_product.h"
-#include "cuda/refine/tile_rows.h"
 
 namespace dtag::gpu {
 
@@ -133,34 +133,6 @@ DTAG_INLINE void tensor_evaluate(const TensorParams& g, float* folded, bool with
     }
   }
 }
-
-// Adam's clock of a row, in shared memory: no register holds it while products run.
-template <class Tile>
-class RowClock {
- public:
-  DTAG_MEMBER explicit RowClock(uint32_t offset) : offset_(offset) {}
-  DTAG_MEMBER void begin() const { put({}); }
-  DTAG_MEMBER Clock ticked(const Settings& s) const {
-    Clock clock;
-    if (thread_index() >= Tile::kRows || s.optimizer != Optimizer::adam) return clock;
-    clock.beta1_power = power(0);
-    clock.beta2_power = power(1);
-    clock.tick(s);
-    put(clock);
-    return clock;
-  }
-
- private:
-  DTAG_MEMBER void put(const Clock& clock) const {
-    if (thread_index() >= Tile::kRows) return;
-    power(0) = clock.beta1_power;
-    power(1) = clock.beta2_power;
-  }
-  DTAG_MEMBER decltype(auto) power(int i) const {
-    return shared_part<double>(offset_, 2 * Tile::kRows)[i * Tile::kRows + thread_index()];
-  }
-  uint32_t offset_;
-};
 
 template <class Tile>
 DTAG_KERNEL(cuda::kThreads)

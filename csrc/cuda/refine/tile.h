@@ -42,9 +42,10 @@ struct TileMemory {
   uint32_t bytes;
 };
 
-constexpr TileMemory tile_memory(int rows, int action_dim, int64_t units, int64_t scratch_floats) {
+// From offset `first` on, up to offset `bytes`.
+constexpr TileMemory tile_memory(int rows, int action_dim, int64_t units, int64_t scratch_floats, uint32_t first = 0) {
   TileMemory m{};
-  int64_t at = 0;
+  int64_t at = first;
   const auto take = [&](int64_t floats) {
     const uint32_t offset = uint32_t(at);
     at += (floats * 4 + 15) / 16 * 16;

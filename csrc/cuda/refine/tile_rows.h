@@ -6,16 +6,28 @@
 
 namespace dtag::gpu {
 
+// Who walks a tile: the block's threads, or a warpgroup's.
+struct WholeBlock {
+  DTAG_MEMBER static int thread() { return thread_index(); }
+  DTAG_MEMBER static void sync() { sync_block(); }
+  DTAG_MEMBER static bool sync_or(bool x) { return sync_block_or(x); }
+};
+struct OneWarpgroup {
+  DTAG_MEMBER static int thread() { return anew(thread_index() % kWarpgroup); }
+  DTAG_MEMBER static void sync() { sync_warpgroup(); }
+  DTAG_MEMBER static bool sync_or(bool x) { return sync_warpgroup_or(x); }
+};
+
 // Memory: has the arrays of TileMemory up to `winner_q`.
-template <class Tile, class Memory = cuda::TileMemory>
+template <class Tile, class Memory = cuda::TileMemory, class Team = WholeBlock>
 class TileRows {
  public:
   static constexpr int kRows = Tile::kRows;
 
-  // Of the tile's rows, `rows` are used.
-  DTAG_MEMBER TileRows(const Call& call, const Settings& settings, const Memory& memory, int dims, int rows = kRows)
+  // Of the tile's rows, `rows` are used. Where several blocks walk the same rows, one `tells` the caller.
+  DTAG_MEMBER TileRows(const Call& call, const Settings& settings, const Memory& memory, int dims, int rows = kRows, bool tells = true)
       : c_(call), s_(settings), m_(memory), dims_(dims), candidates_(call.candidates < rows ? call.candidates : rows),
-        states_(rows / candidates_) {}
+        states_(rows / candidates_), tells_(tells) {}
 
   // A tile holds states_each() states with candidates_each() candidates; more candidates come in several rounds.
   DTAG_MEMBER int candidates_each() const { return candidates_; }
@@ -36,7 +48,7 @@ class TileRows {
   }
 
   DTAG_MEMBER void begin(int64_t from, int first) const {
-    const int r = thread_index();
+    const int r = Team::thread();
     if (r < kRows) {
       const Walk w = walk(r);
       const int64_t b = from + r / candidates_, at = row(from, first, r);
@@ -51,19 +63,19 @@ class TileRows {
       *w.q = 0.f;
       walk_begin<float>(w, s_);
     }
-    sync_block();
+    Team::sync();
   }
 
   // Whether a row stands at its iterate i; whether one will go on from it.
-  DTAG_MEMBER bool any_walking() const { return sync_block_or(thread_index() < kRows && alive(thread_index())); }
+  DTAG_MEMBER bool any_walking() const { return Team::sync_or(Team::thread() < kRows && alive(Team::thread())); }
   DTAG_MEMBER bool any_going_on(int i) const {
-    return sync_block_or(thread_index() < kRows && alive(thread_index()) && *walk(thread_index()).steps > i);
+    return Team::sync_or(Team::thread() < kRows && alive(Team::thread()) && *walk(Team::thread()).steps > i);
   }
   // Not for "last" when nobody asks.
   DTAG_MEMBER bool last_q_needed() const { return s_.select == Select::best || c_.q_first || c_.candidates > 1; }
 
   DTAG_MEMBER void observe(int64_t from, int first, int i) const {
-    const int r = thread_index();
+    const int r = Team::thread();
     if (r >= kRows) return;
     const Walk w = walk(r);
     if (c_.trace_q) trace(c_.trace_q, c_.trace_actions, row(from, first, r), i, alive(r), *w.q, w.action);
@@ -73,7 +85,7 @@ class TileRows {
   }
 
   DTAG_MEMBER void step(int64_t from, int first, int i, const Clock& clock) const {
-    const int r = thread_index();
+    const int r = Team::thread();
     if (r < kRows) {
       const Walk w = walk(r);
       if (c_.trace_q && alive(r)) trace(nullptr, c_.trace_grad, row(from, first, r), i, true, 0.f, w.grad);
@@ -83,7 +95,7 @@ class TileRows {
 
   // All rows have ended, after `iterates` iterates.
   DTAG_MEMBER void finish(int64_t from, int first, int iterates) const {
-    const int r = thread_index();
+    const int r = Team::thread();
     if (r < kRows) {
       const Walk w = walk(r);
       const int64_t at = row(from, first, r);
@@ -92,15 +104,15 @@ class TileRows {
           trace(c_.trace_q, c_.trace_actions, at, i, false, 0.f, w.action);
           trace(nullptr, c_.trace_grad, at, i, false, 0.f, w.grad);
         }
-      if (c_.q_first && at >= 0) {
+      if (c_.q_first && at >= 0 && tells_) {
         c_.q_first[at] = *w.q_first;
         c_.q_best[at] = *w.q_best;
         c_.best_index[at] = *w.best_index;
       }
     }
-    sync_block();
+    Team::sync();
     pick_candidate(from, first);
-    sync_block();
+    Team::sync();
   }
 
  private:
@@ -121,7 +133,7 @@ class TileRows {
   // One row of iterate i in the traces: a number (if wanted) and an action-sized array, or NaN.
   DTAG_MEMBER void trace(float* numbers, float* arrays, int64_t at, int i, bool known, float number,
                          Shared<const float> array) const {
-    if (at < 0) return;
+    if (at < 0 || !tells_) return;
     const int64_t place = i * c_.batch * c_.candidates + at;
     const float nan = bits_as<float>(0x7fc00000u);
     if (numbers) numbers[place] = known ? number : nan;
@@ -130,7 +142,7 @@ class TileRows {
 
   // The candidate of greatest finite Q, the first on ties, candidate 0 when none is finite.
   DTAG_MEMBER void pick_candidate(int64_t from, int first) const {
-    const int p = thread_index();
+    const int p = Team::thread();
     if (p >= states_ || from + p >= c_.batch) return;
     const Shared<const float> q_best = shared_part<float>(m_.q_best, kRows) + p * candidates_;
     const Shared<int32_t> winner = shared_part<int32_t>(m_.winner, kRows) + p;
@@ -147,6 +159,7 @@ class TileRows {
     if (best < 0) return;
     *winner = first + best;
     *winner_q = top;
+    if (!tells_) return;
     const Shared<const float> action = shared_part<float>(m_.best, int64_t(dims_) * kRows) + p * candidates_ + best;
     for (int k = 0; k < dims_; ++k) c_.out[(from + p) * dims_ + k] = action[k * kRows];
     if (c_.best_candidate) c_.best_candidate[from + p] = first + best;
@@ -156,6 +169,7 @@ class TileRows {
   const Settings& s_;
   const Memory& m_;
   int dims_, candidates_, states_;
+  bool tells_;
 };
 
 }  // namespace dtag::gpu

@@ -56,6 +56,7 @@ void test_kernels();
 void test_pointers();
 void test_products();
 void test_machine();
+void test_warpgroups();
 void measure();
 
 }  // namespace simt_test

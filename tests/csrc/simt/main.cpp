@@ -10,6 +10,7 @@ int main(int argc, char** argv) {
   using namespace simt_test;
   if (argc > 1 && std::strcmp(argv[1], "measure") == 0) return measure(), 0;
   test_machine();
+  test_warpgroups();
   test_barrier_faults();
   test_memory_faults();
   test_mbarrier_faults();

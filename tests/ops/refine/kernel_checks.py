@@ -219,9 +219,9 @@ def check_own_reduction(make, reduction, device="cpu"):
             torch.testing.assert_close(info.trace_grad[i, :, 0].double(), g, rtol=1e-4, atol=1e-5)
 
 
-def check_steps(make, optimizer, gradient, radius, device="cpu"):
+def check_steps(make, optimizer, gradient, radius, device="cpu", hidden=(24,)):
     """Every step of the trace follows the formulas, and the result is the iterate it should be."""
-    program = make_program(hidden=(24,), members=2)
+    program = make_program(hidden=hidden, members=2)
     states, actions = make_inputs(program, 11, candidates=2)
     # Odd combinations ride along, so that each value of every option meets each of the others somewhere.
     pick = len(str((optimizer, gradient, radius)))
@@ -263,9 +263,9 @@ def check_steps(make, optimizer, gradient, radius, device="cpu"):
     assert torch.equal(refined(executor, states, actions, steps, lr, device), out)
 
 
-def check_radius_and_box(make, device="cpu"):
+def check_radius_and_box(make, device="cpu", hidden=(24,)):
     """No iterate leaves the ball around its start, nor the box."""
-    program = make_program(hidden=(24,))
+    program = make_program(hidden=hidden)
     states, actions = make_inputs(program, 30)
     for radius in (Radius(0.1), Radius(0.1, "l2"), Radius(0.0, "l2")):
         options = make_options(radius=radius, select="last", high=np.full(6, 0.5, np.float32))
@@ -296,9 +296,9 @@ def check_norms(make, scale, device="cpu"):
         torch.testing.assert_close(info.trace_actions[1, :, 0].double(), expected, rtol=1e-5, atol=1e-7)
 
 
-def check_bits_of_a_0(make, select, device="cpu"):
+def check_bits_of_a_0(make, select, device="cpu", hidden=(24,)):
     """No steps or no lr gives back the bits of the action, the sign of zero among them."""
-    program = make_program(hidden=(24,))
+    program = make_program(hidden=hidden)
     states, actions = make_inputs(program, 20)
     actions[0, 0, :2] = torch.tensor([-0.0, 0.0])
     executor = make(program, make_options(select=select, optimizer=Adam()))
@@ -326,10 +326,19 @@ def check_rows_not_finite(make, device="cpu"):
     assert info.trace_q[1:, touched].isnan().all()
 
 
-def check_gradient_not_finite(make, select, device="cpu"):
-    """Q = w relu(a): finite at a_0 with a finite gradient, but a step takes it where Q overflows."""
+def check_gradient_not_finite(make, select, device="cpu", smooth=("elu", (1.0,)), again=False):
+    """Q = w relu(a): finite at a_0 with a finite gradient, but a step takes it where Q overflows.
+
+    again: w relu(relu(a)), for kernels that take two hidden layers.
+    """
     large = torch.tensor([[3e38]])
-    program = CriticProgram(1, 1, ((Linear(torch.tensor([[0.0, 1.0]])), Activation("relu"), Linear(large)),))
+
+    def critic(weight, *activation):
+        second = (Linear(torch.ones(1, 1)), Activation(*activation)) if again else ()
+        first = (Linear(torch.tensor([[0.0, weight]])), Activation(*activation))
+        return CriticProgram(1, 1, ((*first, *second, Linear(large)),))
+
+    program = critic(1.0, "relu")
     options = RefineOptions(select=select, gradient="unit")
     actions = torch.tensor([[[0.5]], [[-1.0]]])
     out, info = traced(make(program, options), torch.zeros(2, 1), actions, 3, 1.0, device)
@@ -338,8 +347,6 @@ def check_gradient_not_finite(make, select, device="cpu"):
     ].isinf()  # Q(1.5) = inf never wins; its gradient is finite, so the row goes on
     assert out[0, 0] == (0.5 if select == "best" else 3.5)
     assert out[1, 0] == -1.0  # dead unit: the gradient is 0 and unit keeps it 0
-    infinite = CriticProgram(
-        1, 1, ((Linear(torch.tensor([[0.0, 3e38]])), Activation("elu", (1.0,)), Linear(large)),)
-    )
+    infinite = critic(3e38, *smooth)
     out, info = traced(make(infinite, options), torch.zeros(2, 1), -actions * 0, 3, 1.0, device)
     assert info.trace_q[1:].isnan().all() and info.trace_grad[0].isinf().all() and (out == 0).all()

@@ -82,3 +82,40 @@ def test_a_critic_that_fits_no_tile_is_refused_with_its_size(choice):
     how, _ = choice(RTX3090, deep)
     assert how.startswith("the generic kernel's smallest tile needs") and "the device has 99 KiB" in how
     assert choice(RTX3090, one_member(1024, 1024))[0].startswith("generic kernel")
+
+
+def test_bf16_goes_to_the_hopper_kernel_where_there_are_warpgroup_products(choice):
+    how = {b: choice(H100, STANDARD, b, precision="bf16")[0] for b in (1, 1000, 4096, 65536)}
+    assert how[1].startswith("latency kernel")
+    assert how[1000] == how[4096] == "Hopper kernel, 64 rows in a cluster of 2 blocks, bf16"
+    assert how[65536] == "Hopper kernel, 128 rows in a cluster of 2 blocks, bf16"
+    how, others = choice(B200, STANDARD, 4096, precision="bf16")
+    assert how.startswith("tensor kernel")
+    needs = "the Hopper kernel needs compute capability 9.0 (products of a warpgroup), the device has 10.0"
+    assert needs in others
+    how, others = choice(H100, STANDARD, 4096, precision="bf16x3")
+    assert how.startswith("tensor kernel") and not any("Hopper" in o for o in others)
+
+
+def test_each_limit_of_the_hopper_kernel_is_a_sentence(choice):
+    generator = torch.Generator().manual_seed(0)
+    unlike = make_member(generator, 23, (40, 30), activations=(("tanh", ()),))
+    cases = {
+        "two hidden layers in every member": [one_member(64), one_member(64, 64, 64)],
+        "up to 8 members, the critic has 9": [make_program(hidden=(16, 16), members=9)],
+        "up to 32 action dimensions, the critic has 33": [one_member(64, 64, action=33)],
+        "up to 62 dimensions of state and action together, the critic has 63": [one_member(64, 64, state=57)],
+        "up to 256 units, the critic has 257": [one_member(64, 257)],
+        "one activation after each hidden layer": [
+            one_member(64, 64, norm="affine"),
+            CriticProgram(17, 6, (*one_member(40, 30).members, unlike)),
+        ],
+        "compiled for ReLU": [one_member(64, 64, activations=(("softplus", (1.0, 20.0)),))],
+        "KiB of shared memory": [
+            make_program(state=50, hidden=(256, 256), members=4, activations=(("mish", ()),))
+        ],
+    }
+    for reason, programs in cases.items():
+        for program in programs:
+            how, others = choice(H100, program, 4096, precision="bf16")
+            assert how.startswith("tensor kernel") and any(reason in other for other in others)

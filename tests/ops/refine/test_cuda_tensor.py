@@ -1,14 +1,10 @@
-"""The tensor kernel, on a GPU or its stand-in on the CPU, against float64 at the kernel's own iterates.
-
-"bf16x3" is held to bounds near those of float32. Under "bf16" a ReLU unit near its kink may fall on either
-side once its inputs are rounded, so ReLU critics are compared with a float64 evaluation that rounds where the
-kernel does, and the others, over all rows, with the critic as it is.
-"""
+"""The tensor kernel, on a GPU or its stand-in on the CPU, against float64 at the kernel's own iterates."""
 
 from functools import partial
 
 import pytest
 import torch
+from bf16_checks import assert_close, assert_rounded
 from kernel_checks import (
     ACTIVATIONS,
     GRADIENTS,
@@ -19,7 +15,6 @@ from kernel_checks import (
     check_radius_and_box,
     check_rows_not_finite,
     check_steps,
-    exact,
     make_inputs,
     make_member,
     make_options,
@@ -65,25 +60,6 @@ def tensor(program, options, precision="bf16", tile_rows=None):
     return CudaExecutor(moved, options, precision, kernel="tensor", rows=tile_rows, core=core)
 
 
-def assert_close(program, states, info, precision, reduce="min"):
-    """Q of every iterate, relative to the terms it sums (about 1), and over all rows its gradient.
-
-    Not the gradient of rows where the next member is about as small.
-    """
-    bound = 1e-2 if precision == "bf16" else 3e-5
-    for i, (a_i, q_i, g_i) in enumerate(zip(info.trace_actions, info.trace_q, info.trace_grad, strict=True)):
-        for m in range(a_i.shape[1]):
-            here = ~q_i[:, m].isnan()
-            q, g, gap = exact(program, states[here], a_i[here, m], reduce)
-            scale = q.abs().max().clamp_min(1)
-            assert (q_i[here, m] - q).abs().max() <= bound * scale
-            stepped = ~g_i[here, m].isnan().any(1) & (gap > 3 * bound * scale)
-            if i == 0:
-                assert stepped.float().mean() > 0.4
-            if stepped.any():
-                assert (g_i[here, m] - g)[stepped].norm() <= 2 * bound * g[stepped].norm()
-
-
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("norm", [None, "plain", "affine"])
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: a[0])
@@ -95,41 +71,6 @@ def test_every_layer_kind(precision, norm, activation):
     executor = tensor(program, make_options(reduce="mean"), precision, tile_rows=32)
     _, info = run_traced(executor, states, actions, 1, 0.05)
     assert_close(program, states, info, precision, "mean")
-
-
-def halves(x):
-    return x.bfloat16().double()
-
-
-def rounded_q_and_gradient(layers, states, actions):
-    """Q (N,) and dQ/da (N, A) of Linear ReLU ... Linear in float64, bf16 where the kernel is.
-
-    States and actions are whole: a step smaller than their rounding to bf16 counts.
-    """
-    linears = [layer for layer in layers if isinstance(layer, Linear)]
-    s = states.shape[1]
-    y, kept = torch.cat([states, actions], 1).double(), []
-    for layer in linears[:-1]:
-        y = halves((y @ halves(layer.weight).T + layer.bias).relu().float())
-        kept.append(y)
-    head = linears[-1]
-    q = (y @ head.weight.double().T)[:, 0] + head.bias
-    g = halves((head.weight * (y > 0)).float())
-    for layer, y in zip(linears[-2:0:-1], kept[-2::-1], strict=True):
-        g = halves((g @ halves(layer.weight) * (y > 0)).float())
-    return q, g @ halves(linears[0].weight[:, s:])
-
-
-def assert_rounded(program, states, info):
-    """Against the rounded reference: exact, but in rows where another order of sums crossed a rounding."""
-    (layers,) = program.members
-    for i in range(len(info.trace_q) - 1):
-        q, g = rounded_q_and_gradient(layers, states, info.trace_actions[i, :, 0])
-        q_error = (info.trace_q[i, :, 0] - q).abs() / q.abs().max()
-        g_error = (info.trace_grad[i, :, 0] - g).norm(dim=1) / g.norm(dim=1).max()
-        assert q_error.max() <= 1e-2
-        assert g_error.norm() <= 8e-2 * len(q) ** 0.5
-        assert ((q_error <= 1e-5) & (g_error <= 1e-5)).float().mean() >= 0.5
 
 
 SHAPES = {  # states, actions, hidden widths, rows

@@ -108,7 +108,7 @@ void PyCudaPlan::run(const PyCall& given, uintptr_t numbers, uintptr_t tables, u
     settings.low = bound(tensor_->low);
     settings.high = bound(tensor_->high);
     const cuda::TensorParams params{tensor_->program(reinterpret_cast<const unsigned char*>(tables), first), settings, call,
-                                    choice.tensor, choice.tiles, reinterpret_cast<float*>(folded)};
+                                    choice.tensor, int32_t(choice.tiles), reinterpret_cast<float*>(folded)};
     cuda::launch_tensor(params, choice, device_, reinterpret_cast<void*>(stream));
     return;
   }

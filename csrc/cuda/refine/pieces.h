@@ -13,7 +13,7 @@ constexpr int64_t kMostNumbers = int64_t(1) << 30;  // places are 32-bit
 // A matrix [rows][padded] from `offset` (in floats) on, `columns` of each row given, zeros elsewhere. `what` it holds of layer
 // `layer` (counted as the caller does, activations included) of member `member`:
 //   forward   a Linear's weight transposed, (in, out); of the first layer its action inputs only
-//   backward  as it is, (out, in); of the first layer its action inputs only
+//   backward  as it is, (out, in); of the first layer its action inputs from, from + 1, ...
 //   state     the first layer's state inputs from, from + 1, ..., transposed
 //   inputs    the first layer's action inputs, then as many of its state inputs as there are rows, transposed
 //   bias, scale, shift (of a LayerNorm), low, high (bounds of the action)

@@ -134,6 +134,24 @@ struct RowOps {
     });
   }
 
+  // Behind the last hidden layer's operations: Q, summed in float32; with a gradient, that of the layer's output, its ReLU
+  // passed, in the output's place.
+  DTAG_MEMBER void head(const TensorMember& member, bool with_gradient) const {
+    const float* weights = p.numbers + member.head;
+    const Plane<Tile> y = plane(stage.value);
+    float q = 0.f;
+    over_words(stage.out, [&](int w, bool) DTAG_LAMBDA {
+      const Pair v = y.load(row, w), weight{weights[2 * w], weights[2 * w + 1]};
+      q = fma(v.a, weight.a, q);
+      q = fma(v.b, weight.b, q);
+      if (!with_gradient) return;
+      const bool zero_a = stage.relu && v.a <= 0.f, zero_b = stage.relu && v.b <= 0.f;
+      y.store(row, w, {zero_a ? 0.f : weight.a, zero_b ? 0.f : weight.b});
+    });
+    q = sum_over_warp(q) + p.numbers[member.head_bias];
+    if (lane_index() == 0) shared_part<float>(m.walk.q_member, Tile::kRows)[row] = q;
+  }
+
   // From the gradient of the stage's output, its ReLU passed already, to that of its sums.
   DTAG_MEMBER void backward() const {
     const Plane<Tile> g = plane(stage.value);
@@ -157,31 +175,6 @@ template <class Tile, class F>
 DTAG_INLINE void over_rows(const TensorProgram& p, const TensorMemory& m, const TensorStage& stage, F f) {
   for (int row = warp_index(); row < Tile::kRows; row += cuda::kThreads / kWarp) f(RowOps<Tile>{p, m, stage, row});
   sync_block();
-}
-
-// The last hidden layer's operations and the output of every row, summed in float32; with a gradient, on to the gradient of
-// the layer's sums.
-template <class Tile>
-DTAG_INLINE void head(const TensorProgram& p, const TensorMemory& m, const TensorMember& member, bool with_gradient) {
-  const TensorStage& stage = p.stages[member.stages + member.depth - 1];
-  const float* weights = p.numbers + member.head;
-  const float bias = p.numbers[member.head_bias];
-  over_rows<Tile>(p, m, stage, [&](const RowOps<Tile>& ops) DTAG_LAMBDA {
-    ops.forward();
-    const Plane<Tile> y = ops.plane(stage.value);
-    float q = 0.f;
-    over_words(stage.out, [&](int w, bool) DTAG_LAMBDA {
-      const Pair v = y.load(ops.row, w), weight{weights[2 * w], weights[2 * w + 1]};
-      q = fma(v.a, weight.a, q);
-      q = fma(v.b, weight.b, q);
-      if (!with_gradient) return;
-      const bool zero_a = stage.relu && v.a <= 0.f, zero_b = stage.relu && v.b <= 0.f;
-      y.store(ops.row, w, {zero_a ? 0.f : weight.a, zero_b ? 0.f : weight.b});
-    });
-    q = sum_over_warp(q) + bias;
-    if (lane_index() == 0) shared_part<float>(m.walk.q_member, Tile::kRows)[ops.row] = q;
-    if (with_gradient) ops.backward();
-  });
 }
 
 }  // namespace dtag::gpu

@@ -28,11 +28,11 @@ int32_t TensorLayout::add_floats(const char* what, int member, int layer, int co
   return int32_t(offset);
 }
 
-int32_t TensorLayout::add_matrix(const char* what, int member, int layer, int rows, int columns) {
+int32_t TensorLayout::add_matrix(const char* what, int member, int layer, int rows, int columns, int from) {
   const int64_t each = int64_t(padded(rows)) * padded(columns) / 2, offset = take(each * parts);
   for (int part = 0; part < parts; ++part)
     pieces.list.push_back({what, member, layer, offset + part * each, rows, columns, padded(columns),
-                           part == 1 ? Piece::Numbers::bf16_rest : Piece::Numbers::bf16});
+                           part == 1 ? Piece::Numbers::bf16_rest : Piece::Numbers::bf16, from});
   return int32_t(offset);
 }
 
@@ -63,6 +63,7 @@ TensorLayout::TensorLayout(const Program& program, bool bounded, int parts_, boo
     member.base = int32_t(base_panels);
     if (member.depth == 0) refusal = "member " + std::to_string(e) + " has no hidden layer";
     int64_t column = 0;
+    std::vector<int32_t> to_action;  // of kNarrowOutputs dimensions each
     int layer = 0;
     for (size_t l = 0; int(l) < member.depth; ++l) {
       const Stage& stage = program.members[e][l];
@@ -72,7 +73,8 @@ TensorLayout::TensorLayout(const Program& program, bool bounded, int parts_, boo
       s.out = padded(stage.out);
       if (l == 0) {
         s.forward = add_inputs("inputs", int(e), inputs_, s.width, 0);
-        s.backward = add_matrix("backward", int(e), 0, s.width, action_dim_);
+        for (int from = 0; from < action_dim_; from += kNarrowOutputs)
+          to_action.push_back(add_matrix("backward", int(e), 0, s.width, std::min(kNarrowOutputs, action_dim_ - from), from));
         for (int from = 0; fold && from < state_dim_; from += slab_) {
           const int count = std::min(slab_, state_dim_ - from);
           const int32_t place = add_inputs("state", int(e), count, s.width, from);
@@ -126,8 +128,7 @@ TensorLayout::TensorLayout(const Program& program, bool bounded, int parts_, boo
         evaluation.push_back({own[l].forward, own[l].in, own[l].out, l == 0 ? 1 : parts, 0, 0});
       for (int l = member.depth - 1; l > 0; --l)
         evaluation.push_back({own[l].backward, own[l].out, own[l - 1].out, parts, 0, 1});
-      const bool narrow = action_dim_ <= kNarrowOutputs;
-      evaluation.push_back({own[0].backward, own[0].out, padded(action_dim_), parts, narrow, 1});
+      for (int32_t place : to_action) evaluation.push_back({place, own[0].out, kNarrowOutputs, parts, 1, 1});
     }
     members.push_back(member);
   }

@@ -36,7 +36,7 @@ struct TensorLayout {
  private:
   int state_dim_ = 0, action_dim_ = 0, inputs_ = 0, slab_ = 0, fold_matrices_ = 0;
   int32_t add_floats(const char* what, int member, int layer, int count);
-  int32_t add_matrix(const char* what, int member, int layer, int rows, int columns);
+  int32_t add_matrix(const char* what, int member, int layer, int rows, int columns, int from = 0);
   int32_t add_inputs(const char* what, int member, int rows, int columns, int from);
   int64_t take(int64_t floats);
   void add_stream(int32_t place, int inputs, int outputs, int matrix_parts, bool narrow, bool gradient);

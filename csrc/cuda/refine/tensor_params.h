@@ -11,7 +11,7 @@ struct TensorParams {
   Settings settings;
   Call call;
   TensorMemory memory;
-  int64_t tiles;
+  int32_t tiles;  // of 32 rows or more: no memory has 2^31 of them
   float* folded;  // [blocks][base_panels][256][rows]: the state's share of the first layers, as the warps' registers hold it
 };
 

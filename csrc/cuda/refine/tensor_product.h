@@ -11,7 +11,6 @@ enum class TensorFinish {
   relu,      // y = max(sum, 0); NaN stays
   mask,      // y = sum where y was the positive output of a ReLU, else 0
   fold,      // folded = sum
-  gradient,  // the action's
 };
 
 // Where the action's gradient goes: [A][rows] floats.
@@ -23,14 +22,12 @@ struct GradientTo {
 };
 
 struct TensorProduct {
-  const float* numbers;
   int inputs, outputs, width;  // padded; outputs: width of them are the caller's
   uint32_t x, y;               // planes
   int bias;                    // place of [outputs] floats that the sums begin with, or -1
   bool folded_base;            // or with `folded`
   float* folded;               // sums in global memory, as the registers hold them
   TensorFinish finish;
-  GradientTo gradient;
 };
 
 template <class Tile>
@@ -58,10 +55,11 @@ DTAG_INLINE void multiply(float (&d)[4], const uint32_t (&a)[parts][4], const ui
 
 // Outputs first.. of a panel: `groups` times 16 in each warp, dealt in turn so that narrow panels occupy all warps.
 template <class Tile, int parts, int groups>
-DTAG_INLINE void panel_product(const TensorProduct& p, TensorStream<Tile::kParts>& stream, int first) {
+DTAG_INLINE void panel_product(const TensorProduct& p, const float* numbers, TensorStream<Tile::kParts>& stream, int first) {
   constexpr int kRowTiles = Tile::kRowTiles, kEach = kSlotRows / parts;
-  const int lane = lane_index(), across = warp_index() % Tile::kWarpsAcross;
-  const int row_first = warp_index() / Tile::kWarpsAcross * kRowTiles * 16;
+  // Anew, or the places that follow from them would keep registers from one product to the next.
+  const int lane = anew(lane_index()), warp = anew(warp_index()), across = warp % Tile::kWarpsAcross;
+  const int row_first = warp / Tile::kWarpsAcross * kRowTiles * 16;
   const int columns = p.outputs - first < kPanel ? p.outputs - first : kPanel;
   // A group beyond the panel repeats the first one; nobody takes its sums.
   const auto column_of = [&](int g) DTAG_LAMBDA {
@@ -79,7 +77,7 @@ DTAG_INLINE void panel_product(const TensorProduct& p, TensorStream<Tile::kParts
     DTAG_UNROLL
     for (int half = 0; half < 2; ++half) {
       const int o = first + column_of(g) + half * 8 + lane % 4 * 2;
-      const float b0 = p.bias < 0 ? 0.f : p.numbers[p.bias + o], b1 = p.bias < 0 ? 0.f : p.numbers[p.bias + o + 1];
+      const float b0 = p.bias < 0 ? 0.f : numbers[p.bias + o], b1 = p.bias < 0 ? 0.f : numbers[p.bias + o + 1];
       DTAG_UNROLL
       for (int i = 0; i < kRowTiles; ++i) {
         Float4 begin{{b0, b1, b0, b1}};
@@ -138,11 +136,6 @@ DTAG_INLINE void panel_product(const TensorProduct& p, TensorStream<Tile::kParts
         for (int lower = 0; lower < 2; ++lower) {
           const int row = row_first + i * 16 + lower * 8 + lane / 4;
           Pair v{s[2 * lower], s[2 * lower + 1]};
-          if (p.finish == TensorFinish::gradient) {
-            finish_gradient<Tile>(p.gradient, row, o, v.a);
-            finish_gradient<Tile>(p.gradient, row, o + 1, v.b);
-            continue;
-          }
           Pair test = v;
           if (p.finish == TensorFinish::mask) test = y.rounded(row, o / 2);
           if (p.finish != TensorFinish::store) v = {test.a <= 0.f ? 0.f : v.a, test.b <= 0.f ? 0.f : v.b};
@@ -157,26 +150,26 @@ DTAG_INLINE void panel_product(const TensorProduct& p, TensorStream<Tile::kParts
 // All threads; x is complete for all of them behind the stream's barrier, and so is y afterwards. parts: those of x and of
 // the matrix.
 template <class Tile, int parts>
-DTAG_INLINE void tensor_product(const TensorProduct& p, TensorStream<Tile::kParts>& stream) {
+DTAG_INLINE void tensor_product(const TensorProduct& p, const float* numbers, TensorStream<Tile::kParts>& stream) {
   for (int first = 0; first < p.outputs; first += kPanel) {
     const int columns = p.outputs - first < kPanel ? p.outputs - first : kPanel;
     const int groups = (columns / 16 + Tile::kWarpsAcross - 1) / Tile::kWarpsAcross;
     if constexpr (Tile::kGroups >= 4) {
-      if (groups == 4) panel_product<Tile, parts, 4>(p, stream, first);
-      if (groups == 3) panel_product<Tile, parts, 3>(p, stream, first);
+      if (groups == 4) panel_product<Tile, parts, 4>(p, numbers, stream, first);
+      if (groups == 3) panel_product<Tile, parts, 3>(p, numbers, stream, first);
     }
-    if (groups == 2) panel_product<Tile, parts, 2>(p, stream, first);
-    if (groups == 1) panel_product<Tile, parts, 1>(p, stream, first);
+    if (groups == 2) panel_product<Tile, parts, 2>(p, numbers, stream, first);
+    if (groups == 1) panel_product<Tile, parts, 1>(p, numbers, stream, first);
   }
   sync_block();
 }
 
-// The action's gradient of up to 16 dimensions: a warp makes 16 rows.
+// The gradient of the action's dimensions first..first + 15: a warp makes 16 rows.
 template <class Tile>
-DTAG_INLINE void narrow_product(int inputs, uint32_t x_offset, const GradientTo& to, TensorStream<Tile::kParts>& stream) {
+DTAG_INLINE void narrow_product(int inputs, uint32_t x_offset, const GradientTo& to, int first, TensorStream<Tile::kParts>& stream) {
   constexpr int parts = Tile::kParts, kEach = kNarrowRows / parts;
-  const int lane = lane_index(), row_first = warp_index() * 16;
-  const bool works = row_first < Tile::kRows, both = to.width > 8;
+  const int lane = anew(lane_index()), row_first = anew(warp_index()) * 16;
+  const bool works = row_first < Tile::kRows, both = to.width - first > 8;
   const Plane<Tile> x(x_offset, inputs);
   const int x_at = (row_first + lane % 16) * x.stride + lane / 16 * 8;
   float sum[2][2][4] = {};  // [input / 16 % 2][outputs 0..8 or 8..16]: two chains
@@ -206,7 +199,7 @@ DTAG_INLINE void narrow_product(int inputs, uint32_t x_offset, const GradientTo&
     for (int half = 0; half < 2; ++half) {
       DTAG_UNROLL
       for (int j = 0; j < 4; ++j)
-        finish_gradient<Tile>(to, row_first + j / 2 * 8 + lane / 4, half * 8 + lane % 4 * 2 + j % 2,
+        finish_gradient<Tile>(to, row_first + j / 2 * 8 + lane / 4, first + half * 8 + lane % 4 * 2 + j % 2,
                               sum[0][half][j] + sum[1][half][j]);
     }
   }

@@ -28,7 +28,7 @@ struct TensorOp {
 struct TensorStage {
   int32_t in, out, width;
   int32_t forward;        // [in][out]; the first layer: of its inputs as below
-  int32_t backward;       // [out][in]; the first layer: of the action alone
+  int32_t backward;       // [out][in]; not of the first layer
   int32_t bias;           // [out] floats
   int32_t ops, op_count;  // place in the table of ops; a ReLU at the end is not among them
   int32_t relu;           // ends in a ReLU, whose slope is read off its output
@@ -51,7 +51,7 @@ struct TensorMember {
 struct TensorMatrix {
   int32_t place, inputs, outputs;
   int32_t parts;
-  int32_t narrow;    // 16 outputs, as the narrow product takes them
+  int32_t narrow;    // of 16 of the action's dimensions, as the narrow product takes them
   int32_t gradient;  // left out of evaluations without gradient
 };
 

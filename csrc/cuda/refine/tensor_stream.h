@@ -57,8 +57,9 @@ class TensorStream {
     const int parts = most_parts == 1 ? 1 : parts_;
     if (flags_ & kNarrow) {
       constexpr int kApart = kThreads / 2;  // rows from copy to copy: two threads a row
-      const Shared<float> to = slot + thread_index() / 2 * (kNarrowPitch / 2) + thread_index() % 2 * 4;
-      send<kNarrowRows, kApart>(to, from, kNarrowPitch / 2, parts, thread_index() / 2);
+      const int t = anew(thread_index());
+      const Shared<float> to = slot + t / 2 * (kNarrowPitch / 2) + t % 2 * 4;
+      send<kNarrowRows, kApart>(to, from, kNarrowPitch / 2, parts, t / 2);
     } else {
       constexpr int kApart = kThreads / kWarp;  // a warp a row
       const Shared<float> to = slot + warp_index() * (kPanelPitch / 2) + lane_index() * 4;

@@ -8,7 +8,7 @@ namespace dtag::gpu {
 
 // Who walks a tile: the block's threads, or a warpgroup's.
 struct WholeBlock {
-  DTAG_MEMBER static int thread() { return thread_index(); }
+  DTAG_MEMBER static int thread() { return anew(thread_index()); }
   DTAG_MEMBER static void sync() { sync_block(); }
   DTAG_MEMBER static bool sync_or(bool x) { return sync_block_or(x); }
 };
@@ -27,24 +27,24 @@ class TileRows {
   // Of the tile's rows, `rows` are used. Where several blocks walk the same rows, one `tells` the caller.
   DTAG_MEMBER TileRows(const Call& call, const Settings& settings, const Memory& memory, int dims, int rows = kRows, bool tells = true)
       : c_(call), s_(settings), m_(memory), dims_(dims), candidates_(call.candidates < rows ? call.candidates : rows),
-        states_(rows / candidates_), tells_(tells) {}
+        used_(rows / candidates_ * candidates_), tells_(tells) {}
 
   // A tile holds states_each() states with candidates_each() candidates; more candidates come in several rounds.
   DTAG_MEMBER int candidates_each() const { return candidates_; }
-  DTAG_MEMBER int states_each() const { return states_; }
-  DTAG_MEMBER int64_t tile_count() const { return (c_.batch + states_ - 1) / states_; }
+  DTAG_MEMBER int states_each() const { return anew(used_) / candidates_; }
+  DTAG_MEMBER int64_t tile_count() const { return (c_.batch + states_each() - 1) / states_each(); }
 
   // Number s of the state of row r, where the tile begins with state `from`.
   DTAG_MEMBER float state(int64_t from, int r, int s) const {
     const int64_t b = from + r / candidates_;
-    return r < states_ * candidates_ && b < c_.batch ? c_.states[b * c_.state_stride + s] : 0.f;
+    return r < used_ && b < c_.batch ? c_.states[b * c_.state_stride + s] : 0.f;
   }
 
   // The row of the caller's arrays that row r of the tile is, or -1.
   DTAG_MEMBER int64_t row(int64_t from, int first, int r) const {
     const int64_t b = from + r / candidates_;
     const int candidate = first + r % candidates_;
-    return r < states_ * candidates_ && b < c_.batch && candidate < c_.candidates ? b * c_.candidates + candidate : -1;
+    return r < used_ && b < c_.batch && candidate < c_.candidates ? b * c_.candidates + candidate : -1;
   }
 
   DTAG_MEMBER void begin(int64_t from, int first) const {
@@ -143,7 +143,7 @@ class TileRows {
   // The candidate of greatest finite Q, the first on ties, candidate 0 when none is finite.
   DTAG_MEMBER void pick_candidate(int64_t from, int first) const {
     const int p = Team::thread();
-    if (p >= states_ || from + p >= c_.batch) return;
+    if (p >= states_each() || from + p >= c_.batch) return;
     const Shared<const float> q_best = shared_part<float>(m_.q_best, kRows) + p * candidates_;
     const Shared<int32_t> winner = shared_part<int32_t>(m_.winner, kRows) + p;
     const Shared<float> winner_q = shared_part<float>(m_.winner_q, kRows) + p;
@@ -168,7 +168,7 @@ class TileRows {
   const Call& c_;
   const Settings& s_;
   const Memory& m_;
-  int dims_, candidates_, states_;
+  int dims_, candidates_, used_;  // used_: rows of the tile
   bool tells_;
 };
 

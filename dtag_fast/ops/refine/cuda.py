@@ -55,7 +55,7 @@ class _Form:
         for what, kind, member, number, offset, rows, columns, padded, first in self._pieces:
             if what in ("low", "high"):
                 continue
-            source = _source(what, members[member][number], state_dim, number == 0, rows, first)
+            source = _source(what, members[member][number], state_dim, number == 0, rows, columns, first)
             if kind == "float32":
                 target = self.numbers[offset : offset + rows * padded]
             else:
@@ -209,7 +209,7 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
 
 
 def _source(
-    what: str, layer: Linear | LayerNorm, state_dim: int, in_front: bool, rows: int, first: int
+    what: str, layer: Linear | LayerNorm, state_dim: int, in_front: bool, rows: int, columns: int, first: int
 ) -> Tensor | float:
     """What a piece holds (csrc/cuda/refine/pieces.h) of a layer; `in_front`: it is the first Linear."""
     weight, s = layer.weight, state_dim
@@ -225,4 +225,4 @@ def _source(
         case "forward":
             return (weight[:, s:] if in_front else weight).T
         case _:
-            return weight[:, s:] if in_front else weight
+            return weight[:, s + first : s + first + columns] if in_front else weight

@@ -38,11 +38,11 @@ DTAG_INLINE bool sync_warpgroup_or(bool x) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 // Before a thread's ordinary stores to shared memory are read by products: then a barrier, then the products.
-DTAG_INLINE void publish_to_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+DTAG_INLINE void publish_to_wgmma() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 // Behind the last access to the registers of D and A, before the products that take them.
-DTAG_INLINE void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+DTAG_INLINE void wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 // Behind them: the registers of D and A may be touched again.
-DTAG_INLINE void products_end() {
+DTAG_INLINE void wgmma_end() {
   asm volatile("wgmma.commit_group.sync.aligned;\n wgmma.wait_group.sync.aligned 0;" ::: "memory");
 }
 
@@ -62,7 +62,7 @@ DTAG_INLINE void products_end() {
 // d = a b, or d += a b with `more`. B's 16 inputs are those from 16 k on. turn = false: the matrix has a row for each of B's
 // columns; true: for each of its rows. `rows`: those of the matrix, all strips as long. Its start: a multiple of 1024 bytes.
 template <int width, bool turn>
-DTAG_INLINE void product(float (&d)[width / 2], const uint32_t (&a)[4], Shared<const uint16_t> matrix, int rows, int k, bool more) {
+DTAG_INLINE void wgmma_bf16(float (&d)[width / 2], const uint32_t (&a)[4], Shared<const uint16_t> matrix, int rows, int k, bool more) {
   const uint32_t strip = uint32_t(rows) * 128, eight_rows = 8 * 128;
   // Along a row a step of 16 numbers is 32 bytes within a strip, which the exchange of pieces leaves in place; eight rows
   // further is `eight_rows`, 64 columns further a strip.

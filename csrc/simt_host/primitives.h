@@ -58,10 +58,10 @@ using simt::mma_tf32;
 using simt::pack_bf16;
 using simt::round_tf32;
 
-using simt::product;
-using simt::products_begin;
-using simt::products_end;
-using simt::publish_to_products;
+using simt::wgmma_bf16;
+using simt::wgmma_begin;
+using simt::wgmma_end;
+using simt::publish_to_wgmma;
 using simt::sync_warpgroup;
 using simt::sync_warpgroup_or;
 using simt::warpgroup_index;

@@ -64,7 +64,7 @@ void SharedMemory::read_for_product(Thread& me, uint32_t offset, Part part) {
     const bool from_thread = int(c.writer) < me.machine->cluster_threads();
     if (!from_thread || me.machine->thread(int(c.writer)).published < c.write_tick)
       throw Fault(FaultKind::unpublished, place(me, "product", offset, part) + ", written by " + thread_name(c.writer) +
-                                              " without publish_to_products() behind");
+                                              " without publish_to_wgmma() behind");
   };
   if (!(w.flags & kSplit)) return check(w.cell);
   for (const Cell& c : splits_[w.split - 1]) check(c);

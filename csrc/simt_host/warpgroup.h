@@ -1,5 +1,5 @@
 // cuda/warpgroup.h for the CPU. A product reads its matrix where it stands in the program; its sums appear at
-// products_end(), until which their registers hold NaN, and nobody may have touched these or the operands' by then.
+// wgmma_end(), until which their registers hold NaN, and nobody may have touched these or the operands' by then.
 #pragma once
 #include "simt_host/mma.h"
 
@@ -19,44 +19,44 @@ inline bool sync_warpgroup_or(bool x) {
   return g.any[round];
 }
 
-inline void publish_to_products() {
+inline void publish_to_wgmma() {
   Thread& me = self();
   me.published = me.tick++;  // what it writes from here on is not
 }
 
-inline void products_begin() {
+inline void wgmma_begin() {
   Thread& me = self();
-  me.machine->meet_warpgroup(me, Collective::products_begin);
-  if (me.products.open) throw Fault(FaultKind::registers, name_thread(me) + ": products_begin() twice without products_end()");
+  me.machine->meet_warpgroup(me, Collective::wgmma_begin);
+  if (me.products.open) throw Fault(FaultKind::registers, name_thread(me) + ": wgmma_begin() twice without wgmma_end()");
   me.products.open = true;
 }
 
 // Which NaN: one that no arithmetic makes.
 constexpr uint32_t kUnderWay = 0x7fcbcdefu;
 
-inline void products_end() {
+inline void wgmma_end() {
   Thread& me = self();
-  me.machine->meet_warpgroup(me, Collective::products_end);
+  me.machine->meet_warpgroup(me, Collective::wgmma_end);
   for (const Products::Operand& a : me.products.operands)
     if (std::memcmp(a.place, a.value.data(), sizeof(a.value)) != 0)
-      throw Fault(FaultKind::registers, name_thread(me) + ": an operand of a product changed before products_end()");
+      throw Fault(FaultKind::registers, name_thread(me) + ": an operand of a product changed before wgmma_end()");
   for (const Products::Sums& d : me.products.sums) {
     for (size_t i = 0; i < d.value.size(); ++i)
       if (bits_of(d.place[i]) != kUnderWay)
-        throw Fault(FaultKind::registers, name_thread(me) + ": sums of a product were written before products_end()");
+        throw Fault(FaultKind::registers, name_thread(me) + ": sums of a product were written before wgmma_end()");
     std::memcpy(d.place, d.value.data(), d.value.size() * 4);
   }
   me.products = {};
 }
 
 template <int width, bool turn>
-inline void product(float (&d)[width / 2], const uint32_t (&a)[4], Shared<const uint16_t> matrix, int rows, int k, bool more) {
+inline void wgmma_bf16(float (&d)[width / 2], const uint32_t (&a)[4], Shared<const uint16_t> matrix, int rows, int k, bool more) {
   Thread& me = self();
   if (me.machine->shape().capability != 90)
     throw Fault(FaultKind::usage, name_thread(me) + ": products of a warpgroup on a device that has none");
-  if (!me.products.open) throw Fault(FaultKind::registers, name_thread(me) + ": a product before products_begin()");
-  const auto* all = exchange<4>(me, Collective::product, {a[0], a[1], a[2], a[3]});
-  me.machine->meet_warpgroup(me, Collective::product);
+  if (!me.products.open) throw Fault(FaultKind::registers, name_thread(me) + ": a product before wgmma_begin()");
+  const auto* all = exchange<4>(me, Collective::wgmma_bf16, {a[0], a[1], a[2], a[3]});
+  me.machine->meet_warpgroup(me, Collective::wgmma_bf16);
   SharedMemory& memory = checked(me, matrix, 2, "product");
   if (matrix.offset() % 1024 != 0)
     throw Fault(FaultKind::alignment, name_thread(me) + ": a product's matrix at " + std::to_string(matrix.offset()) +

@@ -5,6 +5,13 @@
 
 namespace dtag::gpu {
 
+// What a pass over all members is to find out.
+enum class Evaluate {
+  states,    // their share of all first layers, biases included, kept in global memory
+  q,         // of every row, reduced over the members
+  gradient,  // that, too
+};
+
 // Member e's `q_member` joins row r's q; `take` says whether its gradient replaces what earlier members left.
 template <class Tile>
 DTAG_INLINE void join_member(const cuda::TileMemory& m, Reduce reduce, int e, float share, int r, float q_member) {

@@ -83,7 +83,7 @@ class HopperKernel {
       exchange_.init();
       mbarrier_init_fence();
     }
-    publish_to_products();
+    publish_to_wgmma();
     sync_cluster();
     const Rows rows(p_.call, p_.settings, g_.walk, dims_, kRows, cluster_rank() == 0);
     const RowClock<HopperTile, OneWarpgroup> clock(g_.clock);
@@ -207,10 +207,10 @@ class HopperKernel {
       DTAG_UNROLL
       for (int i = 0; i < 8; ++i) sum[8 * k + i] = bias.v[i / 4 * 2 + i % 2];
     }
-    products_begin();
+    wgmma_begin();
     DTAG_UNROLL
-    for (int k = 0; k < kSteps; ++k) product<kWidth, false>(sum, x[k], hidden(), kWidth, k, true);
-    products_end();
+    for (int k = 0; k < kSteps; ++k) wgmma_bf16<kWidth, false>(sum, x[k], hidden(), kWidth, k, true);
+    wgmma_end();
 
     float q[2] = {0.f, 0.f};  // of rows lane / 4 and 8 more
     DTAG_UNROLL
@@ -230,10 +230,10 @@ class HopperKernel {
     }
     send_q(q);
     if (with_gradient) {
-      products_begin();
+      wgmma_begin();
       DTAG_UNROLL
-      for (int k = 0; k < kSteps; ++k) product<kWidth, true>(sum, x[k], hidden(), kWidth, k, k > 0);
-      products_end();
+      for (int k = 0; k < kSteps; ++k) wgmma_bf16<kWidth, true>(sum, x[k], hidden(), kWidth, k, k > 0);
+      wgmma_end();
       DTAG_UNROLL
       for (int k = 0; k < kSteps; ++k) {
         float gradient[8];
@@ -260,10 +260,10 @@ class HopperKernel {
     uint32_t x[2 * steps][4];
     DTAG_UNROLL
     for (int k = 0; k < 2 * steps; ++k) load_matrix(x[k], mine + 16 * k);
-    products_begin();
+    wgmma_begin();
     DTAG_UNROLL
-    for (int k = 0; k < 2 * steps; ++k) product<kWidth, false>(sum, x[k], first(), kWidth, k % steps, k > 0);
-    products_end();
+    for (int k = 0; k < 2 * steps; ++k) wgmma_bf16<kWidth, false>(sum, x[k], first(), kWidth, k % steps, k > 0);
+    wgmma_end();
   }
   DTAG_MEMBER void first_product(float (&sum)[kWidth / 2]) const {
     switch (input_steps()) {

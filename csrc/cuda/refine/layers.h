@@ -1,4 +1,4 @@
-// Layer by layer over the rows of a tile: what stands between two products, one member forward, and back to the action.
+// Layer by layer over the rows of a tile: what stands between two products.
 #pragma once
 #include "cuda/refine/device_program.h"
 #include "cuda/refine/product.h"
@@ -132,88 +132,6 @@ DTAG_INLINE void ops_backward(const DeviceProgram& p, const TileMemory& m, const
 template <class Tile>
 DTAG_INLINE uint32_t unit_offset(const TileMemory& m, int unit) {
   return m.units + uint32_t(unit) * Tile::kRows * 4;
-}
-
-// The state's share of the first layer, bias included, to `folded` [out][rows]. `read_state(s, row)` gives the states; all
-// units serve as room for them.
-template <class Tile, class State>
-DTAG_INLINE void fold_state(const DeviceProgram& p, const TileMemory& m, const DeviceMember& member, float* folded,
-                            State read_state) {
-  const DeviceStage& first = p.stages[member.stages];
-  const Shared<float> slab = shared_part<float>(m.units, int64_t(p.units) * Tile::kRows);
-  for (int from = 0; from < p.state_dim; from += p.units) {
-    const int count = p.state_dim - from < p.units ? p.state_dim - from : p.units;
-    for (int at = thread_index(); at < count * Tile::kRows; at += kThreads)
-      slab[at] = read_state(from + at / Tile::kRows, at % Tile::kRows);
-    sync_block();
-    Product f{};
-    f.matrix = p.numbers + member.state + int64_t(from) * first.out_padded;
-    f.inputs = count;
-    f.outputs = first.out;
-    f.padded = first.out_padded;
-    f.x = m.units;
-    f.scratch = m.scratch;
-    if (from == 0)
-      f.bias = p.numbers + first.bias;
-    else
-      f.base = folded;
-    f.global_y = folded;
-    f.finish = Finish::to_global;
-    product<Tile>(f);
-  }
-}
-
-// Everything a member's backward pass needs, and its Q in the unit of its last stage.
-template <class Tile>
-DTAG_INLINE void member_forward(const DeviceProgram& p, const TileMemory& m, const DeviceMember& member, const float* folded) {
-  for (int l = 0; l < member.depth; ++l) {
-    const DeviceStage& stage = p.stages[member.stages + l];
-    Product f{};
-    f.matrix = p.numbers + stage.forward;
-    f.inputs = stage.in;
-    f.outputs = stage.out;
-    f.padded = stage.out_padded;
-    f.x = l == 0 ? m.action : unit_offset<Tile>(m, p.stages[member.stages + l - 1].value);
-    f.y = unit_offset<Tile>(m, stage.value);
-    f.scratch = m.scratch;
-    if (l == 0)
-      f.base = folded;
-    else
-      f.bias = p.numbers + stage.bias;
-    f.finish = stage.relu && stage.op_count == 0 ? Finish::relu : Finish::store;
-    product<Tile>(f);
-    ops_forward<Tile>(p, m, stage, p.units);
-  }
-}
-
-// dQ/da times `seed` into the action's gradient, in the rows of m.take or, with `add`, added to it.
-template <class Tile>
-DTAG_INLINE void member_backward(const DeviceProgram& p, const TileMemory& m, const DeviceMember& member, float seed, bool add) {
-  const DeviceStage& last = p.stages[member.stages + member.depth - 1];
-  const Shared<float> q = shared_part<float>(unit_offset<Tile>(m, last.value), Tile::kRows);
-  if (thread_index() < Tile::kRows) q[thread_index()] = seed;
-  sync_block();
-  for (int l = member.depth - 1; l >= 0; --l) {
-    const DeviceStage& stage = p.stages[member.stages + l];
-    ops_backward<Tile>(p, m, stage, p.units);
-    Product f{};
-    f.matrix = p.numbers + stage.backward;
-    f.inputs = stage.out;
-    f.outputs = stage.in;
-    f.padded = stage.in_padded;
-    f.x = unit_offset<Tile>(m, stage.value);
-    f.scratch = m.scratch;
-    f.take = m.take;
-    if (l > 0) {
-      const DeviceStage& before = p.stages[member.stages + l - 1];
-      f.y = unit_offset<Tile>(m, before.value);
-      f.finish = before.relu ? Finish::mask : Finish::store;
-    } else {
-      f.y = m.grad;
-      f.finish = add ? Finish::add : Finish::to_chosen;
-    }
-    product<Tile>(f);
-  }
 }
 
 }  // namespace dtag::gpu

@@ -33,12 +33,7 @@ DTAG_INLINE void write_inputs(const TensorParams& g, int inputs, int columns, in
 
 DTAG_INLINE int padded16(int n) { return (n + 15) / 16 * 16; }
 
-enum class Evaluate {
-  states,    // their share of all first layers, biases included, to `folded`
-  q,         // of every row, reduced over the members
-  gradient,  // that, too
-};
-
+// `folded`: where the states' share is. `read_state(s, row)` gives the states.
 template <class Tile, class State>
 DTAG_INLINE void tensor_evaluate(const TensorParams& g, float* folded, Evaluate what, TensorStream<Tile::kParts>& stream,
                                  State read_state) {

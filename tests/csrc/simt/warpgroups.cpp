@@ -27,7 +27,7 @@ Shared<uint16_t> write_matrix(bool publish = true, uint32_t offset = 1024) {
     const int r = at / columns, c = at % columns;
     matrix[place(r, c, rows)] = uint16_t(pack_bf16(turn ? b_at(r, c) : b_at(c, r), 0.f));
   }
-  if (publish) publish_to_products();
+  if (publish) publish_to_wgmma();
   return matrix;
 }
 
@@ -46,9 +46,9 @@ DTAG_KERNEL(kWarpgroup) multiply(float* out) {
   float sum[width / 2] = {};
   uint32_t a[kDepth / 16][4];
   for (int k = 0; k < kDepth / 16; ++k) operand(k, a[k]);
-  products_begin();
-  for (int k = 0; k < kDepth / 16; ++k) product<width, turn>(sum, a[k], matrix, turn ? kDepth : width, k, k > 0);
-  products_end();
+  wgmma_begin();
+  for (int k = 0; k < kDepth / 16; ++k) wgmma_bf16<width, turn>(sum, a[k], matrix, turn ? kDepth : width, k, k > 0);
+  wgmma_end();
   const int lane = lane_index(), row = warp_index() % 4 * 16 + lane / 4;
   for (int i = 0; i < width / 2; ++i)
     out[(row + i / 2 % 2 * 8) * width + i / 4 * 8 + lane % 4 * 2 + i % 2] = sum[i];
@@ -82,12 +82,12 @@ void wrong_product(Mistake m, float* out) {
   float sum[32] = {};
   uint32_t a[4];
   operand(0, a);
-  if (m != Mistake::unopened) products_begin();
-  product<64, false>(sum, a, matrix, m == Mistake::too_few_rows ? 56 : 64, 0, true);
+  if (m != Mistake::unopened) wgmma_begin();
+  wgmma_bf16<64, false>(sum, a, matrix, m == Mistake::too_few_rows ? 56 : 64, 0, true);
   if (m == Mistake::read_early) out[thread_index()] = sum[0];
   if (m == Mistake::written_early) sum[3] = 1.f;
   if (m == Mistake::operand_changed) a[2] ^= 1u;
-  if (m != Mistake::unclosed) products_end();
+  if (m != Mistake::unclosed) wgmma_end();
 }
 
 void test_mistakes() {
@@ -98,13 +98,13 @@ void test_mistakes() {
   };
   fault("product of a matrix not published", Mistake::unpublished, FaultKind::unpublished);
   fault("product without a barrier before", Mistake::unsynchronised, FaultKind::race);
-  fault("product without products_begin", Mistake::unopened, FaultKind::registers);
-  fault("product without products_end", Mistake::unclosed, FaultKind::registers);
-  fault("sums written before products_end", Mistake::written_early, FaultKind::registers);
-  fault("operand changed before products_end", Mistake::operand_changed, FaultKind::registers);
+  fault("product without wgmma_begin", Mistake::unopened, FaultKind::registers);
+  fault("product without wgmma_end", Mistake::unclosed, FaultKind::registers);
+  fault("sums written before wgmma_end", Mistake::written_early, FaultKind::registers);
+  fault("operand changed before wgmma_end", Mistake::operand_changed, FaultKind::registers);
   fault("matrix not at a multiple of 1024 bytes", Mistake::misaligned, FaultKind::alignment);
   fault("product beyond the matrix", Mistake::too_few_rows, FaultKind::bounds);
-  must_run("sums read before products_end", shape, [&] { wrong_product(Mistake::read_early, out.data()); },
+  must_run("sums read before wgmma_end", shape, [&] { wrong_product(Mistake::read_early, out.data()); },
            [&] { return std::isnan(out[0]) && std::isnan(out[kWarpgroup - 1]); });
   shape.capability = 100;
   fault("product on another device", Mistake::other_device, FaultKind::usage);

@@ -75,9 +75,10 @@ class CudaExecutor:
         device: where it runs, None for the program's.
         precision: "fp32", "bf16x3" or "bf16": the least that products of hidden layers are computed in. Sums,
             actions, the optimizer's state and Q are float32 in all.
-        kernel: "generic", "latency" or "tensor" to use that kernel for every call, None for the rule.
+        kernel: "generic", "latency", "tensor" or "hopper" to use that kernel for every call, None for the
+            rule.
         rows: how many rows a block (generic: 64, 32, 16, 8, 4; tensor: 128, 64, 32) or a cluster (latency:
-            1, 2, 4, 8) carries, None for the rule.
+            1, 2, 4, 8; hopper: 64, 128) carries, None for the rule.
         core: the module with CudaPlan; tests hand in the one that runs the kernels on the CPU.
 
     Raises:

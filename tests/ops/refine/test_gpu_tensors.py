@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from bf16_checks import assert_close
+from kernel_checks import make_inputs, make_options, make_program, on_device, traced
 from torch import nn
 
 import dtag_fast
+from dtag_fast.ops.refine.cuda import CudaExecutor
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -189,3 +192,26 @@ def test_more_numbers_than_32_bits_can_count():
     out = refiner(states, actions)
     few = refiner(states[picked], actions[picked])
     torch.testing.assert_close(out[picked], few, rtol=0, atol=1e-6)
+
+
+KERNELS = [
+    ("generic", "fp32"),
+    ("latency", "fp32"),
+    ("tensor", "bf16"),
+    ("tensor", "bf16x3"),
+    ("hopper", "bf16"),
+]
+
+
+@pytest.mark.parametrize(("kernel", "precision"), KERNELS)
+def test_small_batches_in_each_kernel(kernel, precision):
+    core = pytest.importorskip("dtag_fast._C", reason="the compiled module is not built")
+    if not hasattr(core, "CudaPlan"):
+        pytest.skip("the compiled module was built without CUDA")
+    program = make_program(hidden=(64, 48), activations=(("silu", ()),))
+    states, actions = make_inputs(program, 70)
+    executor = CudaExecutor(on_device(program, "cuda"), make_options(), precision, kernel=kernel)
+    if reason := executor.refusal():
+        pytest.skip(reason)
+    _, info = traced(executor, states, actions, 2, 0.02, "cuda")
+    assert_close(program, states, info, "bf16x3" if precision == "fp32" else precision)

@@ -41,9 +41,13 @@ DTAG_INLINE bool sync_warpgroup_or(bool x) {
 DTAG_INLINE void publish_to_wgmma() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 // Behind the last access to the registers of D and A, before the products that take them.
 DTAG_INLINE void wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-// Behind them: the registers of D and A may be touched again.
-DTAG_INLINE void wgmma_end() {
+// Behind those that add to d: its registers and those of A may be touched again. The compiler, to which the products look
+// finished before, must move nothing that reads d to the front of the wait.
+template <int count>
+DTAG_INLINE void wgmma_end(float (&d)[count]) {
   asm volatile("wgmma.commit_group.sync.aligned;\n wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  DTAG_UNROLL
+  for (int i = 0; i < count; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
 #define DTAG_TEN(n) "%" #n "0, %" #n "1, %" #n "2, %" #n "3, %" #n "4, %" #n "5, %" #n "6, %" #n "7, %" #n "8, %" #n "9, "

@@ -34,17 +34,19 @@ inline void wgmma_begin() {
 // Which NaN: one that no arithmetic makes.
 constexpr uint32_t kUnderWay = 0x7fcbcdefu;
 
-inline void wgmma_end() {
+template <int count>
+inline void wgmma_end(float (&d)[count]) {
   Thread& me = self();
   me.machine->meet_warpgroup(me, Collective::wgmma_end);
   for (const Products::Operand& a : me.products.operands)
     if (std::memcmp(a.place, a.value.data(), sizeof(a.value)) != 0)
       throw Fault(FaultKind::registers, name_thread(me) + ": an operand of a product changed before wgmma_end()");
-  for (const Products::Sums& d : me.products.sums) {
-    for (size_t i = 0; i < d.value.size(); ++i)
-      if (bits_of(d.place[i]) != kUnderWay)
+  for (const Products::Sums& sums : me.products.sums) {
+    if (sums.place != d) throw Fault(FaultKind::registers, name_thread(me) + ": wgmma_end() of other sums than a product's");
+    for (int i = 0; i < count; ++i)
+      if (bits_of(d[i]) != kUnderWay)
         throw Fault(FaultKind::registers, name_thread(me) + ": sums of a product were written before wgmma_end()");
-    std::memcpy(d.place, d.value.data(), d.value.size() * 4);
+    std::memcpy(d, sums.value.data(), sizeof(d));
   }
   me.products = {};
 }

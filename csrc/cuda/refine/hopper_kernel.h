@@ -210,7 +210,7 @@ class HopperKernel {
     wgmma_begin();
     DTAG_UNROLL
     for (int k = 0; k < kSteps; ++k) wgmma_bf16<kWidth, false>(sum, x[k], hidden(), kWidth, k, true);
-    wgmma_end();
+    wgmma_end(sum);
 
     float q[2] = {0.f, 0.f};  // of rows lane / 4 and 8 more
     DTAG_UNROLL
@@ -233,7 +233,7 @@ class HopperKernel {
       wgmma_begin();
       DTAG_UNROLL
       for (int k = 0; k < kSteps; ++k) wgmma_bf16<kWidth, true>(sum, x[k], hidden(), kWidth, k, k > 0);
-      wgmma_end();
+      wgmma_end(sum);
       DTAG_UNROLL
       for (int k = 0; k < kSteps; ++k) {
         float gradient[8];
@@ -263,7 +263,7 @@ class HopperKernel {
     wgmma_begin();
     DTAG_UNROLL
     for (int k = 0; k < 2 * steps; ++k) wgmma_bf16<kWidth, false>(sum, x[k], first(), kWidth, k % steps, k > 0);
-    wgmma_end();
+    wgmma_end(sum);
   }
   DTAG_MEMBER void first_product(float (&sum)[kWidth / 2]) const {
     switch (input_steps()) {

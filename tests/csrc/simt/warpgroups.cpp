@@ -48,7 +48,7 @@ DTAG_KERNEL(kWarpgroup) multiply(float* out) {
   for (int k = 0; k < kDepth / 16; ++k) operand(k, a[k]);
   wgmma_begin();
   for (int k = 0; k < kDepth / 16; ++k) wgmma_bf16<width, turn>(sum, a[k], matrix, turn ? kDepth : width, k, k > 0);
-  wgmma_end();
+  wgmma_end(sum);
   const int lane = lane_index(), row = warp_index() % 4 * 16 + lane / 4;
   for (int i = 0; i < width / 2; ++i)
     out[(row + i / 2 % 2 * 8) * width + i / 4 * 8 + lane % 4 * 2 + i % 2] = sum[i];
@@ -87,7 +87,7 @@ void wrong_product(Mistake m, float* out) {
   if (m == Mistake::read_early) out[thread_index()] = sum[0];
   if (m == Mistake::written_early) sum[3] = 1.f;
   if (m == Mistake::operand_changed) a[2] ^= 1u;
-  if (m != Mistake::unclosed) wgmma_end();
+  if (m != Mistake::unclosed) wgmma_end(sum);
 }
 
 void test_mistakes() {

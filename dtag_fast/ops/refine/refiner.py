@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from .binding import Binding, Critic, Lowering, tensors_of
 from .cache import WeakCache
 from .clean_thread import in_clean_thread
 from .compiled import call_operator, register
+from .executor import PreparedCall
 from .info import allocate, to_info
 from .program import CriticProgram
 from .watch import structure_of
@@ -105,7 +106,7 @@ class Refiner:
         self.backend, self.return_info = backend, return_info
         self._lock = threading.RLock()
         self._bindings: dict[tuple, Binding] = {}
-        self._prepared: Callable[[Any, Any, Any], Tensor | None] | None = None
+        self._prepared: PreparedCall | None = None
         self.handle = register(self)
 
     def weights(self) -> list[Tensor]:
@@ -258,9 +259,13 @@ class Refiner:
         plain = steps is self.steps and lr is self.lr and isinstance(steps, int) and isinstance(lr, float)
         if prepare is None or not plain or return_info or a.ndim > 2 or a.numel() == 0:
             return
-        modules = self._critic.refs if self._critic.has_modes else ()
-        seen = binding.watch.seen(modules, self._critic.modes())
-        self._prepared = prepare(s.shape, a.shape, seen, self._only_default)
+        with self._lock:  # the numbers in use are those seen, and stay so until the call is made
+            modes = next((key[-1] for key, other in self._bindings.items() if other is binding), None)
+            if modes is None:
+                return  # refresh() found another structure meanwhile
+            modules = self._critic.refs if self._critic.has_modes else ()
+            seen = binding.watch.seen(modules, modes)
+            self._prepared = prepare(s.shape, a.shape, seen, self._only_default, self._prepared)
 
 
 def _rebuild(critic: Any, settings: dict[str, Any]) -> Refiner:

@@ -20,6 +20,7 @@ from .binding import Binding, Critic, Lowering, tensors_of
 from .cache import WeakCache
 from .clean_thread import in_clean_thread
 from .compiled import call_operator, register
+from .device_copies import DeviceCopies
 from .executor import PreparedCall
 from .info import allocate, to_info
 from .program import CriticProgram
@@ -47,8 +48,13 @@ class Refiner:
 
     Weights are packed at the first call, and again when a parameter's version changed or a parameter was
     replaced. Call `refresh()` after changes that show neither: writes through `.data`, CUDA graph replays,
-    changes of the module's structure. Safe to call from several threads; on a GPU their streams are ordered
-    by the caller, as for any tensor that is written on one of them (packing is such a write).
+    changes of the module's structure.
+
+    Safe to call from several threads and, on a GPU, streams: what one of them packs, the others wait for,
+    without holding up the host. States, actions and the critic's own tensors are the caller's to order, as in
+    any call of torch; so is the replay of a CUDA graph that captured a call. Such a graph uses the Refiner's
+    memory: call once with that batch before the capture, keep the Refiner as long as the graph, and call
+    `refresh()` after training, which the graph then sees.
     """
 
     def __init__(
@@ -106,6 +112,7 @@ class Refiner:
         self.backend, self.return_info = backend, return_info
         self._lock = threading.RLock()
         self._bindings: dict[tuple, Binding] = {}
+        self._copies = DeviceCopies()
         self._prepared: PreparedCall | None = None
         self.handle = register(self)
 
@@ -231,8 +238,11 @@ class Refiner:
     def _run(self, binding: Binding, states, actions, out, steps, lr, buffers) -> Tensor:
         """Refine (B, M, A) `actions` of any floating dtype into a (B, A) tensor of that dtype."""
         batch, candidates, width = actions.shape
-        steps = inputs.fit_steps(steps, batch, actions.device)
-        lr = inputs.fit_lr(lr, batch, width, actions.device)
+        steps, lr = inputs.fit_steps(steps, batch), inputs.fit_lr(lr, batch, width)
+        if isinstance(steps, Tensor):
+            steps = self._copies.on(actions.device, "steps", steps)
+        if isinstance(lr, Tensor):
+            lr = self._copies.on(actions.device, "lr", lr)
         dtype = binding.loop_dtype
         s = states.to(dtype)
         s = s if s.stride(-1) == 1 or s.shape[-1] == 1 else s.contiguous()

@@ -52,8 +52,8 @@ class Streams:
         from the tensors `read`.
 
         It runs in a thread of its own and on the default stream, because the caller may be allocating from
-        the pool of a CUDA graph (the warm-up of torch.compile's "reduce-overhead" does), which takes back
-        what it knows nothing of.
+        a pool of its own or a CUDA graph's, which takes back what it knows nothing of, or be in inference
+        mode, whose tensors can be written in that mode alone.
         """
         here, home = self._cuda.current_stream(self.device), self._cuda.default_stream(self.device)
         if here != home:

@@ -126,3 +126,9 @@ def test_weights_changed_inside_the_graph_are_refused():
     weights = [w + 1 for w in refiner.weights()]
     with pytest.raises(RuntimeError, match="changed inside the compiled graph"):
         torch.ops.dtag_fast.refine(states, actions, weights, None, None, 10, refiner.handle)
+
+
+@pytest.mark.skipif(not hasattr(torch.Tag, "cudagraph_unsafe"), reason="this torch has no such tag")
+def test_inductor_makes_no_cuda_graph_of_it():
+    """Such a graph would go on with the weights as they were when it was recorded."""
+    assert torch.Tag.cudagraph_unsafe in torch.ops.dtag_fast.refine.default.tags

@@ -57,9 +57,9 @@ def info_fields(dims: int, return_info: Any) -> tuple[str, ...]:
     return _FIELDS + (_TRACES if return_info == "trace" else ()) + (_CANDIDATES if dims == 3 else ())
 
 
-# A CUDA graph that torch.compile makes by itself ("reduce-overhead") would go on with the weights as they were
-# when it was recorded, and its first run would pack them into memory that the graph takes back. With this tag
-# the operator runs between such graphs, at its first call too, and sees new weights.
+# A CUDA graph that torch.compile makes by itself ("reduce-overhead") would go on with the weights of its
+# recording, and its first run would pack them into memory that the graph takes back. With this tag the
+# operator runs between such graphs, at its first call too, and sees new weights.
 _TAGS = tuple(filter(None, [getattr(torch.Tag, "cudagraph_unsafe", None)]))
 
 

@@ -269,6 +269,8 @@ class Refiner:
         plain = steps is self.steps and lr is self.lr and isinstance(steps, int) and isinstance(lr, float)
         if prepare is None or not plain or return_info or a.ndim > 2 or a.numel() == 0:
             return
+        if a.dtype is not torch.float32:
+            return
         with self._lock:  # the numbers in use are those seen, and stay so until the call is made
             modes = next((key[-1] for key, other in self._bindings.items() if other is binding), None)
             if modes is None:

@@ -88,7 +88,8 @@ def refine_operator(
                 "refine "
                 "outside of that graph"
             )
-    result = refiner.run(states, actions, steps=steps, lr=lr)
+    own = steps is None and lr is None
+    result = refiner.eager(states, actions) if own else refiner.run(states, actions, steps=steps, lr=lr)
     if refiner.return_info is False:
         return [result]
     result, info = result

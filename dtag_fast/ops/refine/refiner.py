@@ -132,6 +132,10 @@ class Refiner:
             return call_operator(
                 self.handle, self.weights(), self.return_info, states, actions, self.steps, self.lr
             )
+        return self.eager(states, actions, out)
+
+    def eager(self, states: Any, actions: Any, out: Any = None) -> Any:
+        """As a call, wherever torch.compile may be."""
         if (prepared := self._prepared) is not None:
             result = prepared(states, actions, out)
             if result is not None:
@@ -271,13 +275,17 @@ class Refiner:
             return
         if a.dtype is not torch.float32:
             return
-        with self._lock:  # the numbers in use are those seen, and stay so until the call is made
+        if not self._lock.acquire(blocking=False):
+            return  # another thread packs or traces, which takes longer than one more call of this kind
+        try:  # the numbers in use are those seen, and stay so until the call is made
             modes = next((key[-1] for key, other in self._bindings.items() if other is binding), None)
-            if modes is None:
-                return  # refresh() found another structure meanwhile
+            if modes is None or binding.watch.changed():
+                return  # since the call another structure was found, or the critic trained
             modules = self._critic.refs if self._critic.has_modes else ()
             seen = binding.watch.seen(modules, modes)
             self._prepared = prepare(s.shape, a.shape, seen, self._only_default, self._prepared)
+        finally:
+            self._lock.release()
 
 
 def _rebuild(critic: Any, settings: dict[str, Any]) -> Refiner:

@@ -176,6 +176,25 @@ def test_weights_that_were_swapped_and_come_back_are_packed_again():
     assert torch.equal(refiner(*case), first)
 
 
+def test_numbers_of_a_repack_that_failed_are_not_used(monkeypatch):
+    critic, case = TwinCritic(), inputs()
+    refiner = refiner_of(critic)
+    expected, weight = refiner(*case), critic.q1[0].weight
+    critic.q1[0].weight = nn.Parameter(weight.detach() * 2)
+    (form,) = executor_of(refiner)._forms.values()
+    write = type(form).write
+
+    def fails(*arguments):
+        write(*arguments)
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(type(form), "write", fails)
+        refiner(*case)
+    critic.q1[0].weight = weight
+    assert torch.equal(refiner(*case), expected)
+
+
 def test_refresh_and_modes_are_noticed():
     critic, case = TwinCritic(), inputs()
     refiner = refiner_of(critic)

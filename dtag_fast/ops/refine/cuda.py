@@ -1,7 +1,8 @@
 """The compiled CUDA backend: hands a critic program and its options to `dtag_fast._C`.
 
 All iterations of all rows are one kernel launch on the current stream, which waits for nothing: it can be
-captured in a CUDA graph. Which kernel runs a call is decided in csrc/cuda/refine/heuristics.h.
+captured in a CUDA graph. Which kernel runs a call is decided in csrc/cuda/refine/heuristics.h, how streams
+wait for each other in streams.py; a repeated call runs in csrc/prepared_call.cpp.
 """
 
 from __future__ import annotations

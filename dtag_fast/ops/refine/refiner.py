@@ -24,6 +24,7 @@ from .device_copies import DeviceCopies
 from .executor import PreparedCall
 from .info import allocate, to_info
 from .program import CriticProgram
+from .streams import streams_of
 from .watch import structure_of
 
 
@@ -173,6 +174,9 @@ class Refiner:
     def _bind(
         self, state_dim: int, action_dim: int, device: torch.device, modes: tuple[bool, ...]
     ) -> Binding:
+        streams_of(device).refuse_capture(
+            "the critic is prepared for the first time: call the Refiner with this batch before"
+        )
         parts = self._critic.parts()
         key = (state_dim, action_dim, device, modes)
         lowering = _lowerings.get(parts, key)

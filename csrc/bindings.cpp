@@ -53,6 +53,7 @@ PYBIND11_MODULE(_C, m) {
       .def_property_readonly("isa", &PyPlan::isa);
   define_run(plan, "One call; arrays by address, 0 for none (refine/params.h).");
   add_prepared_call(m);
+  define_prepare_call<PyPlan>(m, "prepare_call", &prepare_host_call);
 #if DTAG_BUILD_CUDA
   add_cuda_plan(m);
 #endif

@@ -7,7 +7,7 @@ namespace dtag::dlpack {
 
 constexpr uint32_t kMajor = 1;  // layouts may change with the major version
 constexpr const char* kCapsule = "dlpack_exchange_api";
-constexpr int32_t kCpu = 1;
+constexpr int32_t kCpu = 1, kCuda = 2;
 constexpr uint8_t kFloat = 2;
 
 struct Version {
@@ -35,7 +35,8 @@ struct ExchangeApi {
   void* object_from_managed;
   // Fills the view; -1 with a Python error set where the tensor has no memory of this kind. May be null.
   int (*view_from_object)(void* object, TensorView* out);
-  void* current_stream;
+  // The stream on which the calling thread queues work for the device; -1 with a Python error set.
+  int (*current_stream)(int32_t device_type, int32_t device_id, void** out);
 };
 
 }  // namespace dtag::dlpack

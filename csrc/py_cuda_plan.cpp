@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cuda/refine/launch.h"
+#include "cuda/refine/stream.h"
 
 namespace dtag {
 namespace {
@@ -69,18 +70,29 @@ py::tuple PyCudaPlan::choice(int64_t states, int candidates, const std::string& 
   return py::make_tuple(cuda::name_of(c.kernel), c.rows, c.folded_floats, c.reason, why);
 }
 
+void DeviceArrays::check(const cuda::Choice& choice) const {
+  if (!numbers || !tables || numbers % 16 || tables % 16 || folded % 16)
+    throw py::value_error("numbers, tables, folded: expected addresses of multiples of 16 bytes");
+  if (folded_floats < choice.folded_floats)
+    throw py::value_error("folded: expected " + std::to_string(choice.folded_floats) + " floats, got " +
+                          std::to_string(folded_floats));
+}
+
 void PyCudaPlan::run(const PyCall& given, uintptr_t numbers, uintptr_t tables, uintptr_t folded, int64_t folded_floats,
                      uintptr_t stream, const std::string& only, int only_rows) const {
   const Call call = given.checked(state_dim_, action_dim_);
   if (call.batch == 0) return;
   const cuda::Choice choice = choose(call.batch, call.candidates, only, only_rows, nullptr);
   if (choice.kernel == cuda::Kernel::none) throw py::value_error(choice.reason);
-  if (!numbers || !tables || numbers % 16 || tables % 16 || folded % 16)
-    throw py::value_error("numbers, tables, folded: expected addresses of multiples of 16 bytes");
-  if (folded_floats < choice.folded_floats)
-    throw py::value_error("folded: expected " + std::to_string(choice.folded_floats) + " floats, got " +
-                          std::to_string(folded_floats));
-  const float* first = reinterpret_cast<const float*>(numbers);
+  const DeviceArrays arrays{numbers, tables, folded, folded_floats};
+  arrays.check(choice);
+  launch(call, choice, arrays, reinterpret_cast<void*>(stream));
+}
+
+void PyCudaPlan::launch(const Call& call, const cuda::Choice& choice, const DeviceArrays& arrays, void* stream) const {
+  const float* first = reinterpret_cast<const float*>(arrays.numbers);
+  const auto* tables = reinterpret_cast<const unsigned char*>(arrays.tables);
+  auto* folded = reinterpret_cast<float*>(arrays.folded);
   Settings settings = settings_;
   const auto bound = [&](int64_t place) { return place < 0 ? nullptr : first + place; };
   py::gil_scoped_release release;
@@ -91,7 +103,7 @@ void PyCudaPlan::run(const PyCall& given, uintptr_t numbers, uintptr_t tables, u
         {first, state_dim_, action_dim_, int32_t(latency_.members.size()), latency_.slices, {}}, settings, call, choice.latency,
         choice.rows, latency_.facts.norm[1]};
     std::copy(latency_.members.begin(), latency_.members.end(), params.program.members);
-    cuda::launch_latency(params, latency_, choice, device_, reinterpret_cast<void*>(stream));
+    cuda::launch_latency(params, latency_, choice, device_, stream);
     return;
   }
   if (choice.kernel == cuda::Kernel::hopper) {
@@ -101,23 +113,101 @@ void PyCudaPlan::run(const PyCall& given, uintptr_t numbers, uintptr_t tables, u
                               settings, call, choice.hopper,
                               choice.rows / cuda::kHopperRows, int32_t(choice.tiles)};
     std::copy(hopper_->members.begin(), hopper_->members.end(), params.program.members);
-    cuda::launch_hopper(params, *hopper_, choice, device_, reinterpret_cast<void*>(stream));
+    cuda::launch_hopper(params, *hopper_, choice, device_, stream);
     return;
   }
   if (choice.kernel == cuda::Kernel::tensor) {
     settings.low = bound(tensor_->low);
     settings.high = bound(tensor_->high);
-    const cuda::TensorParams params{tensor_->program(reinterpret_cast<const unsigned char*>(tables), first), settings, call,
-                                    choice.tensor, int32_t(choice.tiles), reinterpret_cast<float*>(folded)};
-    cuda::launch_tensor(params, choice, device_, reinterpret_cast<void*>(stream));
+    const cuda::TensorParams params{tensor_->program(tables, first), settings, call, choice.tensor, int32_t(choice.tiles), folded};
+    cuda::launch_tensor(params, choice, device_, stream);
     return;
   }
   settings.low = bound(layout_.low);
   settings.high = bound(layout_.high);
-  const cuda::GenericParams params{layout_.program(reinterpret_cast<const unsigned char*>(tables), first), settings, call,
-                                   choice.tile, reinterpret_cast<float*>(folded)};
-  cuda::launch_generic(params, choice, device_, reinterpret_cast<void*>(stream));
+  const cuda::GenericParams params{layout_.program(tables, first), settings, call, choice.tile, folded};
+  cuda::launch_generic(params, choice, device_, stream);
 }
+
+namespace {
+
+// Holds a Python lock by its two methods; waiting for it lets other threads run.
+class Locked {
+ public:
+  Locked(const py::object& acquire, const py::object& release) : release_(release) {
+    if (!py::reinterpret_steal<py::object>(PyObject_CallNoArgs(acquire.ptr()))) throw py::error_already_set();
+  }
+  ~Locked() {
+    PyObject* done = PyObject_CallNoArgs(release_.ptr());
+    if (!done) PyErr_WriteUnraisable(release_.ptr());
+    Py_XDECREF(done);
+  }
+  Locked(const Locked&) = delete;
+
+ private:
+  const py::object& release_;
+};
+
+class DeviceRun : public PreparedRun {
+ public:
+  // scratch: makes the tensor for `folded`. lock: held by whoever writes the plan's arrays.
+  DeviceRun(const PyCudaPlan& plan, const Call& call, cuda::Choice choice, const DeviceArrays& arrays, py::object scratch,
+            const py::object& lock, py::object keep)
+      : PreparedRun(plan.generation()), plan_(plan), call_(call), choice_(std::move(choice)), arrays_(arrays) {
+    held = {std::move(scratch), lock.attr("acquire"), lock.attr("release"), std::move(keep)};
+  }
+
+  bool run(const float* states, const float* actions, float* out, void* stream) override {
+    if (cuda::is_capturing(stream)) return false;  // a graph must own its scratch memory, and says what it cannot capture
+    DeviceArrays arrays = arrays_;
+    py::object folded;
+    if (choice_.folded_floats) {
+      folded = held[0]();
+      arrays.folded = folded.attr("data_ptr")().cast<uintptr_t>();
+    }
+    Call call = call_;
+    call.states = states;
+    call.actions = actions;
+    call.out = out;
+    const Locked lock(held[1], held[2]);
+    if (stale()) return false;
+    plan_.launch(call, choice_, arrays, stream);
+    return true;
+  }
+
+ private:
+  const PyCudaPlan& plan_;
+  Call call_;
+  cuda::Choice choice_;
+  DeviceArrays arrays_;
+};
+
+py::object prepare_device_call(const py::object& object, PyCudaPlan& plan, const Repeated& given, int64_t steps, double lr,
+                               const std::string& only, int only_rows, uintptr_t numbers, uintptr_t tables, py::object keep,
+                               py::object scratch, const py::object& lock, bool host, int device_id, uintptr_t stream,
+                               py::object stream_of) {
+  Call call;
+  call.batch = given.batch();
+  call.state_stride = plan.state_dim();
+  call.steps = int32_t(number("steps", double(steps), 0, 1e6));
+  call.lr = number("lr", lr, 0., 1e38);
+  const cuda::Choice choice = plan.choose(std::max<int64_t>(call.batch, 1), 1, only, only_rows, nullptr);
+  if (choice.kernel == cuda::Kernel::none) throw py::value_error(choice.reason);
+  const DeviceArrays arrays{numbers, tables, 0, choice.folded_floats};
+  arrays.check(choice);
+  PreparedFor target;
+  target.plan = object;
+  target.state_dim = plan.state_dim();
+  target.action_dim = plan.action_dim();
+  target.device_type = host ? dlpack::kCpu : dlpack::kCuda;
+  target.device_id = device_id;
+  target.stream = reinterpret_cast<void*>(stream);
+  target.stream_of = std::move(stream_of);
+  return prepare_call(target, given,
+                      std::make_unique<DeviceRun>(plan, call, choice, arrays, std::move(scratch), lock, std::move(keep)));
+}
+
+}  // namespace
 
 void add_cuda_plan(py::module_& m) {
   py::class_<PyCudaPlan> plan(m, "CudaPlan", py::module_local(), "A critic's structure bound to ascent options on a device; see "
@@ -136,12 +226,18 @@ void add_cuda_plan(py::module_& m) {
            "[(what, numbers, member, layer, offset, rows, columns, padded, from)]: the matrices of a kernel's array of numbers "
            "(csrc/cuda/refine/pieces.h).")
       .def("numbers", &PyCudaPlan::numbers, py::arg("kernel"), "Floats of a kernel's array of numbers.")
+      .def("renew", &PyCudaPlan::renew, "Calls prepared so far are not taken any more: the caller is about to write the numbers.")
       .def("choice", &PyCudaPlan::choice, py::arg("states"), py::arg("candidates"), py::arg("only") = "",
            py::arg("only_rows") = 0, "(kernel or \"none\", rows, floats of `folded`, how or why not, [why not another]).");
   define_run<uintptr_t, uintptr_t, uintptr_t, int64_t, uintptr_t, const std::string&, int>(
       plan, "Queues one call on the stream; arrays by device address, 0 for none (refine/params.h).", py::arg("numbers"),
       py::arg("tables"), py::arg("folded"), py::arg("folded_floats"), py::arg("stream") = 0, py::arg("only") = "",
       py::arg("only_rows") = 0);
+  define_prepare_call<PyCudaPlan, int64_t, double, const std::string&, int, uintptr_t, uintptr_t, py::object, py::object,
+                      py::object, bool, int, uintptr_t, py::object>(
+      m, "prepare_cuda_call", &prepare_device_call, py::arg("steps"), py::arg("lr"), py::arg("only"), py::arg("only_rows"),
+      py::arg("numbers"), py::arg("tables"), py::arg("keep"), py::arg("scratch"), py::arg("lock"), py::arg("host"),
+      py::arg("device"), py::arg("stream"), py::arg("stream_of"));
 }
 
 }  // namespace dtag

@@ -5,9 +5,19 @@
 
 #include "cuda/refine/heuristics.h"
 #include "cuda/refine/layout.h"
+#include "prepared_call.h"
 #include "py_arguments.h"
 
 namespace dtag {
+
+// The plan's own arrays on the device, by address.
+struct DeviceArrays {
+  uintptr_t numbers = 0, tables = 0, folded = 0;
+  int64_t folded_floats = 0;
+
+  // Throws where the kernel needs others.
+  void check(const cuda::Choice& choice) const;
+};
 
 class PyCudaPlan {
  public:
@@ -23,13 +33,20 @@ class PyCudaPlan {
 
   // (kernel or "none", rows, floats of `folded`, how or why not, [why not another])
   py::tuple choice(int64_t states, int candidates, const std::string& only, int only_rows) const;
+  cuda::Choice choose(int64_t states, int candidates, const std::string& only, int only_rows, std::vector<std::string>* why) const;
   void run(const PyCall& call, uintptr_t numbers, uintptr_t tables, uintptr_t folded, int64_t folded_floats, uintptr_t stream,
            const std::string& only, int only_rows) const;
+  // Queues the chosen kernel; arrays must be as it needs them.
+  void launch(const Call& call, const cuda::Choice& choice, const DeviceArrays& arrays, void* stream) const;
+
+  int state_dim() const { return state_dim_; }
+  int action_dim() const { return action_dim_; }
+  const Generation& generation() const { return generation_; }
+  void renew() { generation_.renew(); }
 
  private:
   int state_dim_, action_dim_, device_;
   Settings settings_;
-  cuda::Choice choose(int64_t states, int candidates, const std::string& only, int only_rows, std::vector<std::string>* why) const;
   const cuda::Pieces& pieces_of(const std::string& kernel) const;
 
   cuda::Layout layout_;
@@ -37,6 +54,7 @@ class PyCudaPlan {
   std::optional<cuda::TensorLayout> tensor_;
   std::optional<cuda::HopperLayout> hopper_;
   cuda::DeviceTraits traits_;
+  Generation generation_;
 };
 
 void add_cuda_plan(py::module_& m);

@@ -18,7 +18,10 @@ PyPlan::PyPlan(int state_dim, int action_dim, const py::sequence& members, const
                                  kernels_of(isa.empty() ? default_isa() : isa), only);
 }
 
-void PyPlan::repack(const py::sequence& members) { plan_->repack(program_from(plan_->state_dim(), plan_->action_dim(), members)); }
+void PyPlan::repack(const py::sequence& members) {
+  generation_.renew();
+  plan_->repack(program_from(plan_->state_dim(), plan_->action_dim(), members));
+}
 
 void PyPlan::run_prepared(const float* states, const float* actions, float* out, int64_t batch) {
   Call call;
@@ -43,6 +46,32 @@ void PyPlan::execute(const Call& call) {
   });
   py::gil_scoped_release release;
   prepared.run(call);
+}
+
+namespace {
+
+class HostRun : public PreparedRun {
+ public:
+  HostRun(PyPlan& plan, int64_t batch) : PreparedRun(plan.generation()), plan_(plan), batch_(batch) {}
+  bool run(const float* states, const float* actions, float* out, void*) override {
+    if (stale()) return false;
+    plan_.run_prepared(states, actions, out, batch_);
+    return true;
+  }
+
+ private:
+  PyPlan& plan_;
+  int64_t batch_;
+};
+
+}  // namespace
+
+py::object prepare_host_call(const py::object& object, PyPlan& plan, const Repeated& call) {
+  PreparedFor target;
+  target.plan = object;
+  target.state_dim = plan.state_dim();
+  target.action_dim = plan.action_dim();
+  return prepare_call(target, call, std::make_unique<HostRun>(plan, call.batch()));
 }
 
 }  // namespace dtag

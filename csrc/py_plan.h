@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cpu/plan.h"
+#include "prepared_call.h"
 #include "py_arguments.h"
 
 namespace dtag {
@@ -30,6 +31,7 @@ class PyPlan {
   int action_dim() const { return plan_->action_dim(); }
   std::string kernel_for(int64_t rows, int64_t steps, int threads) const { return plan_->kernel_for(rows, steps, threads); }
   std::string isa() const { return plan_->kernels().name; }
+  const Generation& generation() const { return generation_; }
 
  private:
   void execute(const Call& call);
@@ -38,6 +40,10 @@ class PyPlan {
   py::object threads_;
   int32_t steps_ = 0;
   float lr_ = 0.f;
+  Generation generation_;
 };
+
+// A PreparedCall that runs such a plan.
+py::object prepare_host_call(const py::object& object, PyPlan& plan, const Repeated& call);
 
 }  // namespace dtag

@@ -2,7 +2,7 @@
 
     python -m tools.simt                  build, and run the machine's own tests
     python -m tools.simt --sanitize       the same with AddressSanitizer and UndefinedBehaviorSanitizer, then
-                                          the kernels' tests of shapes on that build
+                                          the kernels' tests of shapes and a fuzz of repeated calls on it
 
 Tests of the kernels import the module through `load()`, which builds it when something changed.
 """
@@ -80,19 +80,24 @@ def runtime_libraries() -> str:
 
 
 def test_kernels_sanitized() -> int:
-    """The shapes, rows and candidates of the kernels' tests, on the sanitized build."""
+    """Tests of shapes, rows and candidates, and a fuzz of repeated calls, on the sanitized build."""
     environment = {
         "DTAG_SIMT_SANITIZE": "1",
         "LD_PRELOAD": runtime_libraries(),
         "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps memory to the end on purpose
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
     }
     tests = sorted(map(str, (ROOT / "tests/ops/refine").glob("test_cuda_*.py")))
     chosen = "shapes or strided or candidate or members or not_finite or new_numbers"
     pytest = [sys.executable, "-m", "pytest", "-p", "no:benchmark", "-p", "no:cacheprovider", "-n", "auto"]
-    command = [*pytest, "--maxprocesses", "4", "-k", chosen, *tests]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | environment).returncode
+    fuzz = [sys.executable, "tests/csrc/fuzz_prepared_call.py", "2000", "1", "cuda"]
+    for command in ([*pytest, "--maxprocesses", "4", "-k", chosen, *tests], fuzz):
+        status = subprocess.run(command, cwd=ROOT, env=os.environ | environment).returncode
+        if status:
+            return status
+    return 0
 
 
 def main() -> int:

@@ -1,19 +1,24 @@
 """Random calls, right and wrong, of the compiled form of a repeated call, while its critic changes.
 
-    python fuzz_prepared_call.py [calls = 20000] [seed = 1]
+    python fuzz_prepared_call.py [calls = 20000] [seed = 1] [backend = cpu]
 
 Meant for a build with DTAG_SANITIZE. Whatever is given, the outcome is that of the general way: the same
-numbers, or an error of a kind that the contract names.
+numbers, or an error of a kind that the contract names. Backend cuda is the CUDA kernels run on the CPU
+(tools/simt.py; its sanitized build under DTAG_SIMT_SANITIZE=1), some streams of which are being captured.
 """
 
 import random
 import sys
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import nn
 
 from dtag_fast import Refiner
+from dtag_fast.ops.refine import backends
+from dtag_fast.ops.refine.cuda import CudaExecutor
 
 S, A = 5, 3
 
@@ -61,17 +66,32 @@ def outcome(call, *arguments):
         return type(error)
 
 
-def main(calls=20_000, seed=1):
+def stand_in_for_cuda():
+    """The module of the kernels on the CPU, which the cuda backend is from now on."""
+    from tools import simt
+
+    core = simt.load()
+    core.set_device(seed=0)
+    module = SimpleNamespace(why_not=lambda *_: None, CudaExecutor=partial(CudaExecutor, core=core))
+    backends.FAST_BACKENDS["cuda"] = backends.Backend("cpu", lambda: module, "CudaExecutor")
+    return core
+
+
+def main(calls=20_000, seed=1, backend="cpu"):
+    calls, seed = int(calls), int(seed)
+    core = stand_in_for_cuda() if backend == "cuda" else None
     rng = random.Random(seed)
     torch.manual_seed(seed)
     seen = {"prepared": 0, "general": 0, "refused": 0}
     while sum(seen.values()) < calls:
         critic = critic_of(rng)
-        refiner = Refiner(critic, steps=rng.randint(0, 3), backend="cpu")
+        refiner = Refiner(critic, steps=rng.randint(0, 3), backend=backend)
         for _ in range(100):
             if rng.random() < 0.1:
                 disturb(rng, critic)
-            rows = rng.choice([1, 1, 1, 9])
+            if core is not None and rng.random() < 0.1:
+                core.set_capturing(rng.choice([set(), set(), {0}, {1}]))
+            rows = rng.choice([1, 1, 1, 9, 3])
             states, actions = argument(rng, rows, S), argument(rng, rows, A)
             out = argument(rng, rows, A) if rng.random() < 0.3 else None
             prepared = refiner._prepared
@@ -89,4 +109,4 @@ def main(calls=20_000, seed=1):
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*sys.argv[1:])

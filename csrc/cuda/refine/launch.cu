@@ -2,6 +2,7 @@
 
 #include "cuda/refine/cuda_calls.h"
 #include "cuda/refine/generic_kernel.h"
+#include "cuda/refine/stream.h"
 
 namespace dtag::cuda {
 namespace {
@@ -34,6 +35,15 @@ DeviceTraits device_traits(int device) {
   cudaFuncAttributes attributes;  // asked for so that a device without code is refused here, not at the first call
   check(cudaFuncGetAttributes(&attributes, gpu::generic_kernel<Tile64>), "the CUDA kernels of this build");
   return traits;
+}
+
+bool is_capturing(void* stream) {
+  if (!stream) return false;  // the default stream never is, and must not be asked while another one is
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  if (cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status) == cudaSuccess)
+    return status != cudaStreamCaptureStatusNone;
+  cudaGetLastError();  // the next call must not report it
+  return true;
 }
 
 void launch_generic(const GenericParams& params, const Choice& choice, int device, void* stream) {

@@ -54,6 +54,8 @@ def refine(
         actions: (B, A), (A,), or (B, M, A) with M candidates per state, of which the best end is returned.
         steps: n >= 0, or integers (B,).
         lr: step size >= 0 in units of action per unit of gradient; also (B,), (A,), (B, 1), (1, A) or (B, A).
+            On a GPU, `steps` and `lr` of several numbers cost least as tensors on the device; from the host
+            they are copied when they are not those of an earlier call.
         optimizer: "sgd", "adam", "rmsprop", or SGD(...), Adam(...), RMSprop(...); its state starts at zero.
         bounds: Gymnasium Box, (low, high) of numbers or (A,) arrays, or None. While left at the default, host
             actions outside (-1, 1) raise; on a GPU only with DTAG_CHECK=1 in the environment.

@@ -23,15 +23,22 @@ def compiled_cpu() -> ModuleType | str:
             f"the compiled module dtag_fast._C is missing ({cpu._MISSING}); DTAG_BUILD=0 leaves it out, "
             "`pip install -e .` with a C++ compiler builds it"
         )
-    if not hasattr(cpu._C, "use_openmp"):
-        return "the compiled module dtag_fast._C is older than the package; run `pip install -e .` again"
-    return cpu
+    return _OLDER if _older() else cpu
+
+
+_OLDER = "the compiled module dtag_fast._C is older than the package; run `pip install -e .` again"
+
+
+def _older() -> bool:
+    return not hasattr(cpu._C, "current_stream")
 
 
 def compiled_cuda() -> ModuleType | str:
     """The module of the compiled CUDA backend, or why it cannot be used."""
     if cpu._C is None:
         return f"the compiled module dtag_fast._C is missing ({cpu._MISSING})"
+    if _older():
+        return _OLDER
     if not hasattr(cpu._C, "CudaPlan"):
         return "the compiled module has no CUDA kernels: nvcc was not found at installation, or DTAG_CUDA=OFF"
     return cuda

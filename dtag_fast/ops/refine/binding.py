@@ -166,5 +166,6 @@ class Binding:
         """Take the critic's present numbers."""
         if self.watch is not None:
             self.program, snapshot = self._program()
+            self.watch.forget()
             self.executor.repack(self.program)
             self.watch.accept(snapshot)

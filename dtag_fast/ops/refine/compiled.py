@@ -57,7 +57,13 @@ def info_fields(dims: int, return_info: Any) -> tuple[str, ...]:
     return _FIELDS + (_TRACES if return_info == "trace" else ()) + (_CANDIDATES if dims == 3 else ())
 
 
-@torch.library.custom_op("dtag_fast::refine", mutates_args=())
+# A CUDA graph that torch.compile makes by itself ("reduce-overhead") would go on with the weights of its
+# recording, and its first run would pack them into memory that the graph takes back. With this tag the
+# operator runs between such graphs, at its first call too, and sees new weights.
+_TAGS = tuple(filter(None, [getattr(torch.Tag, "cudagraph_unsafe", None)]))
+
+
+@torch.library.custom_op("dtag_fast::refine", mutates_args=(), tags=_TAGS)
 def refine_operator(
     states: Tensor,
     actions: Tensor,
@@ -82,7 +88,8 @@ def refine_operator(
                 "refine "
                 "outside of that graph"
             )
-    result = refiner.run(states, actions, steps=steps, lr=lr)
+    own = steps is None and lr is None
+    result = refiner.eager(states, actions) if own else refiner.run(states, actions, steps=steps, lr=lr)
     if refiner.return_info is False:
         return [result]
     result, info = result

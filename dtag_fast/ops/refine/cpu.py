@@ -8,14 +8,13 @@ AVX512-BF16 also rounds the numbers they are multiplied with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .executor import InfoBuffers
+from .executor import InfoBuffers, PreparedCall
 from .openmp import share_threads
 from .options import RefineOptions
 from .plan_arguments import call_arguments, plan_settings
@@ -127,8 +126,13 @@ class CpuExecutor:
         self._plan.run(**call_arguments(states, actions, out, steps, most, lr, info))
 
     def prepare_call(
-        self, states_shape: Sequence[int], actions_shape: Sequence[int], seen: Seen, within_one: bool
-    ) -> Callable[[Any, Any, Any], Tensor | None] | None:
+        self,
+        states_shape: Sequence[int],
+        actions_shape: Sequence[int],
+        seen: Seen,
+        within_one: bool,
+        known: PreparedCall | None,
+    ) -> PreparedCall | None:
         """See PreparingExecutor.prepare_call."""
         return _C.prepare_call(
             plan=self._plan,
@@ -140,6 +144,7 @@ class CpuExecutor:
             actions_shape=actions_shape,
             **seen._asdict(),
             within_one=within_one,
+            known=known,
         )
 
     def _members(self, program: CriticProgram) -> list[list[tuple]]:

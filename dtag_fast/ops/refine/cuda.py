@@ -1,7 +1,8 @@
 """The compiled CUDA backend: hands a critic program and its options to `dtag_fast._C`.
 
 All iterations of all rows are one kernel launch on the current stream, which waits for nothing: it can be
-captured in a CUDA graph. Which kernel runs a call is decided in csrc/cuda/refine/heuristics.h.
+captured in a CUDA graph. Which kernel runs a call is decided in csrc/cuda/refine/heuristics.h, how streams
+wait for each other in streams.py; a repeated call runs in csrc/prepared_call.cpp.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .cpu import _C
-from .executor import InfoBuffers
+from .executor import InfoBuffers, PreparedCall
 from .options import RefineOptions
 from .plan_arguments import call_arguments, layer_kinds, plan_settings
 from .program import CriticProgram, Layer, LayerNorm, Linear
+from .streams import streams_of
+from .watch import Seen
 
 MOST_STEPS = 1_000_000  # where only the device knows a call's largest number of steps
 
@@ -103,9 +107,12 @@ class CudaExecutor:
         self.device = torch.device(program.device if device is None else device)
         self._options = options
         settings, self._member = plan_settings(program, options)
+        self._core = core
         self._program = program
+        self._steps, self._lr = steps, lr
         self._forms: dict[str, _Form] = {}
         self._lock = threading.Lock()
+        self._streams = streams_of(self.device)
         self._plan = core.CudaPlan(
             state_dim=program.state_dim,
             action_dim=program.action_dim,
@@ -135,8 +142,8 @@ class CudaExecutor:
         Raises:
             RuntimeError: the stream is being captured, which would record the writing without doing it.
         """
-        self._refuse_capture("the critic's weights changed: call the Refiner or refresh() before the capture")
-        with self._lock, torch.no_grad():
+        with self._lock, torch.no_grad(), self._streams.repacking():
+            self._plan.renew()
             self._program = program
             for form in self._forms.values():
                 form.write(self._members(), program.state_dim)
@@ -163,13 +170,12 @@ class CudaExecutor:
         if kernel == "none":
             raise ValueError(f"refine: the cuda backend cannot run this call: {reason}")
         form = self._forms.get(kernel) or self._form(kernel)
-        folded = torch.empty(folded_floats, dtype=torch.float32, device=actions.device)
+        folded = torch.empty(folded_floats, dtype=torch.float32, device=self.device)
         if isinstance(steps, Tensor):
             traced = info is not None and info.trace_q is not None
             most = info.trace_q.shape[0] - 1 if traced else MOST_STEPS
         else:
             most = steps
-        on_gpu = self.device.type == "cuda"  # or on its stand-in, in tests
         with self._lock:  # not between the many copies of a repack in another thread
             self._plan.run(
                 **call_arguments(states, actions, out, steps, most, lr, info),
@@ -177,26 +183,71 @@ class CudaExecutor:
                 tables=form.tables.data_ptr(),
                 folded=folded.data_ptr(),
                 folded_floats=folded_floats,
-                stream=torch.cuda.current_stream(self.device).cuda_stream if on_gpu else 0,
+                stream=self._streams.reading(self._packed()),
                 only=kernel,
                 only_rows=rows,
             )
 
+    def prepare_call(
+        self,
+        states_shape: Sequence[int],
+        actions_shape: Sequence[int],
+        seen: Seen,
+        within_one: bool,
+        known: PreparedCall | None,
+    ) -> PreparedCall | None:
+        """See PreparingExecutor.prepare_call."""
+        kernel, rows, folded_floats, _, _ = self._choice(actions_shape[0] if len(actions_shape) > 1 else 1, 1)
+        form = self._forms[kernel]
+        with self._lock:  # the stream must be ready for the numbers as they are when the call is made
+            stream = self._streams.ready()
+            if stream is None:
+                return None
+            return self._core.prepare_cuda_call(
+                plan=self._plan,
+                steps=self._steps,
+                lr=self._lr,
+                only=kernel,
+                only_rows=rows,
+                numbers=form.numbers.data_ptr(),
+                tables=form.tables.data_ptr(),
+                keep=form,
+                scratch=partial(torch.empty, folded_floats, dtype=torch.float32, device=self.device),
+                lock=self._lock,
+                host=self.device.type == "cpu",
+                device=self.device.index or 0,
+                stream=stream,
+                stream_of=self._streams.teller(self._core),
+                tensor_type=Tensor,
+                empty_like_tensor=torch.empty_like,
+                array_type=np.ndarray,
+                empty_like_array=np.empty_like,
+                states_shape=states_shape,
+                actions_shape=actions_shape,
+                **seen._asdict(),
+                within_one=within_one,
+                known=known,
+            )
+
+    def _packed(self) -> list[Tensor]:
+        """The memory that kernels read the critic from."""
+        return [tensor for form in self._forms.values() for tensor in (form.tables, form.numbers)]
+
     def _form(self, kernel: str) -> _Form:
-        with self._lock, torch.no_grad():
+        with self._lock:
             form = self._forms.get(kernel)
             if form is None:
-                self._refuse_capture(
+                self._streams.refuse_capture(
                     f"the {kernel} kernel runs for the first time: call the Refiner with this batch before"
                 )
-                form = _Form(self._plan, kernel, self._options, self.device)
-                form.write(self._members(), self._program.state_dim)
-                self._forms[kernel] = form
-        return form
 
-    def _refuse_capture(self, reason: str) -> None:
-        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(f"refine: not while a CUDA graph is captured, because {reason}")
+                def make() -> _Form:
+                    new = _Form(self._plan, kernel, self._options, self.device)
+                    new.write(self._members(), self._program.state_dim)
+                    return new
+
+                form = self._forms[kernel] = self._streams.pack_new(make, self._program.tensors())
+        return form
 
     def _members(self) -> Sequence[tuple[Layer, ...]]:
         members = self._program.members

@@ -96,16 +96,27 @@ class DescribingExecutor(Executor, Protocol):
         """How a call of this size runs, in a few words, and why not by its other kernels."""
 
 
+PreparedCall = Callable[[Any, Any, Any], Tensor | None]  # (states, actions, out)
+
+
 class PreparingExecutor(Executor, Protocol):
     """Can also make the whole of a repeated call: one candidate, no info, its own `steps` and `lr`."""
 
     def prepare_call(
-        self, states_shape: Sequence[int], actions_shape: Sequence[int], seen: Seen, within_one: bool
-    ) -> Callable[[Any, Any, Any], Tensor | None] | None:
+        self,
+        states_shape: Sequence[int],
+        actions_shape: Sequence[int],
+        seen: Seen,
+        within_one: bool,
+        known: PreparedCall | None,
+    ) -> PreparedCall | None:
         """call(states, actions, out): the refined actions, in `out` when that is not None; or None.
 
         It returns None, and has done nothing, unless all hold: states, actions and `out` are contiguous
-        tensors or arrays of these shapes on the executor's device, float32 (states also float64); weights
-        and modes are as `seen`; under `within_one`, no action lies outside [-1, 1].
-        None in place of the call: this torch has no way to read tensors from compiled code.
+        tensors (on the host also arrays) of these shapes, or of others that `known` was made for, on the
+        executor's device, float32 (on the host states also float64); weights and modes are as `seen`, and
+        no `repack` came in between; under `within_one`, no action on the host lies outside [-1, 1]; the
+        current stream is the one of a `run` since the last repack, and not being captured.
+        None in place of the call: this torch has no way to read tensors from compiled code, or another
+        thread has just made the stream wait again.
         """

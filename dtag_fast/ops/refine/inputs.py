@@ -138,16 +138,14 @@ def check_lr(lr: Any) -> float | Tensor:
     raise TypeError(f"lr: expected a number or numbers of shape (B,), (A,) or (B, A), got {lr!r}")
 
 
-def fit_steps(steps: int | Tensor, batch: int, device: torch.device) -> int | Tensor:
+def fit_steps(steps: int | Tensor, batch: int) -> int | Tensor:
     """Per-row steps must have one entry per row."""
-    if isinstance(steps, Tensor):
-        if steps.shape[0] != batch:
-            raise ValueError(f"steps: expected {batch} entries, one per row, got {steps.shape[0]}")
-        return steps.to(device)
+    if isinstance(steps, Tensor) and steps.shape[0] != batch:
+        raise ValueError(f"steps: expected {batch} entries, one per row, got {steps.shape[0]}")
     return steps
 
 
-def fit_lr(lr: float | Tensor, batch: int, width: int, device: torch.device) -> float | Tensor:
+def fit_lr(lr: float | Tensor, batch: int, width: int) -> float | Tensor:
     """Per-row and per-dimension lr as a contiguous (B, 1), (1, A) or (B, A) tensor."""
     if not isinstance(lr, Tensor):
         return lr
@@ -172,7 +170,7 @@ def fit_lr(lr: float | Tensor, batch: int, width: int, device: torch.device) -> 
         )
     if lr.shape == (1, 1):
         lr = lr.expand(1, width)
-    return lr.to(device).contiguous()
+    return lr.contiguous()
 
 
 def restore(result: Tensor, original: Tensor, bounds: tuple[Tensor, Tensor] | None) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -20,8 +20,11 @@ from .binding import Binding, Critic, Lowering, tensors_of
 from .cache import WeakCache
 from .clean_thread import in_clean_thread
 from .compiled import call_operator, register
+from .device_copies import DeviceCopies
+from .executor import PreparedCall
 from .info import allocate, to_info
 from .program import CriticProgram
+from .streams import streams_of
 from .watch import structure_of
 
 
@@ -46,8 +49,13 @@ class Refiner:
 
     Weights are packed at the first call, and again when a parameter's version changed or a parameter was
     replaced. Call `refresh()` after changes that show neither: writes through `.data`, CUDA graph replays,
-    changes of the module's structure. Safe to call from several threads; on a GPU their streams are ordered
-    by the caller, as for any tensor that is written on one of them (packing is such a write).
+    changes of the module's structure.
+
+    Safe to call from several threads and, on a GPU, streams: what one of them packs, the others wait for,
+    without holding up the host. States, actions and the critic's own tensors are the caller's to order, as in
+    any call of torch; so is the replay of a CUDA graph that captured a call. Such a graph uses the Refiner's
+    memory: call once with that batch before the capture, keep the Refiner as long as the graph, and call
+    `refresh()` after training, which the graph then sees.
     """
 
     def __init__(
@@ -105,7 +113,8 @@ class Refiner:
         self.backend, self.return_info = backend, return_info
         self._lock = threading.RLock()
         self._bindings: dict[tuple, Binding] = {}
-        self._prepared: Callable[[Any, Any, Any], Tensor | None] | None = None
+        self._copies = DeviceCopies()
+        self._prepared: PreparedCall | None = None
         self.handle = register(self)
 
     def weights(self) -> list[Tensor]:
@@ -124,6 +133,10 @@ class Refiner:
             return call_operator(
                 self.handle, self.weights(), self.return_info, states, actions, self.steps, self.lr
             )
+        return self.eager(states, actions, out)
+
+    def eager(self, states: Any, actions: Any, out: Any = None) -> Any:
+        """As a call, wherever torch.compile may be."""
         if (prepared := self._prepared) is not None:
             result = prepared(states, actions, out)
             if result is not None:
@@ -161,6 +174,9 @@ class Refiner:
     def _bind(
         self, state_dim: int, action_dim: int, device: torch.device, modes: tuple[bool, ...]
     ) -> Binding:
+        streams_of(device).refuse_capture(
+            "the critic is prepared for the first time: call the Refiner with this batch before"
+        )
         parts = self._critic.parts()
         key = (state_dim, action_dim, device, modes)
         lowering = _lowerings.get(parts, key)
@@ -230,8 +246,11 @@ class Refiner:
     def _run(self, binding: Binding, states, actions, out, steps, lr, buffers) -> Tensor:
         """Refine (B, M, A) `actions` of any floating dtype into a (B, A) tensor of that dtype."""
         batch, candidates, width = actions.shape
-        steps = inputs.fit_steps(steps, batch, actions.device)
-        lr = inputs.fit_lr(lr, batch, width, actions.device)
+        steps, lr = inputs.fit_steps(steps, batch), inputs.fit_lr(lr, batch, width)
+        if isinstance(steps, Tensor):
+            steps = self._copies.on(actions.device, "steps", steps)
+        if isinstance(lr, Tensor):
+            lr = self._copies.on(actions.device, "lr", lr)
         dtype = binding.loop_dtype
         s = states.to(dtype)
         s = s if s.stride(-1) == 1 or s.shape[-1] == 1 else s.contiguous()
@@ -258,9 +277,19 @@ class Refiner:
         plain = steps is self.steps and lr is self.lr and isinstance(steps, int) and isinstance(lr, float)
         if prepare is None or not plain or return_info or a.ndim > 2 or a.numel() == 0:
             return
-        modules = self._critic.refs if self._critic.has_modes else ()
-        seen = binding.watch.seen(modules, self._critic.modes())
-        self._prepared = prepare(s.shape, a.shape, seen, self._only_default)
+        if a.dtype is not torch.float32:
+            return
+        if not self._lock.acquire(blocking=False):
+            return  # another thread packs or traces, which takes longer than one more call of this kind
+        try:  # the numbers in use are those seen, and stay so until the call is made
+            modes = next((key[-1] for key, other in self._bindings.items() if other is binding), None)
+            if modes is None or binding.watch.changed():
+                return  # since the call another structure was found, or the critic trained
+            modules = self._critic.refs if self._critic.has_modes else ()
+            seen = binding.watch.seen(modules, modes)
+            self._prepared = prepare(s.shape, a.shape, seen, self._only_default, self._prepared)
+        finally:
+            self._lock.release()
 
 
 def _rebuild(critic: Any, settings: dict[str, Any]) -> Refiner:

@@ -25,6 +25,7 @@ from .executor import InfoBuffers
 from .options import SGD, Adam, RefineOptions
 from .plan_arguments import radius_norm, reduction_of, walk_settings
 from .program import CriticProgram
+from .streams import streams_of
 from .triton_layout import DTYPES, Layout, Weights, layout_of
 from .triton_tiles import Tiles, dots_for, launch_options, tiles_for
 
@@ -130,17 +131,22 @@ class TritonExecutor:
         )
         self._lock = threading.Lock() if on_gpu else _interpreter_lock
         self._dots = dots_for(precision, hip=torch.version.hip is not None, interpreted=not on_gpu)
-        self._weights = Weights(program, self._layout, reduce, precision)
-        self._streams = _Streams(self.device) if on_gpu else None
+        self._streams = streams_of(self.device)
+        self._streams.refuse_capture("the critic is packed for the first time: call the Refiner before")
+
+        def pack() -> Weights:
+            return Weights(program, self._layout, reduce, precision)
+
+        self._weights = self._streams.pack_new(pack, program.tensors())
 
     def repack(self, program: CriticProgram) -> None:
-        """Take the new numbers of a program of the same structure, at the addresses of the old ones."""
-        with self._lock:
-            if self._streams is not None:
-                self._streams.before_packing()
+        """Take the new numbers of a program of the same structure, at the addresses of the old ones.
+
+        Raises:
+            RuntimeError: the stream is being captured, which would record the writing without doing it.
+        """
+        with self._lock, self._streams.repacking():
             self._weights.pack(program)
-            if self._streams is not None:
-                self._streams.after_packing()
 
     def tiles(self, batch: int, candidates: int) -> Tiles:
         """The sizes of a launch."""
@@ -168,9 +174,9 @@ class TritonExecutor:
         known_steps = info.trace_q.shape[0] - 1 if traced else None if per_row else steps
         lr_rows, lr_dims = lr.shape if lr_tensor else (1, 1)
         details = [info and getattr(info, field.name) for field in fields(InfoBuffers)]
-        with self._lock, torch.cuda.device(self.device) if self._streams else nullcontext():
-            if self._streams is not None:
-                self._streams.before_run()
+        on_gpu = self.device.type == "cuda"
+        with self._lock, torch.cuda.device(self.device) if on_gpu else nullcontext():
+            self._streams.reading((self._weights.vectors, self._weights.matrices))
             floats = states.new_empty(tiles.programs * tiles.rows * structure.floats)
             operands = states.new_empty(
                 tiles.programs * tiles.rows * structure.operands, dtype=DTYPES[self.precision]
@@ -202,29 +208,6 @@ class TritonExecutor:
                 DOTS=self._dots,
                 **launch_options(tiles.rows, self.precision, hip=torch.version.hip is not None),
             )
-
-
-class _Streams:
-    """Keeps a repack and runs on other CUDA streams apart; on one stream their order does that."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._others = device, False
-        self.after_packing()
-
-    def after_packing(self) -> None:
-        self._stream = torch.cuda.current_stream(self._device)
-        self._packed = self._stream.record_event()
-
-    def before_packing(self) -> None:
-        if self._others or torch.cuda.current_stream(self._device) != self._stream:
-            torch.cuda.synchronize(self._device)
-            self._others = False
-
-    def before_run(self) -> None:
-        stream = torch.cuda.current_stream(self._device)
-        if stream != self._stream and not torch.cuda.is_current_stream_capturing():
-            stream.wait_event(self._packed)
-            self._others = True
 
 
 def _bounds(options: RefineOptions, layout: Layout, device: torch.device) -> Tensor:

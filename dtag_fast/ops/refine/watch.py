@@ -53,11 +53,16 @@ class Watch:
         """Take a snapshot as the numbers in use."""
         self._seen = snapshot
 
+    def forget(self) -> None:
+        """No numbers are in use: they are about to be replaced, which may fail halfway."""
+        self._seen = None
+
     def changed(self) -> bool:
         """Whether a slot holds another tensor or another version than the accepted snapshot."""
-        if self._seen is None:
+        seen = self._seen  # once: another thread may forget it
+        if seen is None:
             return True
-        tensors, versions = self._seen
+        tensors, versions = seen
         if not all(map(is_, map(getitem, self._dicts, self._names), tensors)):
             return True
         try:

@@ -1,5 +1,7 @@
 """`refine` on a GPU: what it gives on the host, on the device it was called with. Skipped without a GPU."""
 
+import threading
+
 import pytest
 import torch
 from bf16_checks import assert_close
@@ -215,3 +217,171 @@ def test_small_batches_in_each_kernel(kernel, precision):
         pytest.skip(reason)
     _, info = traced(executor, states, actions, 2, 0.02, "cuda")
     assert_close(program, states, info, "bf16x3" if precision == "fp32" else precision)
+
+
+def on_gpu(problem, rows=33):
+    critic, states, actions = problem
+    return critic.cuda(), states[:rows].cuda(), actions[:rows].cuda()
+
+
+def changed(critic):
+    with torch.no_grad():
+        critic.q1[0].weight.mul_(1.1)
+
+
+def compiled_way(refiner, *case):
+    """The result of a repeated call, which must be one that runs in compiled code."""
+    if not hasattr(refiner._bindings.copy().popitem()[1].executor, "prepare_call"):
+        pytest.skip("the triton backend has no compiled way")
+    result = refiner._prepared(*case, None)
+    assert result is not None
+    return result
+
+
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+@pytest.mark.parametrize("rows", [1, 33])
+def test_a_repeated_call_gives_the_same_bits(problem, rows, precision):
+    critic, states, actions = on_gpu(problem, rows)
+    refiner = dtag_fast.Refiner(critic, precision=precision)
+    expected = refiner(states, actions)
+    assert torch.equal(compiled_way(refiner, states, actions), expected)
+    out = torch.empty_like(actions)
+    assert refiner(states, actions, out=out) is out and torch.equal(out, expected)
+    changed(critic)
+    assert refiner._prepared(states, actions, None) is None
+    assert torch.equal(
+        refiner(states, actions), dtag_fast.refine(critic, states, actions, precision=precision)
+    )
+    for other in (states.cpu(), states.double(), states.half(), states[:, :-1]):
+        assert refiner._prepared(other, actions, None) is None
+
+
+def test_a_repeated_call_checks_the_default_bounds_when_asked(problem, monkeypatch):
+    critic, states, actions = on_gpu(problem)
+    refiner = dtag_fast.Refiner(critic)
+    refiner(states, actions)
+    compiled_way(refiner, states, actions)
+    monkeypatch.setenv("DTAG_CHECK", "1")
+    with pytest.raises(ValueError, match="default bounds"):
+        refiner(states, actions * 3)
+
+
+def test_torch_tells_compiled_code_the_current_stream(problem):
+    critic, states, actions = on_gpu(problem)
+    refiner = dtag_fast.Refiner(critic)
+    refiner(states, actions)
+    compiled_way(refiner, states, actions)
+    (binding,) = refiner._bindings.values()
+    assert binding.executor._streams._told, "calls are slower where it is asked through Python"
+
+
+def test_streams_and_threads_share_a_refiner(problem):
+    """Long work in front of each packing and call: what does not wait is wrong."""
+    critic, states, actions = on_gpu(problem)
+    refiner = dtag_fast.Refiner(critic)
+    busy = torch.randn(2000, 2000, device="cuda")
+    weights = [critic.q1[0].weight.detach() * scale for scale in (1.0, 1.5)]
+    expected = []
+    for weight in weights:
+        critic.q1[0].weight = nn.Parameter(weight)
+        expected.append(refiner(states, actions))
+    torch.cuda.synchronize()
+    right = []
+
+    def work():
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            for _ in range(50):
+                busy @ busy
+                result = refiner(states, actions)
+                stream.synchronize()
+                right.append(any(torch.equal(result, e) for e in expected))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    parameters, i = [nn.Parameter(weight) for weight in weights], 0
+    while any(thread.is_alive() for thread in threads):
+        critic.q1[0].weight = parameters[(i := i + 1) % 2]
+        busy @ busy
+        refiner.binding(17, 6, states.device)
+    for thread in threads:
+        thread.join()
+    assert len(right) == 150 and all(right)
+
+
+def test_packing_again_waits_for_nothing_on_the_host(problem):
+    critic, states, actions = on_gpu(problem)
+    refiner, side = dtag_fast.Refiner(critic), torch.cuda.Stream()
+    refiner(states, actions)
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        refiner(states, actions)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        changed(critic)
+        refiner(states, actions)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_settings_per_row_from_the_host_are_copied_once(problem):
+    critic, states, actions = on_gpu(problem)
+    refiner = dtag_fast.Refiner(critic)
+    steps, lr = [i % 5 for i in range(33)], [0.01 * i for i in range(33)]
+    expected = refiner.run(states, actions, steps=steps, lr=lr)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        again = refiner.run(states, actions, steps=steps, lr=lr)
+        other = refiner.run(states, actions, steps=steps, lr=lr[::-1])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(again, expected) and not torch.equal(other, expected)
+    on_device = refiner.run(states, actions, steps=torch.tensor(steps).cuda(), lr=torch.tensor(lr).cuda())
+    assert torch.equal(on_device, expected)
+
+
+def capture(call):
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph
+
+
+def test_a_first_call_or_new_weights_in_a_capture_are_refused(problem):
+    critic, states, actions = on_gpu(problem)
+    refiner, out = dtag_fast.Refiner(critic), torch.empty_like(actions)
+    with pytest.raises(RuntimeError, match="not while a CUDA graph is captured, because"):
+        capture(lambda: refiner(states, actions, out=out))
+    refiner = dtag_fast.Refiner(critic)
+    expected = refiner(states, actions)
+    graph = capture(lambda: refiner(states, actions, out=out))
+    graph.replay()
+    assert torch.equal(out, expected)
+    changed(critic)
+    with pytest.raises(RuntimeError, match="captured, because the critic's weights"):
+        capture(lambda: refiner(states, actions, out=out))
+    after = refiner(states, actions)
+    graph.replay()
+    assert torch.equal(out, after), "the graph sees new weights once they are packed"
+
+
+def test_reduce_overhead_needs_no_call_before_and_follows_the_weights(problem):
+    critic, states, actions = on_gpu(problem)
+    refine = torch.compile(
+        lambda s, a: dtag_fast.refine(critic, s, a * 0.5) + 1, fullgraph=True, mode="reduce-overhead"
+    )
+    for _ in range(3):
+        for _ in range(4):  # warm-up, recording, replays
+            result = refine(states, actions).clone()
+            assert torch.equal(result, dtag_fast.refine(critic, states, actions * 0.5) + 1)
+        changed(critic)
+
+
+def test_weights_first_packed_in_inference_mode_can_be_packed_again(problem):
+    critic, states, actions = on_gpu(problem)
+    refiner = dtag_fast.Refiner(critic)
+    with torch.inference_mode():
+        refiner(states, actions)
+    changed(critic)
+    assert torch.equal(refiner(states, actions), dtag_fast.refine(critic, states, actions))

@@ -172,6 +172,41 @@ def test_new_weights_are_used_by_the_next_prepared_call():
     assert torch.equal(refiner._prepared(*inputs(), None), expected)
 
 
+def test_weights_that_were_swapped_and_come_back_are_packed_again():
+    """Tensors and versions are those of the first call; what is packed are the numbers in between."""
+    critic = TwinCritic()
+    refiner = prepared(critic)
+    expected, first, weight = refiner(*inputs()), refiner._prepared, critic.q1[0].weight
+    critic.q1[0].weight = nn.Parameter(weight.detach() * 2)
+    assert not torch.equal(refiner(*inputs()), expected)
+    critic.q1[0].weight = weight
+    assert first(*inputs(), None) is None and refiner._prepared(*inputs(), None) is None
+    assert torch.equal(refiner(*inputs()), expected)
+
+
+def test_shapes_seen_before_stay_prepared():
+    refiner = prepared()
+    many = [inputs(rows) for rows in range(1, 31)]
+    expected = [refiner(*case) for case in many]
+    for case, result in zip(many[-3:], expected[-3:], strict=True):
+        assert torch.equal(refiner._prepared(*case, None), result)
+    last = refiner._prepared
+    refiner.run(*many[-2])
+    assert refiner._prepared is last, "nothing new"
+    assert refiner._prepared(*many[0], None) is None, "at most 16 are kept"
+    assert torch.equal(refiner(*many[0]), expected[0])
+
+
+def test_calls_of_another_plan_are_not_kept():
+    refiner, other = prepared(rows=4), prepared(rows=5)
+    (binding,) = refiner._bindings.values()
+    seen = binding.watch.seen((), ())
+    call = binding.executor.prepare_call((9, S), (9, A), seen, False, other._prepared)
+    assert call(*inputs(9), None) is not None and call(*inputs(5), None) is None
+    call = binding.executor.prepare_call((9, S), (9, A), seen, False, refiner._prepared)
+    assert call(*inputs(9), None) is not None and call(*inputs(4), None) is not None
+
+
 def test_weights_without_versions_are_watched_by_identity():
     with torch.inference_mode():
         critic = TwinCritic()
@@ -225,6 +260,7 @@ def test_what_it_is_made_from_is_checked():
         (TypeError, {"stores": [{}], **one, "tensors": [0]}),
         (TypeError, {"modules": [nn.Linear(1, 1)], "modes": [True]}),
         (TypeError, {"plan": object()}),
+        (TypeError, {"known": object()}),
     ):
         with pytest.raises((error, RuntimeError) if "plan" in wrong else error):
             _C.prepare_call(**arguments(**wrong))

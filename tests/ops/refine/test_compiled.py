@@ -1,0 +1,134 @@
+"""`refine` under torch.compile and torch.export."""
+
+import gc
+import subprocess
+import sys
+
+import pytest
+import torch
+from small_critics import critic_of, inputs, quiet, step_by_optimizer
+from torch import nn
+
+from dtag_fast import SGD, Adam, ClipNorm, Radius, Refiner, refine
+
+pytestmark = quiet
+
+
+class Acting(nn.Module):
+    def __init__(self, critic, **options):
+        super().__init__()
+        self.critic, self.options = critic, options
+
+    def forward(self, states, actions):
+        return refine(self.critic, states, actions * 0.5, **self.options)
+
+
+OPTION_SETS = {
+    "plain": {},
+    "dataclasses": {
+        "optimizer": SGD(0.9, nesterov=True),
+        "gradient": ClipNorm(0.2),
+        "radius": Radius(0.3, "l2"),
+    },
+    "names": {
+        "optimizer": "adam",
+        "reduce": 1,
+        "select": "last",
+        "bounds": (-0.5, 0.5),
+        "steps": 3,
+        "lr": 0.2,
+    },
+    "adam": {"optimizer": Adam((0.8, 0.9)), "reduce": "mean", "bounds": None, "radius": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", OPTION_SETS)
+def test_compiles_without_a_graph_break(name):
+    critic, (states, actions) = critic_of(), inputs()
+    acting = Acting(critic, **OPTION_SETS[name])
+    compiled = torch.compile(acting, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(states, actions), acting(states, actions))
+    step_by_optimizer(critic)
+    assert torch.equal(compiled(states, actions), acting(states, actions))
+
+
+def test_importing_refine_leaves_dynamo_alone():
+    """It takes seconds to import, and eager users never need it."""
+    code = "import sys, dtag_fast.ops.refine; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_refiner_and_info_compile():
+    critic, (states, actions) = critic_of(), inputs()
+    refiner = Refiner(critic, return_info="trace")
+    compiled = torch.compile(lambda s, a: refiner(s, a), fullgraph=True, backend="aot_eager")
+    for given in (actions, actions[:, None].repeat(1, 2, 1)):
+        (ours, info), (expected, details) = compiled(states, given), refiner(states, given)
+        assert torch.equal(ours, expected)
+        for field in vars(details):
+            x, y = getattr(info, field), getattr(details, field)
+            assert (x is None and y is None) or torch.equal(x.nan_to_num(), y.nan_to_num())
+
+
+def test_per_row_settings_compile():
+    critic, (states, actions) = critic_of(), inputs()
+    steps, lr = torch.tensor([1, 2, 3, 4]), torch.tensor([[0.1], [0.2], [0.3], [0.4]])
+    run = lambda s, a, n, lr: refine(critic, s, a, steps=n, lr=lr)  # noqa: E731
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(states, actions, steps, lr), run(states, actions, steps, lr))
+
+
+def test_a_compiled_function_follows_the_critic_it_is_given():
+    compiled = torch.compile(lambda c, s, a: refine(c, s, a), fullgraph=True, backend="aot_eager")
+    critics, (states, actions) = [critic_of(0), critic_of(1)], inputs()
+    for critic in (*critics, *critics):
+        assert torch.equal(compiled(critic, states, actions), refine(critic, states, actions))
+    twin = lambda s, a: refine(critics, s, a)  # noqa: E731
+    compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(states, actions), twin(states, actions))
+
+
+def test_exports_with_any_batch():
+    acting = Acting(critic_of())
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(
+        acting, inputs(), dynamic_shapes={"states": {0: batch}, "actions": {0: batch}}
+    ).module()
+    for rows in (1, 4, 30):
+        case = inputs(rows)
+        assert torch.equal(program(*case), acting(*case))
+
+
+def test_operator_passes_opcheck():
+    states, actions = inputs()
+    per_row = torch.tensor([1, 2, 3, 4]), torch.full((4, 1), 0.1)
+    for return_info, own in ((False, per_row), ("trace", (None, None))):
+        # "torch" has the gradient of the last iterate too: opcheck takes NaN for a difference
+        refiner = Refiner(critic_of(), steps=4, return_info=return_info, backend="torch")
+        for given in (actions, actions[:, None].repeat(1, 2, 1)):
+            arguments = (states, given, refiner.weights(), *own, 4, refiner.handle)
+            torch.library.opcheck(torch.ops.dtag_fast.refine.default, arguments)
+
+
+def test_a_graph_whose_critic_is_gone_says_so():
+    states, actions = inputs()
+    refiner = Refiner(critic_of())
+    handle, weights = refiner.handle, refiner.weights()
+    del refiner
+    gc.collect()
+    with pytest.raises(RuntimeError, match="no longer exists"):
+        torch.ops.dtag_fast.refine(states, actions, weights, None, None, 10, handle)
+
+
+def test_weights_changed_inside_the_graph_are_refused():
+    states, actions = inputs()
+    refiner = Refiner(critic_of())
+    weights = [w + 1 for w in refiner.weights()]
+    with pytest.raises(RuntimeError, match="changed inside the compiled graph"):
+        torch.ops.dtag_fast.refine(states, actions, weights, None, None, 10, refiner.handle)
+
+
+@pytest.mark.skipif(not hasattr(torch.Tag, "cudagraph_unsafe"), reason="this torch has no such tag")
+def test_inductor_makes_no_cuda_graph_of_it():
+    """Such a graph would go on with the weights as they were when it was recorded."""
+    assert torch.Tag.cudagraph_unsafe in torch.ops.dtag_fast.refine.default.tags

@@ -2,6 +2,7 @@
 #pragma once
 #include "cuda/refine/exchange.h"
 #include "cuda/refine/latency_params.h"
+#include "cuda/refine/warp_sums.h"
 #include "cuda/vocabulary.h"
 
 namespace dtag::gpu {
@@ -17,11 +18,7 @@ struct LanesOfRow {
     }
     return x;
   }
-  DTAG_MEMBER static float sum(float x) {
-    DTAG_UNROLL
-    for (int step = 16; step >= 1; step /= 2) x += shuffle_xor(x, step);
-    return x;
-  }
+  DTAG_MEMBER static float sum(float x) { return sum_over_warp(x); }
 };
 
 struct LaneWalk {

@@ -21,13 +21,14 @@ enum class FaultKind {
   phase,              // a wait for one that is not the thread's next, or that it may miss
   exited_block,       // a store into a block that has ended, or may have
   unrounded,          // a tf32 operand with bits that the product would drop
+  leftover,           // a stamped word that is not zero where a launch begins or ends
   usage,              // an argument outside its range
 };
 
 inline const char* name(FaultKind kind) {
   constexpr const char* names[] = {
       "launch",     "barrier",       "divergence", "unwritten", "race",  "bounds",       "alignment", "foreign block",
-      "async copy", "uninitialised", "arrivals",   "bytes",     "phase", "exited block", "unrounded", "usage"};
+      "async copy", "uninitialised", "arrivals",   "bytes",     "phase", "exited block", "unrounded", "leftover", "usage"};
   return names[int(kind)];
 }
 

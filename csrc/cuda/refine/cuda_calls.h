@@ -37,4 +37,19 @@ void allow_shared_memory(Function* kernel, uint32_t bytes) {
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)), "cudaFuncSetAttribute");
 }
 
+template <class Params>
+void launch_with(const cudaLaunchAttribute& attribute, void (*kernel)(Params), const Params& params, int blocks, int threads,
+                 uint32_t shared_bytes, void* stream, const char* what) {
+  allow_shared_memory(kernel, shared_bytes);
+  cudaLaunchAttribute given = attribute;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(unsigned(blocks));
+  config.blockDim = dim3(unsigned(threads));
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &given;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, kernel, params), what);
+}
+
 }  // namespace dtag::cuda

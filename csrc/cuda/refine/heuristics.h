@@ -17,6 +17,7 @@ struct DeviceTraits {
   int multiprocessors = 108;
   int64_t shared_bytes = 166912;  // dynamic shared memory that one block can have
   bool clusters = true;           // the build has code with clusters for it; nothing below capability 9.0 has any
+  bool cooperative = true;        // it can be made to run all blocks of a launch together
 };
 
 enum class Kernel { none, generic, latency, tensor };
@@ -25,11 +26,12 @@ constexpr const char* name_of(Kernel kernel) { return kKernelNames[int(kernel)];
 
 struct Choice {
   Kernel kernel = Kernel::none;
-  int rows = 0;    // of a tile or cluster
+  int rows = 0;    // of a tile, or of a group of blocks (latency kernel)
   int blocks = 0;  // of the grid
   int64_t tiles = 0;
   int parts = 1;   // tensor kernel: TensorTile
   int64_t folded_floats = 0;  // global memory for the folded states
+  int64_t workspace_bytes = 0;  // global memory where the latency kernel's blocks meet, 0: in clusters
   double clocks = 0.;         // predicted, per iteration
   TileMemory tile{};
   LatencyMemory latency{};
@@ -64,6 +66,7 @@ inline double streamed_bytes_per_clock(int blocks) {
 }
 constexpr double kClocksPerLayer = 1500.;       // barriers, narrow products, the walk
 constexpr double kClocksFirstRow = 1900., kClocksMoreRows = 750.;  // latency kernel, two hidden layers of 256 units
+constexpr double kClocksGlobalMeeting = 800.;  // more for an exchange through the L2 cache than within a cluster
 constexpr int kLatencyRowRules[] = {1, 2, 4, 8};
 
 inline int64_t tiles_of(int64_t states, int candidates, int rows) {
@@ -107,21 +110,23 @@ inline Choice choose_generic(const Layout& layout, int action_dim, const DeviceT
 inline Choice choose_latency(const LatencyLayout& layout, const DeviceTraits& device, int64_t states, int candidates,
                              int only_rows) {
   Choice best;
-  if (device.capability < 90) {
-    best.reason = "the latency kernel needs compute capability 9.0 (clusters), the device has " +
-                  std::to_string(device.capability / 10) + "." + std::to_string(device.capability % 10);
-    return best;
-  }
-  if (!device.clusters) {
-    best.reason = "the latency kernel was not compiled for this device (CMAKE_CUDA_ARCHITECTURES)";
-    return best;
-  }
+  const bool clusters = device.capability >= 90 && device.clusters;
   if (!layout.refusal.empty()) {
     best.reason = "the latency kernel: " + layout.refusal;
     return best;
   }
+  if (!clusters && !device.cooperative) {
+    best.reason = "the latency kernel needs clusters (compute capability 9.0) or cooperative launches, the device has neither";
+    return best;
+  }
+  const int group = layout.group();
   // Clusters lie within one of the chip's processing clusters, whose sizes leave some blocks over.
-  const int resident = device.multiprocessors / layout.cluster() * 15 / 16;
+  const int resident = clusters ? device.multiprocessors / group * 15 / 16 : device.multiprocessors / group;
+  if (!clusters && !resident) {
+    best.reason = "the latency kernel needs " + std::to_string(group) + " multiprocessors at once, the device has " +
+                  std::to_string(device.multiprocessors);
+    return best;
+  }
   int64_t least = 0;
   for (const int rows : kLatencyRowRules) {
     if (only_rows && rows != only_rows) continue;
@@ -132,17 +137,21 @@ inline Choice choose_latency(const LatencyLayout& layout, const DeviceTraits& de
     const int64_t at_once = resident > 0 ? resident : 1;
     const double waves = double((tiles + at_once - 1) / at_once);
     const double size = double(layout.facts.width) / 256. * double(layout.facts.slice) / 64. * (layout.depth - 1);
+    const int meetings = layout.depth - 1 + (layout.facts.norm[1] ? 2 : 0);
     const double clocks = waves * double(rounds_of(candidates, rows)) *
-                          (kClocksFirstRow * (layout.depth - 1) + kClocksMoreRows * size * (rows - 1));
+                          (kClocksFirstRow * (layout.depth - 1) + kClocksMoreRows * size * (rows - 1) +
+                           (clusters ? 0. : kClocksGlobalMeeting * meetings));
     if (best.rows && clocks >= best.clocks) continue;
     best.kernel = Kernel::latency;
     best.clocks = clocks;
     best.rows = rows;
-    best.blocks = int(tiles < at_once ? tiles : at_once) * layout.cluster();
+    best.blocks = int(tiles < at_once ? tiles : at_once) * group;
     best.latency = memory;
+    best.workspace_bytes = clusters ? 0 : int64_t(best.blocks) * memory.words * 8;
   }
-  best.reason = best.rows ? "latency kernel, " + std::to_string(best.rows) + " rows in a cluster of " +
-                                std::to_string(layout.cluster()) + " blocks, fp32"
+  const std::string blocks = std::to_string(group) + " blocks";
+  const std::string where = clusters ? "cluster of " + blocks : "group of " + blocks + " that meet in global memory";
+  best.reason = best.rows ? "latency kernel, " + std::to_string(best.rows) + " rows in a " + where + ", fp32"
                           : "the latency kernel needs " + kib(least) + " of shared memory, the device has " +
                                 kib(device.shared_bytes) + " per block";
   return best;

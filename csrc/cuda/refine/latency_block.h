@@ -1,6 +1,6 @@
-// What a block of the latency kernel knows: which part of which member is its own, and where its numbers lie.
+// What a block of the latency kernel knows: which part of which member is its own, where its numbers lie, and how it meets
+// the others (meet_in_cluster.h, meet_in_global_memory.h).
 #pragma once
-#include "cuda/refine/exchange.h"
 #include "cuda/refine/latency_params.h"
 #include "cuda/refine/warp_sums.h"
 #include "cuda/vocabulary.h"
@@ -15,26 +15,27 @@ using cuda::LatencyOp;
 using cuda::LatencyParams;
 
 // Parts of the kernel keep copies: a pointer to it inside of them would keep the compiler from holding them in registers.
-template <class Shape>
+template <class ShapeOf, class Meet>
 struct LatencyBlock {
+  using Shape = ShapeOf;
+  using Exchange = typename Meet::Exchange;
   static constexpr int kWidth = Shape::kWidth, kRows = Shape::kRows, kSlice = Shape::kSlice, kDepth = Shape::kDepth;
   static constexpr int kUnits = kWidth > kLatencyThreads ? kWidth / kLatencyThreads : 1;  // of a whole layer, per thread
 
   const LatencyParams& p;
   const LatencyMemory& m;
-  const int rows, dims, slice;  // of the cluster; of the action; of the member's rows
+  const Meet meet;
+  const int rows, dims, slice;  // of the group of blocks; of the action; of the member's rows
   const LatencyMember& member;
 
   DTAG_MEMBER explicit LatencyBlock(const LatencyParams& params)
-      : p(params), m(params.memory), rows(params.rows), dims(params.program.action_dim),
-        slice(cluster_rank() % params.program.slices), member(params.program.members[cluster_rank() / params.program.slices]) {}
+      : p(params), m(params.memory), meet(params), rows(params.rows), dims(params.program.action_dim),
+        slice(meet.rank() % params.program.slices), member(params.program.members[meet.rank() / params.program.slices]) {}
 
   // The exchange of all blocks, and one of those that share a member.
-  DTAG_MEMBER Exchange exchange_of_all(cuda::LatencyInbox which) const {
-    return {m.inbox[which], m.barrier[which], 0, cluster_size(), m.count[which]};
-  }
+  DTAG_MEMBER Exchange exchange_of_all(cuda::LatencyInbox which) const { return {meet, m, which, 0, meet.size()}; }
   DTAG_MEMBER Exchange exchange_of_member(cuda::LatencyInbox which) const {
-    return {m.inbox[which], m.barrier[which], cluster_rank() - slice, p.program.slices, m.count[which]};
+    return {meet, m, which, meet.rank() - slice, p.program.slices};
   }
 
   DTAG_MEMBER const float* numbers(int place) const { return p.program.numbers + place; }

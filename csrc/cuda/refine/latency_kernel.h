@@ -1,4 +1,4 @@
-// Few rows, as soon as possible: a cluster of blocks carries them, every weight stays where it is used. Each member's hidden
+// Few rows, as soon as possible: a group of blocks carries them, every weight stays where it is used. Each member's hidden
 // matrices are split by rows over `slices` blocks. A block computes the first layer whole, its slice of the second, its share
 // of Q and, since all that follows is linear, its share of the action's gradient: one exchange of action_dim + 1 numbers ends
 // an iteration, after which every block walks the rows itself, with the same bits. A third hidden layer takes one exchange
@@ -10,12 +10,12 @@
 
 namespace dtag::gpu {
 
-// TileRows' idea of a tile: what one cluster carries.
+// TileRows' idea of a tile: what one group carries.
 struct LatencyTile {
   static constexpr int kRows = cuda::kLatencyRows;
 };
 
-template <class Shape>
+template <class Block>
 class LatencyKernel {
  public:
   using Rows = TileRows<LatencyTile, LatencyMemory>;
@@ -29,27 +29,25 @@ class LatencyKernel {
     if (thread_index() == 0) {
       result_.init();
       layers_.init();
-      mbarrier_init_fence();
     }
-    sync_cluster();
+    b_.meet.begin();
     const Rows rows(p_.call, p_.settings, b_.m, b_.dims, b_.rows);
-    const int64_t clusters = block_count() / cluster_size();
-    for (int64_t tile = block_index() / cluster_size(); tile < rows.tile_count(); tile += clusters) {
+    for (int64_t tile = b_.meet.group(); tile < rows.tile_count(); tile += b_.meet.groups()) {
       const int64_t state = tile * rows.states_each();
       for (int first = 0; first < p_.call.candidates; first += rows.candidates_each()) {
         rows.begin(state, first);
         if (first == 0) layers_.fold_state([&](int r, int s) DTAG_LAMBDA { return rows.state(state, r, s); });
         const int iterates = walk(rows, state, first);
-        if (cluster_rank() == 0) rows.finish(state, first, iterates);
+        if (b_.meet.rank() == 0) rows.finish(state, first, iterates);
       }
     }
-    sync_cluster();  // nobody ends while others may still send to it
+    b_.meet.end();
   }
 
  private:
-  // The block's shares of gradient and Q to all blocks of the cluster.
+  // The block's shares of gradient and Q to all blocks of the group.
   DTAG_MEMBER void send_result() {
-    const int count = b_.m.count[cuda::kResult], all = count * cluster_size();
+    const int count = b_.m.count[cuda::kResult], all = count * b_.meet.size();
     if (thread_index() == 0) result_.expect();
     sync_block();
     for (int at = thread_index(), to = first_to_, c = first_c_; at < all;) {
@@ -83,7 +81,7 @@ class LatencyKernel {
 
   // All iterates of the rows that rows.begin() read; returns how many there were.
   DTAG_MEMBER int walk(const Rows& rows, int64_t state, int first) {
-    const bool walks = warp_index() < b_.rows, tells = walks && cluster_rank() == 0 && p_.call.trace_q;
+    const bool walks = warp_index() < b_.rows, tells = walks && b_.meet.rank() == 0 && p_.call.trace_q;
     LaneWalk w;
     if (walks) {
       w.read(b_.m, p_.settings, b_.dims, warp_index());
@@ -134,17 +132,17 @@ class LatencyKernel {
     p_.call.trace_grad[place * b_.dims + lane_index()] = goes_on ? w.grad : nan;
   }
 
-  const LatencyBlock<Shape> b_;
+  const Block b_;
   const LatencyParams& p_;
-  LatencyLayers<Shape> layers_;
-  Exchange result_;
+  LatencyLayers<Block> layers_;
+  typename Block::Exchange result_;
   const int first_to_, first_c_;  // what this thread sends first: to whom, which number
 };
 
-template <class Shape>
+template <class Shape, class Meet>
 DTAG_KERNEL(cuda::kLatencyThreads)
 latency_kernel(const DTAG_GRID_CONSTANT LatencyParams params) {
-  LatencyKernel<Shape>(params).run();
+  LatencyKernel<LatencyBlock<Shape, Meet>>(params).run();
 }
 
 }  // namespace dtag::gpu

@@ -5,10 +5,10 @@
 
 namespace dtag::gpu {
 
-template <class Shape>
+template <class Block>
 class LatencyLayers {
  public:
-  using Block = LatencyBlock<Shape>;
+  using Shape = typename Block::Shape;
   static constexpr int kWidth = Shape::kWidth, kSlice = Shape::kSlice, kDepth = Shape::kDepth;
 
   DTAG_MEMBER explicit LatencyLayers(const Block& block)
@@ -191,8 +191,8 @@ class LatencyLayers {
   }
 
   const Block b_;
-  SplitNorm<Shape> norm_;
-  Exchange third_;
+  SplitNorm<Block> norm_;
+  typename Block::Exchange third_;
   Slice<Shape> second_, third_matrix_;
   float second_bias_ = 0.f, last_weight_ = 0.f, last_bias_ = 0.f;
 };

@@ -72,7 +72,7 @@ LatencyLayout::LatencyLayout(const Program& program, bool bounded) {
   }
   if (!quads) {
     refusal = "hidden layers of " + number(whole) + " and " + number(split) + " units in " + number(count) +
-              " members do not fit a cluster of " + number(kLatencyCluster) + " blocks";
+              " members do not fit a group of " + number(kLatencyCluster) + " blocks";
     return;
   }
   read(program);

@@ -20,7 +20,7 @@ struct LatencyLayout {
   LatencyLayout() = default;
   LatencyLayout(const Program& program, bool bounded);
 
-  int cluster() const { return int(members.size()) * slices; }
+  int group() const { return int(members.size()) * slices; }  // blocks
 
  private:
   void read(const Program& program);

@@ -28,8 +28,8 @@ DTAG_INLINE float row_mean(int width, Number number) {
 }
 
 // z becomes the activation's output; `slope` and `normal` get its slope and what its input was before scale and shift.
-template <class Shape>
-DTAG_INLINE void norm_whole(const LatencyBlock<Shape>& b, int layer, uint32_t z, uint32_t slope, uint32_t normal) {
+template <class Block>
+DTAG_INLINE void norm_whole(const Block& b, int layer, uint32_t z, uint32_t slope, uint32_t normal) {
   const LatencyOp& op = b.member.op[layer];
   sync_block();
   if (warp_index() < b.rows) {
@@ -59,8 +59,8 @@ DTAG_INLINE void norm_whole(const LatencyBlock<Shape>& b, int layer, uint32_t z,
 }
 
 // g: gradient of the activation's input, becomes that of z.
-template <class Shape>
-DTAG_INLINE void norm_whole_backward(const LatencyBlock<Shape>& b, int layer, uint32_t g, uint32_t normal) {
+template <class Block>
+DTAG_INLINE void norm_whole_backward(const Block& b, int layer, uint32_t g, uint32_t normal) {
   const LatencyOp& op = b.member.op[layer];
   for (int r = 0; r < b.rows; ++r)
     b.each_unit([&](int u) DTAG_LAMBDA { b.wide(g, r)[u] = b.wide(g, r)[u] * b.numbers(op.scale)[u]; });
@@ -85,10 +85,12 @@ DTAG_INLINE void norm_whole_backward(const LatencyBlock<Shape>& b, int layer, ui
 }
 
 // Of the second layer; its blocks exchange two sums of each row forward, and two backward.
-template <class Shape>
+template <class Block>
 class SplitNorm {
  public:
-  DTAG_MEMBER explicit SplitNorm(const LatencyBlock<Shape>& block)
+  using Exchange = typename Block::Exchange;
+
+  DTAG_MEMBER explicit SplitNorm(const Block& block)
       : b_(block), op_(block.member.op[1]), forward_(block.exchange_of_member(cuda::kNormForward)),
         backward_(block.exchange_of_member(cuda::kNormBackward)) {}
 
@@ -133,7 +135,7 @@ class SplitNorm {
         const float n = (b_.in_slice(b_.m.slice, row)[j] - mean) * rstd;
         const bool real = j < b_.real_rows(b_.slice);
         b_.in_slice(b_.m.normal_2, row)[j] = real ? n : 0.f;
-        const int at = b_.slice * Shape::kSlice + j;
+        const int at = b_.slice * Block::kSlice + j;
         done(row, real ? fma(n, b_.numbers(op_.scale)[at], b_.numbers(op_.shift)[at]) : 0.f);
       }
       if (thread_index() == 0) b_.stats(1, row)[1] = rstd;
@@ -148,7 +150,7 @@ class SplitNorm {
       if (b_.writes()) {
         const int j = b_.my_row();
         b_.in_slice(b_.m.slice, row)[j] =
-            j < count ? b_.in_slice(b_.m.slice, row)[j] * b_.numbers(op_.scale)[b_.slice * Shape::kSlice + j] : 0.f;
+            j < count ? b_.in_slice(b_.m.slice, row)[j] * b_.numbers(op_.scale)[b_.slice * Block::kSlice + j] : 0.f;
       }
     sync_block();
     if (thread_index() == 0) backward_.expect();
@@ -188,7 +190,7 @@ class SplitNorm {
     exchange.send(lane_index(), r * 2 + 1, y);
   }
 
-  const LatencyBlock<Shape> b_;
+  const Block b_;
   const LatencyOp& op_;
   Exchange forward_, backward_;
 };

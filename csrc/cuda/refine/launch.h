@@ -9,12 +9,13 @@ namespace dtag::cuda {
 
 // The device numbered as torch does. Throws when there is none, or none that the build has code for.
 DeviceTraits device_traits(int device);
-// Whether the build has the latency kernel's code for the device: it is compiled for fewer than the others.
-bool has_latency(int device);
+// Whether the build has the code with clusters for the device: it is compiled for fewer than the others.
+bool has_clusters(int device);
 
 // Queue a kernel on `stream` (a cudaStream_t) of `device`; wait for nothing and allocate nothing.
 void launch_generic(const GenericParams& params, const Choice& choice, int device, void* stream);
-void launch_latency(const LatencyParams& params, const LatencyLayout& layout, const Choice& choice, int device, void* stream);
+void launch_clusters(const LatencyParams& params, const LatencyLayout& layout, const Choice& choice, int device, void* stream);
+void launch_groups(const LatencyParams& params, const LatencyLayout& layout, const Choice& choice, int device, void* stream);
 void launch_tensor(const TensorParams& params, const Choice& choice, int device, void* stream);
 
 // The shapes of the latency kernel that are compiled; calls f.operator()<LatencyShape>() for the layout's.

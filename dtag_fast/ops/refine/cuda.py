@@ -76,8 +76,10 @@ class CudaExecutor:
         precision: "fp32", "bf16x3" or "bf16": the least that products of hidden layers are computed in. Sums,
             actions, the optimizer's state and Q are float32 in all.
         kernel: "generic", "latency" or "tensor" to use that kernel for every call, None for the rule.
-        rows: how many rows a block (generic: 64, 32, 16, 8, 4; tensor: 128, 64, 32) or a cluster (latency:
-            1, 2, 4, 8) carries, None for the rule.
+        rows: how many rows a block (generic: 64, 32, 16, 8, 4; tensor: 128, 64, 32) or a group of blocks
+            (latency: 1, 2, 4, 8) carries, None for the rule.
+        clusters: False to leave clusters of blocks unused where the GPU has them; the latency kernel's blocks
+            then meet in global memory, as they do where it has none.
         core: the module with CudaPlan; tests hand in the one that runs the kernels on the CPU.
 
     Raises:
@@ -97,6 +99,7 @@ class CudaExecutor:
         device: torch.device | None = None,
         kernel: str | None = None,
         rows: int | None = None,
+        clusters: bool = True,
         core: Any = _C,
     ) -> None:
         self.device = torch.device(program.device if device is None else device)
@@ -112,11 +115,14 @@ class CudaExecutor:
             precision=precision,
             bounded=options.low is not None,
             device=self.device.index or 0,
+            clusters=clusters,
             **settings,
         )
         only = {"only": kernel or "", "only_rows": rows or 0}
         # (states, candidates) -> kernel, rows, floats of `folded`, reason, reasons of the others
         self._choice = lru_cache(64)(partial(self._plan.choice, **only))
+        self._workspace_bytes = lru_cache(64)(partial(self._plan.workspace_bytes, **only))
+        self._workspaces: dict[int, Tensor] = {}
 
     def describe_call(self, states: int, candidates: int = 1, steps: int = 10) -> tuple[str, list[str]]:
         """See Executor.describe_call."""
@@ -169,17 +175,32 @@ class CudaExecutor:
         else:
             most = steps
         on_gpu = self.device.type == "cuda"  # or on its stand-in, in tests
+        stream = torch.cuda.current_stream(self.device).cuda_stream if on_gpu else 0
         with self._lock:  # not between the many copies of a repack in another thread
+            workspace = self._workspace(stream, self._workspace_bytes(batch, candidates))
             self._plan.run(
                 **call_arguments(states, actions, out, steps, most, lr, info),
                 numbers=form.numbers.data_ptr(),
                 tables=form.tables.data_ptr(),
                 folded=folded.data_ptr(),
                 folded_floats=folded_floats,
-                stream=torch.cuda.current_stream(self.device).cuda_stream if on_gpu else 0,
+                stream=stream,
                 only=kernel,
                 only_rows=rows,
+                workspace=0 if workspace is None else workspace.data_ptr(),
+                workspace_bytes=0 if workspace is None else workspace.nbytes,
             )
+
+    def _workspace(self, stream: int, size: int) -> Tensor | None:
+        """Where blocks without clusters meet: zeros before and after a launch, for one launch at a time."""
+        if not size:
+            return None
+        zeros = partial(torch.zeros, size + 128, dtype=torch.uint8, device=self.device)
+        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return _aligned(zeros())  # the graph's own: it may be replayed beside this stream
+        if stream not in self._workspaces or self._workspaces[stream].nbytes < size:
+            self._workspaces[stream] = _aligned(zeros())
+        return self._workspaces[stream]
 
     def _form(self, kernel: str) -> _Form:
         with self._lock, torch.no_grad():
@@ -200,6 +221,11 @@ class CudaExecutor:
     def _members(self) -> Sequence[tuple[Layer, ...]]:
         members = self._program.members
         return members if self._member is None else (members[self._member],)
+
+
+def _aligned(buffer: Tensor) -> Tensor:
+    """The part of it from the first multiple of 128 bytes on."""
+    return buffer[-buffer.data_ptr() % 128 :]
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:

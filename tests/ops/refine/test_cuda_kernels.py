@@ -50,8 +50,6 @@ def core():
 
         if not hasattr(_C, "CudaPlan"):
             pytest.skip("the compiled module was built without CUDA")
-        if torch.cuda.get_device_capability() < (9, 0):
-            pytest.skip("the latency kernel needs compute capability 9.0")
         return _C
     module = pytest.importorskip("tools.simt", reason="needs the sources beside the tests").load()
     module.set_device(seed=0)
@@ -134,7 +132,10 @@ def test_shapes_of_the_latency_kernel(make, shape):
     state, action, hidden, members, batch = LATENCY_SHAPES[shape]
     program = make_program(state=state, action=action, hidden=hidden, members=members)
     states, actions = make_inputs(program, batch)
-    _, info = run(make(program, make_options(action), kernel="latency"), states, actions, 2, 0.01)
+    executor = make(program, make_options(action), kernel="latency")
+    if DEVICE == "cuda" and executor.refusal():
+        pytest.skip(executor.refusal())  # larger than this GPU's shared memory
+    _, info = run(executor, states, actions, 2, 0.01)
     assert_exact(program, states, info)
 
 

@@ -1,0 +1,39 @@
+// For compute capability 9.0 and later: the latency kernel in clusters of blocks.
+#include "cuda/refine/cuda_calls.h"
+#include "cuda/refine/launch.h"
+#ifndef DTAG_NO_CLUSTERS  // its words are unknown to devices without clusters
+#include "cuda/refine/latency_kernel.h"
+#include "cuda/refine/meet_in_cluster.h"
+#endif
+
+namespace dtag::cuda {
+
+#ifdef DTAG_NO_CLUSTERS  // built for devices without clusters only, where nothing chooses this form
+bool has_clusters(int) { return false; }
+void launch_clusters(const LatencyParams&, const LatencyLayout&, const Choice&, int, void*) {
+  throw std::runtime_error("clusters of the latency kernel are not in this build: its CUDA architectures have none");
+}
+#else
+bool has_clusters(int device) {
+  const OnDevice guard(device);
+  cudaFuncAttributes attributes;
+  const auto some = gpu::latency_kernel<LatencyShape<1, 8, 2>, gpu::MeetInCluster>;
+  const bool found = cudaFuncGetAttributes(&attributes, some) == cudaSuccess;
+  if (!found) cudaGetLastError();  // the next call must not report it
+  return found;
+}
+
+void launch_clusters(const LatencyParams& params, const LatencyLayout& layout, const Choice& choice, int device, void* stream) {
+  const OnDevice guard(device);
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim.x = unsigned(layout.group());
+  cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  with_latency_shape(layout, [&]<class Shape>() {
+    launch_with(cluster, gpu::latency_kernel<Shape, gpu::MeetInCluster>, params, choice.blocks, kLatencyThreads,
+                choice.shared_bytes(), stream, "launch of the latency kernel");
+  });
+}
+#endif
+
+}  // namespace dtag::cuda

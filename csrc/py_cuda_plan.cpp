@@ -27,7 +27,7 @@ PyCudaPlan::PyCudaPlan(int state_dim, int action_dim, const py::sequence& member
   traits_ = cuda::device_traits(device);
   traits_.clusters = traits_.clusters && clusters;
   layout_ = cuda::Layout(program, bounded);
-  latency_ = cuda::LatencyLayout(program, bounded);
+  latency_ = cuda::LatencyLayout(program, bounded, traits_.has_clusters());
   if (parts) tensor_ = cuda::tensor_layout(program, bounded, parts, traits_);
 }
 

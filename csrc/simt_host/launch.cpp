@@ -40,7 +40,7 @@ void launch(const GenericParams& params, const Choice& choice) {
 }  // namespace
 
 void launch_clusters(const LatencyParams& params, const LatencyLayout& layout, const Choice& choice, int, void*) {
-  with_latency_shape(layout, [&]<class Shape>() {
+  with_latency_shape<true>(layout, [&]<class Shape>() {
     const simt::Shape shape = shape_of(choice, layout.group(), kLatencyThreads);
     simt::launch(shape, [&] { gpu::latency_kernel<Shape, gpu::MeetInCluster>(params); });
   });
@@ -50,7 +50,7 @@ void launch_groups(const LatencyParams& params, const LatencyLayout& layout, con
   simt::Shape shape = shape_of(choice, 1, kLatencyThreads);
   shape.cooperative = true;
   shape.resident = simt::device().traits.multiprocessors;
-  with_latency_shape(layout, [&]<class Shape>() {
+  with_latency_shape<false>(layout, [&]<class Shape>() {
     simt::launch(shape, [&] { gpu::latency_kernel<Shape, gpu::MeetInGlobalMemory>(params); });
   });
 }

@@ -18,6 +18,8 @@ struct DeviceTraits {
   int64_t shared_bytes = 166912;  // dynamic shared memory that one block can have
   bool clusters = true;           // the build has code with clusters for it; nothing below capability 9.0 has any
   bool cooperative = true;        // it can be made to run all blocks of a launch together
+
+  bool has_clusters() const { return clusters && capability >= 90; }
 };
 
 enum class Kernel { none, generic, latency, tensor };
@@ -65,8 +67,11 @@ inline double streamed_bytes_per_clock(int blocks) {
   return share < 48. ? share : 48.;
 }
 constexpr double kClocksPerLayer = 1500.;       // barriers, narrow products, the walk
-constexpr double kClocksFirstRow = 1900., kClocksMoreRows = 750.;  // latency kernel, two hidden layers of 256 units
+// Latency kernel, per product of a hidden layer: the chain of everything but the product; for every further row of a group
+// and the standard slice of 64 x 256, that too; the product itself.
+constexpr double kClocksChain = 1650., kClocksMoreRows = 500., kClocksSlice = 250.;
 constexpr double kClocksGlobalMeeting = 800.;  // more for an exchange through the L2 cache than within a cluster
+constexpr double kSharedBytesPerClock = 128.;
 constexpr int kLatencyRowRules[] = {1, 2, 4, 8};
 
 inline int64_t tiles_of(int64_t states, int candidates, int rows) {
@@ -110,7 +115,7 @@ inline Choice choose_generic(const Layout& layout, int action_dim, const DeviceT
 inline Choice choose_latency(const LatencyLayout& layout, const DeviceTraits& device, int64_t states, int candidates,
                              int only_rows) {
   Choice best;
-  const bool clusters = device.capability >= 90 && device.clusters;
+  const bool clusters = device.has_clusters();
   if (!layout.refusal.empty()) {
     best.reason = "the latency kernel: " + layout.refusal;
     return best;
@@ -138,8 +143,11 @@ inline Choice choose_latency(const LatencyLayout& layout, const DeviceTraits& de
     const double waves = double((tiles + at_once - 1) / at_once);
     const double size = double(layout.facts.width) / 256. * double(layout.facts.slice) / 64. * (layout.depth - 1);
     const int meetings = layout.depth - 1 + (layout.facts.norm[1] ? 2 : 0);
+    // 8.0 has half the float32 units of the others. What registers do not hold is read twice an iteration.
+    const double product = kClocksSlice * size * (device.capability == 80 ? 2. : 1.) +
+                           2. * 4. * double(layout.facts.rest_floats) / kSharedBytesPerClock;
     const double clocks = waves * double(rounds_of(candidates, rows)) *
-                          (kClocksFirstRow * (layout.depth - 1) + kClocksMoreRows * size * (rows - 1) +
+                          (kClocksChain * (layout.depth - 1) + kClocksMoreRows * size * (rows - 1) + product * rows +
                            (clusters ? 0. : kClocksGlobalMeeting * meetings));
     if (best.rows && clocks >= best.clocks) continue;
     best.kernel = Kernel::latency;
@@ -162,7 +170,6 @@ constexpr int kTensorSmallest = 32;
 // Clocks of mma.sync per multiply-add, 8 warps: 63 % of the tensor cores' peak on 9.0 and later, which other instructions
 // reach; about 90 % of it on 8.0 (2048 FLOP a clock) and on 8.6 and 8.9, where float32 sums halve it (512).
 inline double mma_clocks(int capability) { return 2. / (capability >= 90 ? 2680. : capability == 80 ? 1850. : 460.); }
-constexpr double kSharedBytesPerClock = 128.;
 constexpr double kClocksPerStage = 1200.;        // what follows a product: its sums stored, masked, read again
 
 // Two parts of 128 rows need more registers for operands than sums leave.

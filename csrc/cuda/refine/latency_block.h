@@ -2,7 +2,7 @@
 // the others (meet_in_cluster.h, meet_in_global_memory.h).
 #pragma once
 #include "cuda/refine/latency_params.h"
-#include "cuda/refine/warp_sums.h"
+#include "cuda/refine/slice.h"
 #include "cuda/vocabulary.h"
 
 namespace dtag::gpu {
@@ -57,9 +57,8 @@ struct LatencyBlock {
   DTAG_MEMBER Shared<float> actions() const { return shared_part<float>(m.action, int64_t(dims) * cuda::kLatencyRows); }
   DTAG_MEMBER Shared<float> first_weights() const { return shared_part<float>(m.weights, int64_t(dims) * kWidth); }
 
-  // The row of the slice that this lane sees to; several lanes see to the same one, the first of them writes.
-  DTAG_MEMBER int my_row() const { return warp_index() * kRows + reduced_index<kRows>(); }
-  DTAG_MEMBER bool writes() const { return reduced_first<kRows>(); }
+  DTAG_MEMBER static int my_row() { return Slice<Shape>::my_row(); }
+  DTAG_MEMBER static bool writes() { return Slice<Shape>::writes(); }
   // How many of a slice's rows are no padding.
   DTAG_MEMBER int real_rows(int of_slice) const {
     const int left = member.op[1].width - of_slice * kSlice;

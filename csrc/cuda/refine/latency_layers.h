@@ -1,7 +1,6 @@
 // The latency kernel's layers: forward to the terms of Q, backward to this block's share of dQ/da.
 #pragma once
 #include "cuda/refine/latency_norm.h"
-#include "cuda/refine/slice.h"
 
 namespace dtag::gpu {
 

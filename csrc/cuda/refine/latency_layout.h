@@ -18,7 +18,8 @@ struct LatencyLayout {
   int32_t low = -1, high = -1;
 
   LatencyLayout() = default;
-  LatencyLayout(const Program& program, bool bounded);
+  // clusters: whether the blocks of a group will be a cluster.
+  LatencyLayout(const Program& program, bool bounded, bool clusters);
 
   int group() const { return int(members.size()) * slices; }  // blocks
 

@@ -10,11 +10,15 @@ namespace dtag::cuda {
 constexpr int kLatencyThreads = 256, kLatencyWarps = 8;
 constexpr int kLatencyRows = 8;      // rows of a group of blocks at most: a warp walks one
 constexpr int kLatencyActions = 31;  // a lane walks one dimension; gradient and Q fit one warp
-constexpr int kLatencyCluster = 8;   // blocks of a group at most, what every device with clusters grants
+constexpr int kLatencyMembers = 8;
+constexpr int kLatencyCluster = 8;  // blocks of a group at most: what every device with clusters grants
+constexpr int kLatencyGroup = 16;   // where they meet in global memory
 
-// How many of a warp's rows its registers hold: 64 numbers a thread over all matrices, 128 where shared memory could not
+// How many of a warp's rows its registers hold: 64 numbers a thread over all matrices, up to 128 where shared memory could not
 // take the rest.
 constexpr int held_rows(int quads, int rows, int depth) {
+  const int all = quads * rows * (depth - 1);
+  if (all > 32 && rows == 16) return (depth == 2 ? 32 : 24) / (quads * (depth - 1));  // or they overflow
   const int room = (quads == 4 ? 32 : 16) / (quads * (depth - 1));
   return room < rows ? room : rows;
 }
@@ -28,6 +32,15 @@ struct LatencyShape {
   static constexpr int kHeld = held_rows(quads, rows, depth);
   static constexpr int64_t kRestFloats = int64_t(kLatencyWarps) * (rows - kHeld) * kWidth;
 };
+
+// The shapes that are compiled, smaller ones first. clusters: only in clusters; no device without them has the shared memory.
+struct LatencyShapeRule {
+  int quads, rows, depth;
+  bool clusters;
+};
+constexpr LatencyShapeRule kLatencyShapes[] = {{1, 8, 2, false}, {1, 8, 3, false},  {2, 4, 2, false},  {2, 4, 3, false},
+                                               {2, 8, 2, false}, {2, 8, 3, false},  {2, 16, 2, false}, {2, 16, 3, true},
+                                               {4, 8, 2, false}, {4, 8, 3, true},   {4, 16, 2, true}};
 
 // What follows a hidden layer: LayerNorm, or not, then an activation.
 struct LatencyOp {
@@ -79,7 +92,7 @@ struct LatencyMemory {
 struct LatencyProgram {
   const float* numbers;
   int32_t state_dim, action_dim, member_count, slices;
-  LatencyMember members[kLatencyCluster];
+  LatencyMember members[kLatencyMembers];
 };
 
 // One launch; a member's description comes with the parameters, which are cached where every iteration can read them.

@@ -1,6 +1,9 @@
 // Starting the kernels: on a GPU (launch*.cu), or on the host's stand-in for one (simt_host/launch.cpp).
 // Both throw std::runtime_error with what the device said.
 #pragma once
+#include <iterator>
+#include <utility>
+
 #include "cuda/refine/generic_params.h"
 #include "cuda/refine/heuristics.h"
 #include "cuda/refine/tensor_params.h"
@@ -18,17 +21,18 @@ void launch_clusters(const LatencyParams& params, const LatencyLayout& layout, c
 void launch_groups(const LatencyParams& params, const LatencyLayout& layout, const Choice& choice, int device, void* stream);
 void launch_tensor(const TensorParams& params, const Choice& choice, int device, void* stream);
 
-// The shapes of the latency kernel that are compiled; calls f.operator()<LatencyShape>() for the layout's.
-template <class F>
+// Calls f.operator()<LatencyShape>() for the layout's, in clusters or not.
+template <bool clusters, class F>
 void with_latency_shape(const LatencyLayout& l, F f) {
-  const auto of_depth = [&]<int quads, int rows>() {
-    l.depth == 2 ? f.template operator()<LatencyShape<quads, rows, 2>>() : f.template operator()<LatencyShape<quads, rows, 3>>();
+  const auto if_it = [&]<size_t i>() {
+    constexpr LatencyShapeRule s = kLatencyShapes[i];
+    if constexpr (clusters || !s.clusters)
+      if (l.quads == s.quads && l.rows_each == s.rows && l.depth == s.depth)
+        f.template operator()<LatencyShape<s.quads, s.rows, s.depth>>();
   };
-  if (l.quads == 1) return of_depth.template operator()<1, 8>();
-  if (l.quads == 2 && l.rows_each == 4) return of_depth.template operator()<2, 4>();
-  if (l.quads == 2 && l.rows_each == 8) return of_depth.template operator()<2, 8>();
-  if (l.quads == 2) return f.template operator()<LatencyShape<2, 16, 2>>();
-  of_depth.template operator()<4, 8>();
+  [&]<size_t... i>(std::index_sequence<i...>) {
+    (if_it.template operator()<i>(), ...);
+  }(std::make_index_sequence<std::size(kLatencyShapes)>());
 }
 
 // The same for the tiles of the tensor kernel.

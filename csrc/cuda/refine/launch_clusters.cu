@@ -29,7 +29,7 @@ void launch_clusters(const LatencyParams& params, const LatencyLayout& layout, c
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim.x = unsigned(layout.group());
   cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-  with_latency_shape(layout, [&]<class Shape>() {
+  with_latency_shape<true>(layout, [&]<class Shape>() {
     launch_with(cluster, gpu::latency_kernel<Shape, gpu::MeetInCluster>, params, choice.blocks, kLatencyThreads,
                 choice.shared_bytes(), stream, "launch of the latency kernel");
   });

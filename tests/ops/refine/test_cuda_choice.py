@@ -51,6 +51,18 @@ def test_few_rows_go_to_a_group_of_blocks_where_there_are_none(choice, device):
     assert choice(H100, STANDARD, clusters=False)[0] == how
 
 
+def test_two_members_of_512_units_fit_a_cluster_and_a_larger_group(choice):
+    wide = make_program(hidden=(512, 512))
+    assert choice(H100, wide)[0] == "latency kernel, 1 rows in a cluster of 8 blocks, fp32"
+    for device in (A100, RTX3090):
+        how, _ = choice(device, wide)
+        assert how == "latency kernel, 1 rows in a group of 16 blocks that meet in global memory, fp32"
+    _, (other,) = choice(H100, make_program(hidden=(512, 512, 512)))
+    assert "512 and 512 units in 2 members do not fit a group of 8 blocks" in other
+    _, (other,) = choice(RTX3090, make_program(hidden=(256, 256), members=4, action=31))
+    assert other == "the latency kernel needs 119 KiB of shared memory, the device has 99 KiB per block"
+
+
 def test_tiles_are_as_large_as_shared_memory_and_the_batch_allow(choice):
     def rows_of(batch):
         return int(choice(A100, STANDARD, batch, kernel="generic")[0].split(" of ")[1].split()[0])

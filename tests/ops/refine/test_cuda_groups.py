@@ -93,6 +93,25 @@ def test_the_bits_are_those_of_a_cluster(make, shape):
     assert_same_bits(result, traced(make(program, options, rows, True), states, actions, 3, 0.02, DEVICE))
 
 
+# state, action, hidden, members, norm
+LARGE = {
+    "[512, 512]": (17, 6, (512, 512), 2, None),
+    "[300, 512], LayerNorm": (17, 6, (300, 512), 2, "affine"),
+    "3 x 256, 3 members": (17, 3, (256, 256, 256), 3, None),
+}
+
+
+@pytest.mark.parametrize("shape", LARGE)
+def test_wide_layers_take_a_group_of_twice_the_size(make, shape):
+    state, action, hidden, members, norm = LARGE[shape]
+    program = make_program(state=state, action=action, hidden=hidden, members=members, norm=norm)
+    states, actions = make_inputs(program, 2)
+    executor = make(program, make_options(action))
+    assert f"in a group of {16 // members * members} blocks" in executor.describe_call(2)[0]
+    assert_exact(program, states, traced(executor, states, actions, 2, 0.01, DEVICE)[1])
+    assert left_behind(executor) == 0
+
+
 @pytest.mark.skipif(DEVICE == "cuda", reason="the GPU's own order of threads is one")
 def test_the_order_of_threads_and_late_arrivals_change_no_bit(core, make):
     program = make_program(hidden=(40, 70, 50), norm="affine")

@@ -89,7 +89,7 @@ def test_kernels_sanitized() -> int:
         "OMP_NUM_THREADS": "1",
     }
     tests = sorted(map(str, (ROOT / "tests/ops/refine").glob("test_cuda_*.py")))
-    chosen = "shapes or strided or candidate or members or not_finite or new_numbers"
+    chosen = "shapes or strided or candidate or members or not_finite or new_numbers or workspace"
     pytest = [sys.executable, "-m", "pytest", "-p", "no:benchmark", "-p", "no:cacheprovider", "-n", "auto"]
     command = [*pytest, "--maxprocesses", "4", "-k", chosen, *tests]
     return subprocess.run(command, cwd=ROOT, env=os.environ | environment).returncode

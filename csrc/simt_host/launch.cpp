@@ -40,9 +40,9 @@ void launch(const GenericParams& params, const Choice& choice) {
 }  // namespace
 
 void launch_clusters(const LatencyParams& params, const LatencyLayout& layout, const Choice& choice, int, void*) {
-  with_latency_shape<true>(layout, [&]<class Shape>() {
+  with_latency_shape<true>(layout, [&]<class Shape, bool relu>() {
     const simt::Shape shape = shape_of(choice, layout.group(), kLatencyThreads);
-    simt::launch(shape, [&] { gpu::latency_kernel<Shape, gpu::MeetInCluster>(params); });
+    simt::launch(shape, [&] { gpu::latency_kernel<Shape, gpu::MeetInCluster, relu>(params); });
   });
 }
 
@@ -50,8 +50,8 @@ void launch_groups(const LatencyParams& params, const LatencyLayout& layout, con
   simt::Shape shape = shape_of(choice, 1, kLatencyThreads);
   shape.cooperative = true;
   shape.resident = simt::device().traits.multiprocessors;
-  with_latency_shape<false>(layout, [&]<class Shape>() {
-    simt::launch(shape, [&] { gpu::latency_kernel<Shape, gpu::MeetInGlobalMemory>(params); });
+  with_latency_shape<false>(layout, [&]<class Shape, bool relu>() {
+    simt::launch(shape, [&] { gpu::latency_kernel<Shape, gpu::MeetInGlobalMemory, relu>(params); });
   });
 }
 

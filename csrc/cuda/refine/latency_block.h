@@ -14,8 +14,24 @@ using cuda::LatencyMemory;
 using cuda::LatencyOp;
 using cuda::LatencyParams;
 
+DTAG_INLINE void activate_one(const LatencyOp& op, float z, float& value, float& slope) {
+  switch (op.kind) {
+    case Activation::identity: return activate<Activation::identity, float>(z, op.p0, op.p1, value, slope);
+    case Activation::relu: return activate<Activation::relu, float>(z, op.p0, op.p1, value, slope);
+    case Activation::leaky_relu: return activate<Activation::leaky_relu, float>(z, op.p0, op.p1, value, slope);
+    case Activation::elu: return activate<Activation::elu, float>(z, op.p0, op.p1, value, slope);
+    case Activation::gelu: return activate<Activation::gelu, float>(z, op.p0, op.p1, value, slope);
+    case Activation::gelu_tanh: return activate<Activation::gelu_tanh, float>(z, op.p0, op.p1, value, slope);
+    case Activation::silu: return activate<Activation::silu, float>(z, op.p0, op.p1, value, slope);
+    case Activation::mish: return activate<Activation::mish, float>(z, op.p0, op.p1, value, slope);
+    case Activation::tanh: return activate<Activation::tanh, float>(z, op.p0, op.p1, value, slope);
+    case Activation::softplus: return activate<Activation::softplus, float>(z, op.p0, op.p1, value, slope);
+  }
+}
+
 // Parts of the kernel keep copies: a pointer to it inside of them would keep the compiler from holding them in registers.
-template <class ShapeOf, class Meet>
+// relu: every hidden layer is followed by ReLU alone, which spares each iteration the looking up.
+template <class ShapeOf, class Meet, bool relu>
 struct LatencyBlock {
   using Shape = ShapeOf;
   using Exchange = typename Meet::Exchange;
@@ -36,6 +52,14 @@ struct LatencyBlock {
   DTAG_MEMBER Exchange exchange_of_all(cuda::LatencyInbox which) const { return {meet, m, which, 0, meet.size()}; }
   DTAG_MEMBER Exchange exchange_of_member(cuda::LatencyInbox which) const {
     return {meet, m, which, meet.rank() - slice, p.program.slices};
+  }
+
+  DTAG_MEMBER bool has_norm(int layer) const { return !relu && member.op[layer].norm; }
+  DTAG_MEMBER void activate(int layer, float z, float& value, float& slope) const {
+    if constexpr (relu)
+      gpu::activate<Activation::relu, float>(z, 0.f, 0.f, value, slope);
+    else
+      activate_one(member.op[layer], z, value, slope);
   }
 
   DTAG_MEMBER const float* numbers(int place) const { return p.program.numbers + place; }

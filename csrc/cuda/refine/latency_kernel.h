@@ -139,10 +139,10 @@ class LatencyKernel {
   const int first_to_, first_c_;  // what this thread sends first: to whom, which number
 };
 
-template <class Shape, class Meet>
+template <class Shape, class Meet, bool relu>
 DTAG_KERNEL(cuda::kLatencyThreads)
 latency_kernel(const DTAG_GRID_CONSTANT LatencyParams params) {
-  LatencyKernel<LatencyBlock<Shape, Meet>>(params).run();
+  LatencyKernel<LatencyBlock<Shape, Meet, relu>>(params).run();
 }
 
 }  // namespace dtag::gpu

@@ -59,14 +59,14 @@ class LatencyLayers {
         const float g = third_matrix_.times(b_.wide(b_.m.value, r));
         if (b_.writes()) b_.in_slice(b_.m.slice, r)[b_.my_row()] = g * b_.in_slice(b_.m.slope_2, r)[b_.my_row()];
       }
-    if (b_.member.op[1].norm) norm_.backward();
+    if (b_.has_norm(1)) norm_.backward();
     sync_warp();
     for (int r = 0; r < b_.rows; ++r) second_.transposed_times(b_.in_slice(b_.m.slice, r), b_.part(r, warp_index()));
     sync_block();
     for (int r = 0; r < b_.rows; ++r)
       b_.each_unit(
           [&](int u) DTAG_LAMBDA { b_.wide(b_.m.value, r)[u] = sum_of_parts(r, u) * b_.wide(b_.m.slope, r)[u]; });
-    if (b_.member.op[0].norm) norm_whole_backward(b_, 0, b_.m.value, b_.m.normal);
+    if (b_.has_norm(0)) norm_whole_backward(b_, 0, b_.m.value, b_.m.normal);
   }
 
   // sums(warp, r): the warp's shares of the gradient and, behind them, of Q.
@@ -97,27 +97,26 @@ class LatencyLayers {
 
  private:
   DTAG_MEMBER void first_layer() const {
-    const LatencyOp& op = b_.member.op[0];
     const Shared<const float> weights = b_.first_weights(), action = b_.actions();
     for (int r = 0; r < b_.rows; ++r)
       b_.each_unit([&](int u) DTAG_LAMBDA {
         float z = b_.wide(b_.m.base, r)[u];
         for (int k = 0; k < b_.dims; ++k) z = fma(weights[k * kWidth + u], action[k * cuda::kLatencyRows + r], z);
-        if (op.norm) {
+        if (b_.has_norm(0)) {
           b_.wide(b_.m.value, r)[u] = z;
           return;
         }
         float v, s;
-        activate_one(op, z, v, s);
+        b_.activate(0, z, v, s);
         b_.wide(b_.m.value, r)[u] = v;
         b_.wide(b_.m.slope, r)[u] = s;
       });
-    if (op.norm) norm_whole(b_, 0, b_.m.value, b_.m.slope, b_.m.normal);
+    if (b_.has_norm(0)) norm_whole(b_, 0, b_.m.value, b_.m.slope, b_.m.normal);
     sync_block();
   }
 
   DTAG_MEMBER void second_layer() {
-    const bool norm = b_.member.op[1].norm;
+    const bool norm = b_.has_norm(1);
     for (int r = 0; r < b_.rows; ++r) {
       const float z = second_.times(b_.wide(b_.m.value, r)) + second_bias_;
       if (!b_.writes()) continue;
@@ -132,7 +131,7 @@ class LatencyLayers {
   // The input of the second layer's activation is known, in the lane that writes: what follows from it.
   DTAG_MEMBER void second_done(int row, float z) const {
     float v, s;
-    activate_one(b_.member.op[1], z, v, s);
+    b_.activate(1, z, v, s);
     const int j = b_.my_row();
     if constexpr (kDepth == 3) {
       b_.in_slice(b_.m.slice, row)[j] = v;
@@ -145,7 +144,6 @@ class LatencyLayers {
 
   // The third layer, and the gradient of its sums in place of the first layer's values.
   DTAG_MEMBER void third_layer(bool with_gradient) {
-    const LatencyOp& op = b_.member.op[2];
     sync_warp();  // a warp's rows of the slice are all that it reads
     for (int r = 0; r < b_.rows; ++r)
       third_matrix_.transposed_times(b_.in_slice(b_.m.slice, r), b_.part(r, warp_index()));
@@ -161,24 +159,24 @@ class LatencyLayers {
       b_.each_unit([&](int u) DTAG_LAMBDA {
         float z = b_.numbers(b_.member.bias[2])[u];
         for (int s = 0; s < b_.p.program.slices; ++s) z += third_.received(s, r * kWidth + u);
-        if (op.norm) {
+        if (b_.has_norm(2)) {
           b_.wide(b_.m.value, r)[u] = z;
           return;
         }
         float v, s;
-        activate_one(op, z, v, s);
+        b_.activate(2, z, v, s);
         b_.wide(b_.m.value, r)[u] = v;
         b_.wide(b_.m.slope_3, r)[u] = s;
       });
     third_.next();
-    if (op.norm) norm_whole(b_, 2, b_.m.value, b_.m.slope_3, b_.m.normal_3);
+    if (b_.has_norm(2)) norm_whole(b_, 2, b_.m.value, b_.m.slope_3, b_.m.normal_3);
     for (int r = 0; r < b_.rows; ++r)
       b_.each_unit([&](int u) DTAG_LAMBDA {
         const float w = b_.numbers(b_.member.last)[u];
         b_.wide(b_.m.q_terms, r)[u] = b_.slice == 0 ? w * b_.wide(b_.m.value, r)[u] : 0.f;  // all blocks have it, one tells
         b_.wide(b_.m.value, r)[u] = w * b_.wide(b_.m.slope_3, r)[u];
       });
-    if (with_gradient && op.norm) norm_whole_backward(b_, 2, b_.m.value, b_.m.normal_3);
+    if (with_gradient && b_.has_norm(2)) norm_whole_backward(b_, 2, b_.m.value, b_.m.normal_3);
     sync_block();
   }
 

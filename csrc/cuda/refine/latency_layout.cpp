@@ -86,6 +86,7 @@ void LatencyLayout::read(const Program& program) {
   facts.members = int(program.members.size());
   facts.slices = slices;
   const int rest = rows_each - held_rows(quads, rows_each, depth);
+  relu = depth == 2;
   facts.rest_floats = int64_t(depth - 1) * kLatencyWarps * rest * width;
   for (int e = 0; e < facts.members; ++e) {
     const auto& stages = program.members[size_t(e)];
@@ -114,6 +115,7 @@ void LatencyLayout::read(const Program& program) {
         refusal = "it takes a LayerNorm, then an activation after a layer, the critic has another order";
         return;
       }
+      relu = relu && norm_at < 0 && m.op[l].kind == Activation::relu;
       if (norm_at >= 0) {
         m.op[l].scale = pieces.add("scale", e, layer + 1 + norm_at, 1, stage.out, room, 1);
         m.op[l].shift = pieces.add("shift", e, layer + 1 + norm_at, 1, stage.out, room, 1);

@@ -12,6 +12,7 @@ namespace dtag::cuda {
 struct LatencyLayout {
   std::string refusal;  // empty: it can
   int quads = 0, rows_each = 0, depth = 0, slices = 0;  // LatencyShape; blocks of a member
+  bool relu = false;  // two hidden layers, each followed by ReLU alone
   LatencyFacts facts{};
   std::vector<LatencyMember> members;
   Pieces pieces;

@@ -5,21 +5,6 @@
 
 namespace dtag::gpu {
 
-DTAG_INLINE void activate_one(const LatencyOp& op, float z, float& value, float& slope) {
-  switch (op.kind) {
-    case Activation::identity: return activate<Activation::identity, float>(z, op.p0, op.p1, value, slope);
-    case Activation::relu: return activate<Activation::relu, float>(z, op.p0, op.p1, value, slope);
-    case Activation::leaky_relu: return activate<Activation::leaky_relu, float>(z, op.p0, op.p1, value, slope);
-    case Activation::elu: return activate<Activation::elu, float>(z, op.p0, op.p1, value, slope);
-    case Activation::gelu: return activate<Activation::gelu, float>(z, op.p0, op.p1, value, slope);
-    case Activation::gelu_tanh: return activate<Activation::gelu_tanh, float>(z, op.p0, op.p1, value, slope);
-    case Activation::silu: return activate<Activation::silu, float>(z, op.p0, op.p1, value, slope);
-    case Activation::mish: return activate<Activation::mish, float>(z, op.p0, op.p1, value, slope);
-    case Activation::tanh: return activate<Activation::tanh, float>(z, op.p0, op.p1, value, slope);
-    case Activation::softplus: return activate<Activation::softplus, float>(z, op.p0, op.p1, value, slope);
-  }
-}
-
 template <class Number>
 DTAG_INLINE float row_mean(int width, Number number) {
   float sum = 0.f;
@@ -51,7 +36,7 @@ DTAG_INLINE void norm_whole(const Block& b, int layer, uint32_t z, uint32_t slop
     b.each_unit([&](int u) DTAG_LAMBDA {
       const float n = (b.wide(z, r)[u] - b.stats(layer, r)[0]) * b.stats(layer, r)[1];
       float v, s;
-      activate_one(op, fma(n, b.numbers(op.scale)[u], b.numbers(op.shift)[u]), v, s);
+      b.activate(layer, fma(n, b.numbers(op.scale)[u], b.numbers(op.shift)[u]), v, s);
       b.wide(normal, r)[u] = n;
       b.wide(z, r)[u] = v;
       b.wide(slope, r)[u] = s;

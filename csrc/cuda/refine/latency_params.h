@@ -14,12 +14,9 @@ constexpr int kLatencyMembers = 8;
 constexpr int kLatencyCluster = 8;  // blocks of a group at most: what every device with clusters grants
 constexpr int kLatencyGroup = 16;   // where they meet in global memory
 
-// How many of a warp's rows its registers hold: 64 numbers a thread over all matrices, up to 128 where shared memory could not
-// take the rest.
+// How many of a warp's rows its registers hold: up to 128 numbers a thread over all matrices, 96 where more would overflow.
 constexpr int held_rows(int quads, int rows, int depth) {
-  const int all = quads * rows * (depth - 1);
-  if (all > 32 && rows == 16) return (depth == 2 ? 32 : 24) / (quads * (depth - 1));  // or they overflow
-  const int room = (quads == 4 ? 32 : 16) / (quads * (depth - 1));
+  const int room = (depth == 3 && quads == 2 ? 24 : 32) / (quads * (depth - 1));
   return room < rows ? room : rows;
 }
 

@@ -21,14 +21,18 @@ void launch_clusters(const LatencyParams& params, const LatencyLayout& layout, c
 void launch_groups(const LatencyParams& params, const LatencyLayout& layout, const Choice& choice, int device, void* stream);
 void launch_tensor(const TensorParams& params, const Choice& choice, int device, void* stream);
 
-// Calls f.operator()<LatencyShape>() for the layout's, in clusters or not.
+// Calls f.operator()<LatencyShape, relu>() for the layout's, in clusters or not.
 template <bool clusters, class F>
 void with_latency_shape(const LatencyLayout& l, F f) {
   const auto if_it = [&]<size_t i>() {
     constexpr LatencyShapeRule s = kLatencyShapes[i];
     if constexpr (clusters || !s.clusters)
-      if (l.quads == s.quads && l.rows_each == s.rows && l.depth == s.depth)
-        f.template operator()<LatencyShape<s.quads, s.rows, s.depth>>();
+      if (l.quads == s.quads && l.rows_each == s.rows && l.depth == s.depth) {
+        using Shape = LatencyShape<s.quads, s.rows, s.depth>;
+        if constexpr (s.depth == 2)
+          if (l.relu) return f.template operator()<Shape, true>();
+        f.template operator()<Shape, false>();
+      }
   };
   [&]<size_t... i>(std::index_sequence<i...>) {
     (if_it.template operator()<i>(), ...);

@@ -17,7 +17,7 @@ void launch_clusters(const LatencyParams&, const LatencyLayout&, const Choice&, 
 bool has_clusters(int device) {
   const OnDevice guard(device);
   cudaFuncAttributes attributes;
-  const auto some = gpu::latency_kernel<LatencyShape<1, 8, 2>, gpu::MeetInCluster>;
+  const auto some = gpu::latency_kernel<LatencyShape<1, 8, 2>, gpu::MeetInCluster, true>;
   const bool found = cudaFuncGetAttributes(&attributes, some) == cudaSuccess;
   if (!found) cudaGetLastError();  // the next call must not report it
   return found;
@@ -29,8 +29,8 @@ void launch_clusters(const LatencyParams& params, const LatencyLayout& layout, c
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim.x = unsigned(layout.group());
   cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-  with_latency_shape<true>(layout, [&]<class Shape>() {
-    launch_with(cluster, gpu::latency_kernel<Shape, gpu::MeetInCluster>, params, choice.blocks, kLatencyThreads,
+  with_latency_shape<true>(layout, [&]<class Shape, bool relu>() {
+    launch_with(cluster, gpu::latency_kernel<Shape, gpu::MeetInCluster, relu>, params, choice.blocks, kLatencyThreads,
                 choice.shared_bytes(), stream, "launch of the latency kernel");
   });
 }

@@ -11,8 +11,8 @@ void launch_groups(const LatencyParams& params, const LatencyLayout& layout, con
   cudaLaunchAttribute together{};
   together.id = cudaLaunchAttributeCooperative;
   together.val.cooperative = 1;
-  with_latency_shape<false>(layout, [&]<class Shape>() {
-    launch_with(together, gpu::latency_kernel<Shape, gpu::MeetInGlobalMemory>, params, choice.blocks, kLatencyThreads,
+  with_latency_shape<false>(layout, [&]<class Shape, bool relu>() {
+    launch_with(together, gpu::latency_kernel<Shape, gpu::MeetInGlobalMemory, relu>, params, choice.blocks, kLatencyThreads,
                 choice.shared_bytes(), stream, "launch of the latency kernel");
   });
 }

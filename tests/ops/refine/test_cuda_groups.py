@@ -72,6 +72,7 @@ SHAPES = {
     "A=31, 8 rows": (2, 31, (40, 64), 1, None, 8, 5, 1),
     "LayerNorm: two exchanges more": (17, 6, (64, 40), 2, "affine", 8, 19, 1),
     "three hidden layers": (17, 6, (70, 100, 130), 2, "plain", 2, 3, 1),
+    "4 members of 256 units": (17, 6, (256, 250), 4, None, 2, 3, 1),
     "5 members, a block each": (17, 3, (64, 60), 5, None, 4, 6, 1),
     "candidates in several rounds": (17, 6, (24, 24), 2, None, 8, 2, 20),
 }

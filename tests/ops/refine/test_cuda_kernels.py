@@ -146,6 +146,19 @@ def test_shapes_of_the_latency_kernel(make, shape):
     assert_exact(program, states, info)
 
 
+def test_the_form_for_relu_computes_what_the_general_one_does(make):
+    """Leaky ReLU of slope 0 is looked up, ReLU has code of its own."""
+    results = []
+    for activation in (("relu", ()), ("leaky_relu", (0.0,))):
+        program = make_program(hidden=(200, 256), activations=(activation,))
+        states, actions = make_inputs(program, 3)
+        executor = make(program, make_options(), kernel="latency", rows=2)
+        results.append(run(executor, states, actions, 5, 0.05))
+    (out, info), (other, other_info) = results
+    assert torch.equal(out, other)
+    assert all(torch.equal(x, y) for x, y in zip(info.trace_q, other_info.trace_q, strict=True))
+
+
 @pytest.mark.parametrize("kernel, rows", KERNELS)
 def test_rows_of_states_may_be_strided(make, kernel, rows):
     program = make_program(hidden=(40, 30))

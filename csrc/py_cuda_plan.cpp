@@ -21,13 +21,14 @@ cuda::Kernel kernel_of(const std::string& name) {
 }  // namespace
 
 PyCudaPlan::PyCudaPlan(int state_dim, int action_dim, const py::sequence& members, const std::string& precision,
-                       const Settings& settings, bool bounded, int device)
+                       const Settings& settings, bool bounded, int device, bool clusters)
     : state_dim_(state_dim), action_dim_(action_dim), device_(device), settings_(settings) {
   const int parts = one_of<int>("precision", precision, {{"fp32", 0}, {"bf16x3", 2}, {"bf16", 1}});
   const Program program = structure_from(state_dim, action_dim, members);
   traits_ = cuda::device_traits(device);
+  traits_.clusters = traits_.clusters && clusters;
   layout_ = cuda::Layout(program, bounded);
-  latency_ = cuda::LatencyLayout(program, bounded);
+  latency_ = cuda::LatencyLayout(program, bounded, traits_.has_clusters());
   if (parts) tensor_ = cuda::tensor_layout(program, bounded, parts, traits_);
   if (parts == 1) hopper_ = cuda::HopperLayout(program, bounded);
 }
@@ -76,15 +77,23 @@ void DeviceArrays::check(const cuda::Choice& choice) const {
   if (folded_floats < choice.folded_floats)
     throw py::value_error("folded: expected " + std::to_string(choice.folded_floats) + " floats, got " +
                           std::to_string(folded_floats));
+  if (workspace_bytes < choice.workspace_bytes || (choice.workspace_bytes && (!workspace || workspace % 128)))
+    throw py::value_error("workspace: expected " + std::to_string(choice.workspace_bytes) +
+                          " bytes of zeros at a multiple of 128, got " + std::to_string(workspace_bytes));
+}
+
+int64_t PyCudaPlan::workspace_bytes(int64_t states, int candidates, const std::string& only, int only_rows) const {
+  return choose(states, candidates, only, only_rows, nullptr).workspace_bytes;
 }
 
 void PyCudaPlan::run(const PyCall& given, uintptr_t numbers, uintptr_t tables, uintptr_t folded, int64_t folded_floats,
-                     uintptr_t stream, const std::string& only, int only_rows) const {
+                     uintptr_t stream, const std::string& only, int only_rows, uintptr_t workspace,
+                     int64_t workspace_bytes) const {
   const Call call = given.checked(state_dim_, action_dim_);
   if (call.batch == 0) return;
   const cuda::Choice choice = choose(call.batch, call.candidates, only, only_rows, nullptr);
   if (choice.kernel == cuda::Kernel::none) throw py::value_error(choice.reason);
-  const DeviceArrays arrays{numbers, tables, folded, folded_floats};
+  const DeviceArrays arrays{numbers, tables, folded, folded_floats, workspace, workspace_bytes};
   arrays.check(choice);
   launch(call, choice, arrays, reinterpret_cast<void*>(stream));
 }
@@ -101,9 +110,10 @@ void PyCudaPlan::launch(const Call& call, const cuda::Choice& choice, const Devi
     settings.high = bound(latency_.high);
     cuda::LatencyParams params{
         {first, state_dim_, action_dim_, int32_t(latency_.members.size()), latency_.slices, {}}, settings, call, choice.latency,
-        choice.rows, latency_.facts.norm[1]};
+        choice.rows, latency_.facts.norm[1], reinterpret_cast<void*>(arrays.workspace)};
     std::copy(latency_.members.begin(), latency_.members.end(), params.program.members);
-    cuda::launch_latency(params, latency_, choice, device_, stream);
+    const auto launch = choice.workspace_bytes ? cuda::launch_groups : cuda::launch_clusters;
+    launch(params, latency_, choice, device_, stream);
     return;
   }
   if (choice.kernel == cuda::Kernel::hopper) {
@@ -183,8 +193,8 @@ class DeviceRun : public PreparedRun {
 };
 
 py::object prepare_device_call(const py::object& object, PyCudaPlan& plan, const Repeated& given, int64_t steps, double lr,
-                               const std::string& only, int only_rows, uintptr_t numbers, uintptr_t tables, py::object keep,
-                               py::object scratch, const py::object& lock, bool host, int device_id, uintptr_t stream,
+                               const std::string& only, int only_rows, uintptr_t numbers, uintptr_t tables, uintptr_t workspace,
+                               int64_t workspace_bytes, py::object keep, py::object scratch, const py::object& lock, bool host, int device_id, uintptr_t stream,
                                py::object stream_of) {
   Call call;
   call.batch = given.batch();
@@ -193,7 +203,7 @@ py::object prepare_device_call(const py::object& object, PyCudaPlan& plan, const
   call.lr = number("lr", lr, 0., 1e38);
   const cuda::Choice choice = plan.choose(std::max<int64_t>(call.batch, 1), 1, only, only_rows, nullptr);
   if (choice.kernel == cuda::Kernel::none) throw py::value_error(choice.reason);
-  const DeviceArrays arrays{numbers, tables, 0, choice.folded_floats};
+  const DeviceArrays arrays{numbers, tables, 0, choice.folded_floats, workspace, workspace_bytes};
   arrays.check(choice);
   PreparedFor target;
   target.plan = object;
@@ -214,13 +224,15 @@ void add_cuda_plan(py::module_& m) {
                                              "dtag_fast.ops.refine.cuda.");
   plan.def(py::init([](int state_dim, int action_dim, const py::sequence& members, const std::string& precision, const std::string& reduce,
                        const std::string& optimizer, const py::dict& optimizer_options, const std::string& gradient, double clip,
-                       const std::string& radius_norm, double radius, const std::string& select, bool bounded, int device) {
+                       const std::string& radius_norm, double radius, const std::string& select, bool bounded, int device,
+                       bool clusters) {
              return std::make_unique<PyCudaPlan>(
                  state_dim, action_dim, members, precision,
-                 settings_from(reduce, optimizer, optimizer_options, gradient, clip, radius_norm, radius, select), bounded, device);
+                 settings_from(reduce, optimizer, optimizer_options, gradient, clip, radius_norm, radius, select), bounded, device,
+                 clusters);
            }),
            py::kw_only(), py::arg("state_dim"), py::arg("action_dim"), py::arg("members"), py::arg("precision"),
-           DTAG_SETTINGS_ARGUMENTS, py::arg("bounded"), py::arg("device"))
+           DTAG_SETTINGS_ARGUMENTS, py::arg("bounded"), py::arg("device"), py::arg("clusters") = true)
       .def("tables", &PyCudaPlan::tables, py::arg("kernel"), "The structure as a kernel reads it, to be copied to the device.")
       .def("pieces", &PyCudaPlan::pieces, py::arg("kernel"),
            "[(what, numbers, member, layer, offset, rows, columns, padded, from)]: the matrices of a kernel's array of numbers "
@@ -228,16 +240,19 @@ void add_cuda_plan(py::module_& m) {
       .def("numbers", &PyCudaPlan::numbers, py::arg("kernel"), "Floats of a kernel's array of numbers.")
       .def("renew", &PyCudaPlan::renew, "Calls prepared so far are not taken any more: the caller is about to write the numbers.")
       .def("choice", &PyCudaPlan::choice, py::arg("states"), py::arg("candidates"), py::arg("only") = "",
-           py::arg("only_rows") = 0, "(kernel or \"none\", rows, floats of `folded`, how or why not, [why not another]).");
-  define_run<uintptr_t, uintptr_t, uintptr_t, int64_t, uintptr_t, const std::string&, int>(
+           py::arg("only_rows") = 0, "(kernel or \"none\", rows, floats of `folded`, how or why not, [why not another]).")
+      .def("workspace_bytes", &PyCudaPlan::workspace_bytes, py::arg("states"), py::arg("candidates"), py::arg("only") = "",
+           py::arg("only_rows") = 0,
+           "Bytes of `workspace`: zeros before and after every call that uses it, one call at a time.");
+  define_run<uintptr_t, uintptr_t, uintptr_t, int64_t, uintptr_t, const std::string&, int, uintptr_t, int64_t>(
       plan, "Queues one call on the stream; arrays by device address, 0 for none (refine/params.h).", py::arg("numbers"),
       py::arg("tables"), py::arg("folded"), py::arg("folded_floats"), py::arg("stream") = 0, py::arg("only") = "",
-      py::arg("only_rows") = 0);
-  define_prepare_call<PyCudaPlan, int64_t, double, const std::string&, int, uintptr_t, uintptr_t, py::object, py::object,
-                      py::object, bool, int, uintptr_t, py::object>(
+      py::arg("only_rows") = 0, py::arg("workspace") = 0, py::arg("workspace_bytes") = 0);
+  define_prepare_call<PyCudaPlan, int64_t, double, const std::string&, int, uintptr_t, uintptr_t, uintptr_t, int64_t, py::object,
+                      py::object, py::object, bool, int, uintptr_t, py::object>(
       m, "prepare_cuda_call", &prepare_device_call, py::arg("steps"), py::arg("lr"), py::arg("only"), py::arg("only_rows"),
-      py::arg("numbers"), py::arg("tables"), py::arg("keep"), py::arg("scratch"), py::arg("lock"), py::arg("host"),
-      py::arg("device"), py::arg("stream"), py::arg("stream_of"));
+      py::arg("numbers"), py::arg("tables"), py::arg("workspace"), py::arg("workspace_bytes"), py::arg("keep"), py::arg("scratch"),
+      py::arg("lock"), py::arg("host"), py::arg("device"), py::arg("stream"), py::arg("stream_of"));
 }
 
 }  // namespace dtag

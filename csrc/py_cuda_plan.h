@@ -14,6 +14,8 @@ namespace dtag {
 struct DeviceArrays {
   uintptr_t numbers = 0, tables = 0, folded = 0;
   int64_t folded_floats = 0;
+  uintptr_t workspace = 0;
+  int64_t workspace_bytes = 0;
 
   // Throws where the kernel needs others.
   void check(const cuda::Choice& choice) const;
@@ -23,7 +25,7 @@ class PyCudaPlan {
  public:
   // precision: "fp32", "bf16x3" or "bf16", what the kernels may compute in, or better; members as in structure_from.
   PyCudaPlan(int state_dim, int action_dim, const py::sequence& members, const std::string& precision, const Settings& settings,
-             bool bounded, int device);
+             bool bounded, int device, bool clusters);
 
   // Of a kernel's form of the critic: the structure; [(what, numbers, member, layer, offset, rows, columns, padded, from)];
   // floats of the array of numbers, 0 where the kernel cannot run the critic.
@@ -34,8 +36,10 @@ class PyCudaPlan {
   // (kernel or "none", rows, floats of `folded`, how or why not, [why not another])
   py::tuple choice(int64_t states, int candidates, const std::string& only, int only_rows) const;
   cuda::Choice choose(int64_t states, int candidates, const std::string& only, int only_rows, std::vector<std::string>* why) const;
+  // Bytes of `workspace` that a call needs.
+  int64_t workspace_bytes(int64_t states, int candidates, const std::string& only, int only_rows) const;
   void run(const PyCall& call, uintptr_t numbers, uintptr_t tables, uintptr_t folded, int64_t folded_floats, uintptr_t stream,
-           const std::string& only, int only_rows) const;
+           const std::string& only, int only_rows, uintptr_t workspace, int64_t workspace_bytes) const;
   // Queues the chosen kernel; arrays must be as it needs them.
   void launch(const Call& call, const cuda::Choice& choice, const DeviceArrays& arrays, void* stream) const;
 

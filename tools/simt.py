@@ -90,7 +90,7 @@ def test_kernels_sanitized() -> int:
         "PYTHONPATH": str(ROOT),
     }
     tests = sorted(map(str, (ROOT / "tests/ops/refine").glob("test_cuda_*.py")))
-    chosen = "shapes or strided or candidate or members or not_finite or new_numbers"
+    chosen = "shapes or strided or candidate or members or not_finite or new_numbers or workspace"
     pytest = [sys.executable, "-m", "pytest", "-p", "no:benchmark", "-p", "no:cacheprovider", "-n", "auto"]
     fuzz = [sys.executable, "tests/csrc/fuzz_prepared_call.py", "2000", "1", "cuda"]
     for command in ([*pytest, "--maxprocesses", "4", "-k", chosen, *tests], fuzz):

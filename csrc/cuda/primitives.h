@@ -148,6 +148,38 @@ DTAG_INLINE void store_async(Remote<float> to, float x, Remote<Mbarrier> b) {
 }
 #endif
 
+// ---- Stamped words of global memory, through which blocks that run together send each other numbers: each says itself when
+// it has come. 0: empty. Nothing else is ordered by them. A word may be overwritten once its reader has answered.
+
+class Stamped {
+  uint64_t word_;
+};
+// The number and a stamp other than 0, as one store, which no reader sees half of.
+DTAG_INLINE void store_stamped(Stamped* to, uint32_t stamp, float x) {
+  const uint64_t word = uint64_t(stamp) << 32 | __float_as_uint(x);
+  asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
+}
+// For the block that reads it, after a barrier behind the reading.
+DTAG_INLINE void clear_stamped(Stamped* place) {
+  asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(place), "l"(uint64_t(0)) : "memory");
+}
+// Returns when all n words have this stamp. Their loads are under way together.
+template <int n>
+DTAG_INLINE void wait_stamped(const Stamped* const (&from)[n], uint32_t stamp, float (&x)[n]) {
+  bool all;
+  do {
+    all = true;
+    uint64_t word[n];
+    DTAG_UNROLL
+    for (int i = 0; i < n; ++i) asm volatile("ld.relaxed.gpu.global.b64 %0, [%1];" : "=l"(word[i]) : "l"(from[i]) : "memory");
+    DTAG_UNROLL
+    for (int i = 0; i < n; ++i) {
+      x[i] = __uint_as_float(uint32_t(word[i]));
+      all = all && uint32_t(word[i] >> 32) == stamp;
+    }
+  } while (!all);
+}
+
 // ---- Matrix products of a warp, summed in float32. Lane l, g = l / 4, t = l % 4 holds
 //   D (16 x 8):  d[0], d[1] = D[g][2t], D[g][2t+1];  d[2], d[3] = D[g+8][2t], D[g+8][2t+1]
 //   bf16, A (16 x 16): a[0] = A[g][2t..], a[1] = A[g+8][2t..], a[2] = A[g][2t+8..], a[3] = A[g+8][2t+8..], two to a word,

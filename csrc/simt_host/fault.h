@@ -23,13 +23,15 @@ enum class FaultKind {
   registers,          // of a warpgroup's product, touched while it was under way
   unrounded,          // a tf32 operand with bits that the product would drop
   unpublished,        // shared memory that a warpgroup's product reads, without the fence that lets it
+  leftover,           // a stamped word that is not zero where a launch begins or ends
   usage,              // an argument outside its range
 };
 
 inline const char* name(FaultKind kind) {
   constexpr const char* names[] = {
       "launch",     "barrier",       "divergence", "unwritten", "race",  "bounds",       "alignment", "foreign block",
-      "async copy", "uninitialised", "arrivals",   "bytes",     "phase", "exited block", "registers", "unrounded", "unpublished", "usage"};
+      "async copy", "uninitialised", "arrivals",   "bytes",     "phase", "exited block", "registers",     "unrounded",
+      "unpublished", "leftover",     "usage"};
   return names[int(kind)];
 }
 

@@ -6,6 +6,8 @@
 #include "cuda/refine/generic_kernel.h"
 #include "cuda/refine/hopper_kernel.h"
 #include "cuda/refine/latency_kernel.h"
+#include "cuda/refine/meet_in_cluster.h"
+#include "cuda/refine/meet_in_global_memory.h"
 #include "cuda/refine/tensor_kernel.h"
 #include "simt_host/device.h"
 #include "simt_host/machine.h"
@@ -39,9 +41,19 @@ void launch(const GenericParams& params, const Choice& choice) {
 
 }  // namespace
 
-void launch_latency(const LatencyParams& params, const LatencyLayout& layout, const Choice& choice, int, void*) {
-  with_latency_shape(layout, [&]<class Shape>() {
-    simt::launch(shape_of(choice, layout.cluster(), kLatencyThreads), [&] { gpu::latency_kernel<Shape>(params); });
+void launch_clusters(const LatencyParams& params, const LatencyLayout& layout, const Choice& choice, int, void*) {
+  with_latency_shape<true>(layout, [&]<class Shape, bool relu>() {
+    const simt::Shape shape = shape_of(choice, layout.group(), kLatencyThreads);
+    simt::launch(shape, [&] { gpu::latency_kernel<Shape, gpu::MeetInCluster, relu>(params); });
+  });
+}
+
+void launch_groups(const LatencyParams& params, const LatencyLayout& layout, const Choice& choice, int, void*) {
+  simt::Shape shape = shape_of(choice, 1, kLatencyThreads);
+  shape.cooperative = true;
+  shape.resident = simt::device().traits.multiprocessors;
+  with_latency_shape<false>(layout, [&]<class Shape, bool relu>() {
+    simt::launch(shape, [&] { gpu::latency_kernel<Shape, gpu::MeetInGlobalMemory, relu>(params); });
   });
 }
 

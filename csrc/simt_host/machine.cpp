@@ -23,6 +23,9 @@ Machine::Machine(const Shape& shape, const std::function<void()>& body)
   if (s.cluster < 1 || s.cluster > 16) refuse("cluster: " + std::to_string(s.cluster) + " is not in 1..16");
   if (s.grid < 1 || s.grid % s.cluster != 0)
     refuse("grid: " + std::to_string(s.grid) + " blocks in clusters of " + std::to_string(s.cluster));
+  if (s.cooperative && s.cluster > 1) refuse("cooperative: not with clusters");
+  if (s.cooperative && s.grid > s.resident)
+    refuse("grid: " + std::to_string(s.grid) + " blocks, of which " + std::to_string(s.resident) + " can run together");
   if (s.shared_bytes < 0 || s.shared_bytes > s.shared_limit)
     refuse("shared_bytes: " + std::to_string(s.shared_bytes) + " of " + std::to_string(s.shared_limit));
   machine_here = this;
@@ -34,10 +37,10 @@ Machine::~Machine() {
 }
 
 void Machine::run() {
-  for (int first = 0; first < shape_.grid; first += shape_.cluster) {
-    start_cluster(first);
+  for (int first = 0; first < shape_.grid; first += running_blocks()) {
+    start_blocks(first);
     try {
-      run_cluster();
+      run_blocks();
     } catch (...) {
       abandon();
       throw;
@@ -45,16 +48,16 @@ void Machine::run() {
   }
 }
 
-void Machine::start_cluster(int first_block) {
+void Machine::start_blocks(int first_block) {
   first_block_ = first_block;
   waiting_ = exited_ = 0;
   clock_entries_.clear();
   threads_.clear();
-  blocks_.resize(size_t(shape_.cluster));
-  const int entries = cluster_threads() + kMbarriersPerBlock * shape_.cluster;
+  blocks_.resize(size_t(running_blocks()));
+  const int entries = running_threads() + kMbarriersPerBlock * running_blocks();
   const Clock nothing = std::make_shared<const std::vector<Tick>>(size_t(entries));
   std::vector<int> warps;
-  for (int rank = 0; rank < shape_.cluster; ++rank) {
+  for (int rank = 0; rank < running_blocks(); ++rank) {
     auto& slot = blocks_[size_t(rank)];
     if (!slot) slot = std::make_unique<Block>();
     Block& b = *slot;
@@ -67,6 +70,7 @@ void Machine::start_cluster(int first_block) {
     b.warps.assign(size_t(shape_.threads / kWarpLanes), Warp{});
     b.warpgroups.assign(size_t((shape_.threads + kWarpgroupThreads - 1) / kWarpgroupThreads), Warpgroup{});
     b.mbarriers.clear();
+    b.hearsay = Hearsay(running_blocks());
     for (int i = 0; i < shape_.threads; ++i) {
       auto t = std::make_unique<Thread>();
       t->number = uint32_t(threads_.size());
@@ -88,8 +92,8 @@ void Machine::start_cluster(int first_block) {
     for (int lane = 0; lane < kWarpLanes; ++lane) ready_.push_back(threads_[size_t(first + lane)].get());
 }
 
-void Machine::run_cluster() {
-  while (exited_ < cluster_threads()) {
+void Machine::run_blocks() {
+  while (exited_ < running_threads()) {
     if (ready_.empty()) {
       if (pending_.empty()) stuck();
       land_one();
@@ -106,6 +110,7 @@ void Machine::run_cluster() {
   }
   land_all();
   for (const auto& b : blocks_) check_bytes_at_end(*b);
+  stamped_.end();
 }
 
 void Machine::run_thread() {
@@ -213,6 +218,7 @@ void Machine::sync_block(Thread& me, Collective kind) {
   all_left(b);
   b.round ^= 1;
   b.any[b.round] = false;
+  b.hearsay.meet();
   const int first = b.rank * shape_.threads;
   join(first, first + shape_.threads);
   release(first, first + shape_.threads, &me);
@@ -255,26 +261,30 @@ void Machine::sync_warpgroup(Thread& me, Collective kind) {
 }
 
 void Machine::sync_cluster(Thread& me) {
+  if (shape_.cooperative) throw Fault(FaultKind::usage, name_thread(me) + ": sync_cluster in a launch without clusters");
   enter_block(me, Collective::sync_cluster);
   if (exited_) apart(FaultKind::barrier, me, Collective::sync_cluster, "threads of its cluster have ended", "");
-  if (++waiting_ < cluster_threads()) return suspend(me, Collective::sync_cluster);
+  if (++waiting_ < running_threads()) return suspend(me, Collective::sync_cluster);
   waiting_ = 0;
-  for (auto& b : blocks_) all_left(*b);
+  for (auto& b : blocks_) {
+    all_left(*b);
+    b->hearsay.meet();
+  }
   land_all();
-  join(0, cluster_threads());
-  release(0, cluster_threads(), &me);
+  join(0, running_threads());
+  release(0, running_threads(), &me);
 }
 
-void Machine::send(PendingStore store) {
-  if (shape_.seed == 0 || random() % 4 == 0) return count_store(*this, store);
-  pending_.push_back(std::move(store));
+void Machine::send(std::function<void()> land) {
+  if (shape_.seed == 0 || random() % 4 == 0) return land();
+  pending_.push_back(std::move(land));
 }
 
 void Machine::land_one() {
   std::swap(pending_[size_t(below(pending_.size()))], pending_.back());
-  const PendingStore store = std::move(pending_.back());
+  const std::function<void()> land = std::move(pending_.back());
   pending_.pop_back();
-  count_store(*this, store);
+  land();
 }
 
 void Machine::land_all() {
@@ -290,10 +300,10 @@ uint64_t Machine::random() {
 }
 
 int Machine::new_clock_entry(MbarrierState* b) {
-  if (clock_entries_.size() == size_t(kMbarriersPerBlock * shape_.cluster))
+  if (clock_entries_.size() == size_t(kMbarriersPerBlock * running_blocks()))
     throw Fault(FaultKind::usage, "more than " + std::to_string(kMbarriersPerBlock) + " mbarriers per block");
   clock_entries_.push_back(b);
-  return cluster_threads() + int(clock_entries_.size()) - 1;
+  return running_threads() + int(clock_entries_.size()) - 1;
 }
 
 void Machine::finish(Thread& me) {
@@ -324,8 +334,8 @@ void Machine::stuck() const {
 }
 
 std::string Machine::name_of(uint32_t entry) const {
-  if (entry < uint32_t(cluster_threads())) return name_thread(int(entry), shape_.threads, first_block_);
-  const MbarrierState& b = *clock_entries_[entry - uint32_t(cluster_threads())];
+  if (entry < uint32_t(running_threads())) return name_thread(int(entry), shape_.threads, first_block_);
+  const MbarrierState& b = *clock_entries_[entry - uint32_t(running_threads())];
   return "store_async with the " + name_mbarrier(b);
 }
 

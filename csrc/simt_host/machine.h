@@ -1,6 +1,6 @@
 // Runs a kernel on the CPU, one fiber per thread, on the calling thread of the operating system. What a GPU would let
 // pass most of the time and fail on some day is a Fault here, in every order of execution: accesses are compared by
-// what the barriers order (clock.h), not by when they happened to run. Global memory is not followed.
+// what the barriers order (clock.h), not by when they happened to run. Of global memory only stamped words are followed.
 #pragma once
 #include <deque>
 #include <functional>
@@ -10,6 +10,7 @@
 
 #include "simt_host/mbarrier.h"
 #include "simt_host/shadow.h"
+#include "simt_host/stamped.h"
 #include "simt_host/thread.h"
 
 namespace dtag::simt {
@@ -26,6 +27,8 @@ struct Shape {
   uint64_t seed = 0;  // 0: warps and lanes in order; others: orders drawn from it, stores between blocks late
   int64_t shared_limit = 232448;  // of compute capability 9.0
   int capability = 90;
+  bool cooperative = false;  // all blocks of the grid run together, without clusters
+  int resident = 1 << 16;    // how many blocks can, at most
 };
 
 // Calls `body` once per thread. Throws Fault, or what a body threw.
@@ -53,6 +56,7 @@ struct Block {
   std::vector<Warp> warps;
   std::vector<Warpgroup> warpgroups;
   std::vector<std::unique_ptr<MbarrierState>> mbarriers;
+  Hearsay hearsay;
 };
 
 class Machine {
@@ -78,7 +82,8 @@ class Machine {
   void meet_warpgroup(Thread& me, Collective kind);
   void sync_warpgroup(Thread& me, Collective kind);
 
-  void send(PendingStore store);
+  // A store is under way: `land` is called when it arrives.
+  void send(std::function<void()> land);
   void land_all();
 
   uint64_t random();
@@ -86,15 +91,17 @@ class Machine {
   Thread& thread(int number) { return *threads_[size_t(number)]; }
   Block& block(int rank) { return *blocks_[size_t(rank)]; }
   const Shape& shape() const { return shape_; }
-  int cluster_threads() const { return shape_.cluster * shape_.threads; }
+  int running_blocks() const { return shape_.cooperative ? shape_.grid : shape_.cluster; }
+  int running_threads() const { return running_blocks() * shape_.threads; }
+  StampedMemory& stamped() { return stamped_; }
   int new_clock_entry(MbarrierState* b);
   std::string name_of(uint32_t clock_entry) const;
   void run_thread();  // on its own stack
 
  private:
   bool enter_warpgroup(Thread& me, Collective kind);
-  void start_cluster(int first_block);
-  void run_cluster();
+  void start_blocks(int first_block);
+  void run_blocks();
   void finish(Thread& me);
   void land_one();
   void abandon();
@@ -106,11 +113,12 @@ class Machine {
   std::vector<std::unique_ptr<Block>> blocks_;
   std::vector<MbarrierState*> clock_entries_;  // behind those of the threads
   std::deque<Thread*> ready_;
-  std::vector<PendingStore> pending_;
+  std::vector<std::function<void()>> pending_;
+  StampedMemory stamped_;
   Fiber launcher_;
   std::exception_ptr error_;
   uint64_t random_state_;
-  int first_block_ = 0, waiting_ = 0, exited_ = 0;  // of the cluster
+  int first_block_ = 0, waiting_ = 0, exited_ = 0;  // of the blocks that run
   bool abandoning_ = false;
 };
 

@@ -150,7 +150,7 @@ void store_async(Thread& me, Block& to, int64_t offset, Part part, float x, Bloc
   to.memory.begin_word(me, uint32_t(offset), part, kStoreInFlight);
   const PendingStore store{&b, uint32_t(offset), x, me.number, me.tick, me.clock};
   ++me.tick;
-  me.machine->send(store);
+  me.machine->send([machine = me.machine, store] { count_store(*machine, store); });
 }
 
 void count_store(Machine& machine, const PendingStore& store) {

@@ -8,6 +8,7 @@
 #include "simt_host/mbarrier.h"
 #include "simt_host/mma.h"
 #include "simt_host/shared_pointer.h"
+#include "simt_host/stamped.h"
 #include "simt_host/warpgroup.h"
 
 #define DTAG_INLINE static inline
@@ -29,7 +30,7 @@ inline int block_index() { return simt::self().block->index; }
 inline int block_count() { return simt::self().machine->shape().grid; }
 inline int lane_index() { return thread_index() % kWarp; }
 inline int warp_index() { return thread_index() / kWarp; }
-inline int cluster_rank() { return simt::self().block->rank; }
+inline int cluster_rank() { return simt::self().machine->shape().cooperative ? 0 : simt::self().block->rank; }
 inline int cluster_size() { return simt::self().machine->shape().cluster; }
 
 using simt::Float4;
@@ -46,6 +47,11 @@ using simt::sync_cluster;
 using simt::sync_warp;
 using simt::vote_all;
 using simt::vote_any;
+
+using simt::Stamped;
+using simt::clear_stamped;
+using simt::store_stamped;
+using simt::wait_stamped;
 
 using simt::copy_async16;
 using simt::copy_async_commit;
@@ -79,7 +85,7 @@ inline Remote<T> remote(Shared<T> p, int rank) {
     throw simt::Fault(simt::FaultKind::usage, 
                       name_thread(me) + ": no block of rank " + std::to_string(rank) + " in the cluster");
   checked(me, p, sizeof(T), "remote");
-  return {&me.machine->block(rank), p.offset(), p.part()};
+  return {&me.machine->block(me.block->rank - cluster_rank() + rank), p.offset(), p.part()};
 }
 
 // A type of its own, which no number is mistaken for.

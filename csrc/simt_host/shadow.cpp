@@ -61,7 +61,7 @@ void SharedMemory::read_for_product(Thread& me, uint32_t offset, Part part) {
   read_word(me, offset, part);
   const Word& w = words_[offset / 4];
   const auto check = [&](const Cell& c) {
-    const bool from_thread = int(c.writer) < me.machine->cluster_threads();
+    const bool from_thread = int(c.writer) < me.machine->running_threads();
     if (!from_thread || me.machine->thread(int(c.writer)).published < c.write_tick)
       throw Fault(FaultKind::unpublished, place(me, "product", offset, part) + ", written by " + thread_name(c.writer) +
                                               " without publish_to_wgmma() behind");

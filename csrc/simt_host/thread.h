@@ -21,13 +21,15 @@ enum class Collective : uint8_t {
   none, sync_warp, vote_any, vote_all, shuffle_float, shuffle_int, shuffle_xor_float, shuffle_xor_int,
   mma_bf16, mma_tf32, load_matrix, load_matrix_trans, sync_block, sync_block_or, sync_cluster, mbarrier_wait,
   sync_warpgroup, sync_warpgroup_or, wgmma_begin, wgmma_end, wgmma_bf16,
+  wait_stamped,
 };
 inline const char* name(Collective c) {
   constexpr const char* names[] = {
       "no collective",       "sync_warp",         "vote_any",    "vote_all",      "shuffle (float)",   "shuffle (int)",
       "shuffle_xor (float)", "shuffle_xor (int)", "mma_bf16",    "mma_tf32",      "load_matrix",       "load_matrix_trans",
       "sync_block",          "sync_block_or",     "sync_cluster", "mbarrier_wait",
-      "sync_warpgroup",      "sync_warpgroup_or", "wgmma_begin", "wgmma_end", "wgmma_bf16"};
+      "sync_warpgroup",      "sync_warpgroup_or", "wgmma_begin", "wgmma_end", "wgmma_bf16",
+      "wait_stamped"};
   return names[int(c)];
 }
 

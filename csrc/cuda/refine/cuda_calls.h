@@ -46,21 +46,25 @@ bool has_code(Function* kernel) {
   return found;
 }
 
-// Choice: has blocks and shared_bytes().
-template <class Params, class Choice>
-void launch_cluster(void (*kernel)(Params), const Params& params, const Choice& choice, int blocks_of_cluster, int threads,
-                    void* stream, const char* what) {
-  allow_shared_memory(kernel, choice.shared_bytes());
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim.x = unsigned(blocks_of_cluster);
-  cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+inline cudaLaunchAttribute cluster_of(int blocks) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = unsigned(blocks);
+  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  return attribute;
+}
+
+template <class Params>
+void launch_with(const cudaLaunchAttribute& attribute, void (*kernel)(Params), const Params& params, int blocks, int threads,
+                 uint32_t shared_bytes, void* stream, const char* what) {
+  allow_shared_memory(kernel, shared_bytes);
+  cudaLaunchAttribute given = attribute;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(unsigned(choice.blocks));
+  config.gridDim = dim3(unsigned(blocks));
   config.blockDim = dim3(unsigned(threads));
-  config.dynamicSmemBytes = choice.shared_bytes();
+  config.dynamicSmemBytes = shared_bytes;
   config.stream = static_cast<cudaStream_t>(stream);
-  config.attrs = &cluster;
+  config.attrs = &given;
   config.numAttrs = 1;
   check(cudaLaunchKernelEx(&config, kernel, params), what);
 }

@@ -19,6 +19,9 @@ struct DeviceTraits {
   int64_t shared_bytes = 166912;  // dynamic shared memory that one block can have
   bool clusters = true;           // the build has code with clusters for it; nothing below capability 9.0 has any
   bool hopper = true;             // the build has the Hopper kernel for it; nothing but capability 9.0 can have it
+  bool cooperative = true;        // it can be made to run all blocks of a launch together
+
+  bool has_clusters() const { return clusters && capability >= 90; }
 };
 
 enum class Kernel { none, generic, latency, tensor, hopper };
@@ -27,11 +30,12 @@ constexpr const char* name_of(Kernel kernel) { return kKernelNames[int(kernel)];
 
 struct Choice {
   Kernel kernel = Kernel::none;
-  int rows = 0;    // of a tile or cluster
+  int rows = 0;    // of a tile, or of a group of blocks (latency kernel)
   int blocks = 0;  // of the grid
   int64_t tiles = 0;
   int parts = 1;   // tensor kernel: TensorTile
   int64_t folded_floats = 0;  // global memory for the folded states
+  int64_t workspace_bytes = 0;  // global memory where the latency kernel's blocks meet, 0: in clusters
   double clocks = 0.;         // predicted, per iteration
   TileMemory tile{};
   LatencyMemory latency{};
@@ -71,7 +75,11 @@ inline double streamed_bytes_per_clock(int blocks) {
   return share < 48. ? share : 48.;
 }
 constexpr double kClocksPerLayer = 1500.;       // barriers, narrow products, the walk
-constexpr double kClocksFirstRow = 1900., kClocksMoreRows = 750.;  // latency kernel, two hidden layers of 256 units
+// Latency kernel, per product of a hidden layer: the chain of everything but the product; for every further row of a group
+// and the standard slice of 64 x 256, that too; the product itself.
+constexpr double kClocksChain = 1650., kClocksMoreRows = 500., kClocksSlice = 250.;
+constexpr double kClocksGlobalMeeting = 800.;  // more for an exchange through the L2 cache than within a cluster
+constexpr double kSharedBytesPerClock = 128.;
 constexpr int kLatencyRowRules[] = {1, 2, 4, 8};
 
 inline int64_t tiles_of(int64_t states, int candidates, int rows) {
@@ -121,17 +129,20 @@ inline int resident_clusters(int multiprocessors, int blocks) {
 inline Choice choose_latency(const LatencyLayout& layout, const DeviceTraits& device, int64_t states, int candidates,
                              int only_rows) {
   Choice best;
-  if (device.capability < 90) {
-    best.reason = "the latency kernel needs compute capability 9.0 (clusters), the device has " +
-                  std::to_string(device.capability / 10) + "." + std::to_string(device.capability % 10);
-    return best;
-  }
-  if (!device.clusters) {
-    best.reason = "the latency kernel was not compiled for this device (CMAKE_CUDA_ARCHITECTURES)";
-    return best;
-  }
+  const bool clusters = device.has_clusters();
   if (!layout.refusal.empty()) {
     best.reason = "the latency kernel: " + layout.refusal;
+    return best;
+  }
+  if (!clusters && !device.cooperative) {
+    best.reason = "the latency kernel needs clusters (compute capability 9.0) or cooperative launches, the device has neither";
+    return best;
+  }
+  const int group = layout.group();
+  const int resident = clusters ? resident_clusters(device.multiprocessors, group) : device.multiprocessors / group;
+  if (!clusters && !resident) {
+    best.reason = "the latency kernel needs " + std::to_string(group) + " multiprocessors at once, the device has " +
+                  std::to_string(device.multiprocessors);
     return best;
   }
   int64_t least = 0;
@@ -141,20 +152,27 @@ inline Choice choose_latency(const LatencyLayout& layout, const DeviceTraits& de
     if (!least) least = memory.bytes;
     if (memory.bytes > device.shared_bytes) continue;
     const int64_t tiles = tiles_of(states, candidates, rows);
-    const int64_t at_once = resident_clusters(device.multiprocessors, layout.cluster());
+    const int64_t at_once = resident;
     const double waves = double((tiles + at_once - 1) / at_once);
     const double size = double(layout.facts.width) / 256. * double(layout.facts.slice) / 64. * (layout.depth - 1);
+    const int meetings = layout.depth - 1 + (layout.facts.norm[1] ? 2 : 0);
+    // 8.0 has half the float32 units of the others. What registers do not hold is read twice an iteration.
+    const double product = kClocksSlice * size * (device.capability == 80 ? 2. : 1.) +
+                           2. * 4. * double(layout.facts.rest_floats) / kSharedBytesPerClock;
     const double clocks = waves * double(rounds_of(candidates, rows)) *
-                          (kClocksFirstRow * (layout.depth - 1) + kClocksMoreRows * size * (rows - 1));
+                          (kClocksChain * (layout.depth - 1) + kClocksMoreRows * size * (rows - 1) + product * rows +
+                           (clusters ? 0. : kClocksGlobalMeeting * meetings));
     if (best.rows && clocks >= best.clocks) continue;
     best.kernel = Kernel::latency;
     best.clocks = clocks;
     best.rows = rows;
-    best.blocks = int(tiles < at_once ? tiles : at_once) * layout.cluster();
+    best.blocks = int(tiles < at_once ? tiles : at_once) * group;
     best.latency = memory;
+    best.workspace_bytes = clusters ? 0 : int64_t(best.blocks) * memory.words * 8;
   }
-  best.reason = best.rows ? "latency kernel, " + std::to_string(best.rows) + " rows in a cluster of " +
-                                std::to_string(layout.cluster()) + " blocks, fp32"
+  const std::string blocks = std::to_string(group) + " blocks";
+  const std::string where = clusters ? "cluster of " + blocks : "group of " + blocks + " that meet in global memory";
+  best.reason = best.rows ? "latency kernel, " + std::to_string(best.rows) + " rows in a " + where + ", fp32"
                           : "the latency kernel needs " + kib(least) + " of shared memory, the device has " +
                                 kib(device.shared_bytes) + " per block";
   return best;
@@ -165,7 +183,6 @@ constexpr int kTensorSmallest = 32;
 // Clocks of mma.sync per multiply-add, 8 warps: 63 % of the tensor cores' peak on 9.0 and later, which other instructions
 // reach; about 90 % of it on 8.0 (2048 FLOP a clock) and on 8.6 and 8.9, where float32 sums halve it (512).
 inline double mma_clocks(int capability) { return 2. / (capability >= 90 ? 2680. : capability == 80 ? 1850. : 460.); }
-constexpr double kSharedBytesPerClock = 128.;
 constexpr double kClocksPerStage = 1200.;        // what follows a product: its sums stored, masked, read again
 
 // Two parts of 128 rows need more registers for operands than sums leave.

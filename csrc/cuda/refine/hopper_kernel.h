@@ -4,8 +4,8 @@
 // once an iteration, after which each walks the rows itself, with the same bits. The warpgroups of a block never wait for
 // each other, so that one's products run beside the other's arithmetic.
 #pragma once
-#include "cuda/refine/exchange.h"
 #include "cuda/refine/hopper_params.h"
+#include "cuda/refine/meet_in_cluster.h"
 #include "cuda/refine/row_clock.h"
 #include "cuda/refine/tensor_plane.h"
 #include "cuda/refine/tile_rows.h"
@@ -344,7 +344,7 @@ class HopperKernel {
   const HopperGroup& g_;
   const int dims_;
   const HopperMember& member_;
-  Exchange exchange_;
+  MeetInCluster::Exchange exchange_;
   Slopes<Shape> slopes_;
 };
 

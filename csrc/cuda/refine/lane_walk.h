@@ -1,7 +1,7 @@
 // A row walked by a warp, a lane per action dimension, everything in registers.
 #pragma once
-#include "cuda/refine/exchange.h"
 #include "cuda/refine/latency_params.h"
+#include "cuda/refine/warp_sums.h"
 #include "cuda/vocabulary.h"
 
 namespace dtag::gpu {
@@ -17,11 +17,7 @@ struct LanesOfRow {
     }
     return x;
   }
-  DTAG_MEMBER static float sum(float x) {
-    DTAG_UNROLL
-    for (int step = 16; step >= 1; step /= 2) x += shuffle_xor(x, step);
-    return x;
-  }
+  DTAG_MEMBER static float sum(float x) { return sum_over_warp(x); }
 };
 
 struct LaneWalk {
@@ -71,12 +67,13 @@ struct LaneWalk {
 
   // Q and gradient of row r from what the blocks sent: per row, action_dim numbers and Q, to be added over the blocks of a
   // member and reduced over the members.
+  template <class Exchange>
   DTAG_MEMBER void take_result(const cuda::LatencyParams& p, const Exchange& result, int r) {
     const int dims = p.program.action_dim, slices = p.program.slices, first = r * (dims + 1);
     const int mine = first + (lane_index() < dims ? lane_index() : dims);
     const Reduce reduce = p.settings.reduce;
     const float share = 1.f / float(p.program.member_count);
-    result.wait();
+    result.wait_for(first, dims + 1);
     for (int e = 0; e < p.program.member_count; ++e) {
       float q_member = 0.f, g_member = 0.f;
       for (int s = 0; s < slices; ++s) {

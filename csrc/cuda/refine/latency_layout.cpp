@@ -5,12 +5,6 @@
 namespace dtag::cuda {
 namespace {
 
-// The shapes that are compiled (launch.h).
-struct Available {
-  int quads, rows[3];
-};
-constexpr Available kAvailable[] = {{1, {8, 8, 8}}, {2, {4, 8, 16}}, {4, {8, 8, 8}}};
-
 // LayerNorm or not, then an activation or not; anything else is refused.
 bool op_of(const Stage& stage, LatencyOp& op, int* norm_at) {
   op = {};
@@ -40,17 +34,16 @@ std::string number(int64_t n) { return std::to_string(n); }
 
 }  // namespace
 
-LatencyLayout::LatencyLayout(const Program& program, bool bounded) {
+LatencyLayout::LatencyLayout(const Program& program, bool bounded, bool clusters) {
   const int count = int(program.members.size());
-  if (count > kLatencyCluster) {
-    refusal = "it takes up to " + number(kLatencyCluster) + " members, the critic has " + number(count);
+  if (count > kLatencyMembers) {
+    refusal = "it takes up to " + number(kLatencyMembers) + " members, the critic has " + number(count);
     return;
   }
   if (program.action_dim > kLatencyActions) {
     refusal = "it takes up to " + number(kLatencyActions) + " action dimensions, the critic has " + number(program.action_dim);
     return;
   }
-  slices = kLatencyCluster / count;
   depth = int(program.members[0].size()) - 1;
   int whole = 0, split = 0;  // widest of the layers that blocks hold whole, and of those they divide
   for (const auto& stages : program.members) {
@@ -61,18 +54,19 @@ LatencyLayout::LatencyLayout(const Program& program, bool bounded) {
     whole = std::max({whole, stages[0].out, depth == 3 ? stages[2].out : 0});
     split = std::max(split, stages[1].out);
   }
-  const int needed = (split + kLatencyWarps * slices - 1) / (kLatencyWarps * slices);
-  for (const Available& shape : kAvailable) {
-    if (quads || 128 * shape.quads < whole) continue;
-    for (int rows : shape.rows)
-      if (!quads && rows >= needed && (rows < 16 || depth == 2)) {
+  const int most = clusters ? kLatencyCluster : kLatencyGroup;
+  for (int blocks = kLatencyCluster; !quads && blocks <= most; blocks *= 2) {
+    slices = blocks / count;
+    for (const LatencyShapeRule& shape : kLatencyShapes)
+      if (!quads && shape.depth == depth && 128 * shape.quads >= whole && kLatencyWarps * slices * shape.rows >= split &&
+          (clusters || !shape.clusters)) {
         quads = shape.quads;
-        rows_each = rows;
+        rows_each = shape.rows;
       }
   }
   if (!quads) {
     refusal = "hidden layers of " + number(whole) + " and " + number(split) + " units in " + number(count) +
-              " members do not fit a cluster of " + number(kLatencyCluster) + " blocks";
+              " members do not fit a group of " + number(most) + " blocks";
     return;
   }
   read(program);
@@ -92,6 +86,7 @@ void LatencyLayout::read(const Program& program) {
   facts.members = int(program.members.size());
   facts.slices = slices;
   const int rest = rows_each - held_rows(quads, rows_each, depth);
+  relu = depth == 2;
   facts.rest_floats = int64_t(depth - 1) * kLatencyWarps * rest * width;
   for (int e = 0; e < facts.members; ++e) {
     const auto& stages = program.members[size_t(e)];
@@ -120,6 +115,7 @@ void LatencyLayout::read(const Program& program) {
         refusal = "it takes a LayerNorm, then an activation after a layer, the critic has another order";
         return;
       }
+      relu = relu && norm_at < 0 && m.op[l].kind == Activation::relu;
       if (norm_at >= 0) {
         m.op[l].scale = pieces.add("scale", e, layer + 1 + norm_at, 1, stage.out, room, 1);
         m.op[l].shift = pieces.add("shift", e, layer + 1 + norm_at, 1, stage.out, room, 1);

@@ -12,15 +12,17 @@ namespace dtag::cuda {
 struct LatencyLayout {
   std::string refusal;  // empty: it can
   int quads = 0, rows_each = 0, depth = 0, slices = 0;  // LatencyShape; blocks of a member
+  bool relu = false;  // two hidden layers, each followed by ReLU alone
   LatencyFacts facts{};
   std::vector<LatencyMember> members;
   Pieces pieces;
   int32_t low = -1, high = -1;
 
   LatencyLayout() = default;
-  LatencyLayout(const Program& program, bool bounded);
+  // clusters: whether the blocks of a group will be a cluster.
+  LatencyLayout(const Program& program, bool bounded, bool clusters);
 
-  int cluster() const { return int(members.size()) * slices; }
+  int group() const { return int(members.size()) * slices; }  // blocks
 
  private:
   void read(const Program& program);

@@ -8,14 +8,15 @@
 namespace dtag::cuda {
 
 constexpr int kLatencyThreads = 256, kLatencyWarps = 8;
-constexpr int kLatencyRows = 8;      // rows of a cluster at most: a warp walks one
+constexpr int kLatencyRows = 8;      // rows of a group of blocks at most: a warp walks one
 constexpr int kLatencyActions = 31;  // a lane walks one dimension; gradient and Q fit one warp
-constexpr int kLatencyCluster = 8;   // blocks at most, what every device with clusters grants
+constexpr int kLatencyMembers = 8;
+constexpr int kLatencyCluster = 8;  // blocks of a group at most: what every device with clusters grants
+constexpr int kLatencyGroup = 16;   // where they meet in global memory
 
-// How many of a warp's rows its registers hold: 64 numbers a thread over all matrices, 128 where shared memory could not
-// take the rest.
+// How many of a warp's rows its registers hold: up to 128 numbers a thread over all matrices, 96 where more would overflow.
 constexpr int held_rows(int quads, int rows, int depth) {
-  const int room = (quads == 4 ? 32 : 16) / (quads * (depth - 1));
+  const int room = (depth == 3 && quads == 2 ? 24 : 32) / (quads * (depth - 1));
   return room < rows ? room : rows;
 }
 
@@ -28,6 +29,15 @@ struct LatencyShape {
   static constexpr int kHeld = held_rows(quads, rows, depth);
   static constexpr int64_t kRestFloats = int64_t(kLatencyWarps) * (rows - kHeld) * kWidth;
 };
+
+// The shapes that are compiled, smaller ones first. clusters: only in clusters; no device without them has the shared memory.
+struct LatencyShapeRule {
+  int quads, rows, depth;
+  bool clusters;
+};
+constexpr LatencyShapeRule kLatencyShapes[] = {{1, 8, 2, false}, {1, 8, 3, false},  {2, 4, 2, false},  {2, 4, 3, false},
+                                               {2, 8, 2, false}, {2, 8, 3, false},  {2, 16, 2, false}, {2, 16, 3, true},
+                                               {4, 8, 2, false}, {4, 8, 3, true},   {4, 16, 2, true}};
 
 // What follows a hidden layer: LayerNorm, or not, then an activation.
 struct LatencyOp {
@@ -51,7 +61,7 @@ struct LatencyMember {
   LatencyOp op[3];
 };
 
-// Offsets in bytes. r: rows of a cluster.
+// Offsets in bytes. r: rows of a group.
 struct LatencyMemory {
   uint32_t action, start, best, grad, first_moment, second_moment, lr;  // [A][8], as in TileMemory
   uint32_t q, q_first, q_best, steps, alive, best_index, winner, winner_q;
@@ -72,13 +82,14 @@ struct LatencyMemory {
   uint32_t inbox[4];  // [2][senders][count]
   uint32_t barrier[4];  // [2]
   int32_t count[4];
+  int32_t first_word[4], words;  // of a block, in global memory: its inboxes, where blocks meet there
   uint32_t bytes;
 };
 
 struct LatencyProgram {
   const float* numbers;
   int32_t state_dim, action_dim, member_count, slices;
-  LatencyMember members[kLatencyCluster];
+  LatencyMember members[kLatencyMembers];
 };
 
 // One launch; a member's description comes with the parameters, which are cached where every iteration can read them.
@@ -87,8 +98,9 @@ struct LatencyParams {
   Settings settings;
   Call call;
   LatencyMemory memory;
-  int32_t rows;         // of a cluster, at most kLatencyRows
+  int32_t rows;         // of a group, at most kLatencyRows
   int32_t norm_second;  // some member has LayerNorm after its second layer
+  void* workspace;      // [blocks][memory.words] of 8 bytes, all zero, where blocks meet in global memory
 };
 
 enum LatencyInbox { kResult, kNormForward, kNormBackward, kThirdLayer };
@@ -136,6 +148,8 @@ inline LatencyMemory latency_memory(const LatencyFacts& f, int rows) {
     m.count[which] = which == kResult ? rows * (f.action_dim + 1) : which == kThirdLayer ? rows * f.width : rows * 2;
     m.inbox[which] = take(2 * senders * m.count[which]);
     m.barrier[which] = take(4);
+    m.first_word[which] = m.words;
+    m.words += int32_t((2 * senders * m.count[which] + 15) / 16 * 16);  // lines of 128 bytes
   }
   m.bytes = at < (int64_t(1) << 31) ? uint32_t(at) : ~uint32_t(0);
   return m;

@@ -29,8 +29,9 @@ DeviceTraits device_traits(int device) {
                       attribute(cudaDevAttrComputeCapabilityMinor, device);
   traits.multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
   traits.shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  traits.clusters = traits.capability >= 90 && has_latency(device);
+  traits.clusters = traits.capability >= 90 && has_clusters(device);
   traits.hopper = traits.capability == 90 && has_hopper(device);
+  traits.cooperative = attribute(cudaDevAttrCooperativeLaunch, device) != 0;
   const OnDevice guard(device);
   cudaFuncAttributes attributes;  // asked for so that a device without code is refused here, not at the first call
   check(cudaFuncGetAttributes(&attributes, gpu::generic_kernel<Tile64>), "the CUDA kernels of this build");

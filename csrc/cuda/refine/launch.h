@@ -1,6 +1,9 @@
 // Starting the kernels: on a GPU (launch*.cu), or on the host's stand-in for one (simt_host/launch.cpp).
 // Both throw std::runtime_error with what the device said.
 #pragma once
+#include <iterator>
+#include <utility>
+
 #include "cuda/refine/generic_params.h"
 #include "cuda/refine/heuristics.h"
 #include "cuda/refine/hopper_params.h"
@@ -10,27 +13,33 @@ namespace dtag::cuda {
 
 // The device numbered as torch does. Throws when there is none, or none that the build has code for.
 DeviceTraits device_traits(int device);
-// Whether the build has these kernels' code for the device: they are compiled for fewer than the others.
-bool has_latency(int device);
+// Whether the build has code for the device with clusters, and the Hopper kernel: they are compiled for fewer than the others.
+bool has_clusters(int device);
 bool has_hopper(int device);
 
 // Queue a kernel on `stream` (a cudaStream_t) of `device`; wait for nothing and allocate nothing.
 void launch_generic(const GenericParams& params, const Choice& choice, int device, void* stream);
-void launch_latency(const LatencyParams& params, const LatencyLayout& layout, const Choice& choice, int device, void* stream);
+void launch_clusters(const LatencyParams& params, const LatencyLayout& layout, const Choice& choice, int device, void* stream);
+void launch_groups(const LatencyParams& params, const LatencyLayout& layout, const Choice& choice, int device, void* stream);
 void launch_hopper(const HopperParams& params, const HopperLayout& layout, const Choice& choice, int device, void* stream);
 void launch_tensor(const TensorParams& params, const Choice& choice, int device, void* stream);
 
-// The shapes of the latency kernel that are compiled; calls f.operator()<LatencyShape>() for the layout's.
-template <class F>
+// Calls f.operator()<LatencyShape, relu>() for the layout's, in clusters or not.
+template <bool clusters, class F>
 void with_latency_shape(const LatencyLayout& l, F f) {
-  const auto of_depth = [&]<int quads, int rows>() {
-    l.depth == 2 ? f.template operator()<LatencyShape<quads, rows, 2>>() : f.template operator()<LatencyShape<quads, rows, 3>>();
+  const auto if_it = [&]<size_t i>() {
+    constexpr LatencyShapeRule s = kLatencyShapes[i];
+    if constexpr (clusters || !s.clusters)
+      if (l.quads == s.quads && l.rows_each == s.rows && l.depth == s.depth) {
+        using Shape = LatencyShape<s.quads, s.rows, s.depth>;
+        if constexpr (s.depth == 2 && Shape::kRestFloats == 0)  // the largest shape has no register left for it
+          if (l.relu) return f.template operator()<Shape, true>();
+        f.template operator()<Shape, false>();
+      }
   };
-  if (l.quads == 1) return of_depth.template operator()<1, 8>();
-  if (l.quads == 2 && l.rows_each == 4) return of_depth.template operator()<2, 4>();
-  if (l.quads == 2 && l.rows_each == 8) return of_depth.template operator()<2, 8>();
-  if (l.quads == 2) return f.template operator()<LatencyShape<2, 16, 2>>();
-  of_depth.template operator()<4, 8>();
+  [&]<size_t... i>(std::index_sequence<i...>) {
+    (if_it.template operator()<i>(), ...);
+  }(std::make_index_sequence<std::size(kLatencyShapes)>());
 }
 
 // The same for the Hopper kernel.

@@ -21,8 +21,8 @@ bool has_hopper(int device) {
 void launch_hopper(const HopperParams& params, const HopperLayout& layout, const Choice& choice, int device, void* stream) {
   const OnDevice guard(device);
   with_hopper_shape(layout, [&]<class Shape>() {
-    launch_cluster(gpu::hopper_kernel<Shape>, params, choice, layout.facts.members, params.groups * kHopperGroupThreads, stream,
-                   "launch of the Hopper kernel");
+    launch_with(cluster_of(layout.facts.members), gpu::hopper_kernel<Shape>, params, choice.blocks,
+                params.groups * kHopperGroupThreads, choice.shared_bytes(), stream, "launch of the Hopper kernel");
   });
 }
 #endif

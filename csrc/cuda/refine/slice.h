@@ -2,80 +2,50 @@
 // they are too many): loaded once, used in both directions in every iteration.
 #pragma once
 #include "cuda/refine/latency_params.h"
+#include "cuda/refine/warp_sums.h"
 #include "cuda/vocabulary.h"
 
 namespace dtag::gpu {
-
-using cuda::kLatencyThreads;
-using cuda::kLatencyWarps;
-
-// Every lane gives n numbers, n a power of two up to 32; returns the sum over all lanes of number reduced_index<n>(): at each
-// step half of the numbers are given away for the other half, so that n sums take n - 1 + log2(32 / n) shuffles.
-template <int n>
-DTAG_INLINE float transpose_reduce(float (&v)[n]) {
-  const int lane = lane_index();
-  int step = 16;
-  DTAG_UNROLL
-  for (int count = n / 2; count >= 1; count /= 2) {
-    const bool high = lane & step;
-    DTAG_UNROLL
-    for (int i = 0; i < n / 2; ++i) {
-      if (i >= count) break;
-      const float send = high ? v[i] : v[i + count], keep = high ? v[i + count] : v[i];
-      v[i] = keep + shuffle_xor(send, step);
-    }
-    step /= 2;
-  }
-  float sum = v[0];
-  for (; step >= 1; step /= 2) sum += shuffle_xor(sum, step);
-  return sum;
-}
-// Which number a lane holds; 32 / n lanes hold the same one, reduced_first<n>() is the first of them.
-template <int n>
-DTAG_INLINE int reduced_index() {
-  return lane_index() / (32 / n);
-}
-template <int n>
-DTAG_INLINE bool reduced_first() {
-  return lane_index() % (32 / n) == 0;
-}
 
 template <class Shape>
 class Slice {
  public:
   static constexpr int kQuads = Shape::kQuads, kRows = Shape::kRows, kHeld = Shape::kHeld, kWidth = Shape::kWidth;
+  static constexpr int kSummed = kRows < 8 ? kRows : 8;  // rows at a time: their sums are in registers
+  static_assert(kRows == kSummed || kRows == 2 * kSummed);
+
+  // The row of the slice that this lane sees to; several lanes see to the same one, the first of them writes.
+  DTAG_MEMBER static int my_row() {
+    const int second = kRows > kSummed && (lane_index() & 2) ? kSummed : 0;
+    return warp_index() * kRows + second + reduced_index<kSummed>();
+  }
+  DTAG_MEMBER static bool writes() { return kRows > kSummed ? lane_index() % 2 == 0 : reduced_first<kSummed>(); }
 
   // From [kSlice][kWidth] in global memory; rest: offset of kRestFloats.
   DTAG_MEMBER void load(const float* matrix, uint32_t rest) {
     rest_ = rest;
     const float* mine = matrix + int64_t(warp_index()) * kRows * kWidth + lane_index() * 4;
     DTAG_UNROLL
-    for (int i = 0; i < kRows; ++i)
+    for (int i = kHeld; i < kRows; ++i)  // past the registers; every thread reads what it has copied itself
+      DTAG_UNROLL
+      for (int j = 0; j < kQuads; ++j) copy_async16(place(i, j), mine + i * kWidth + j * 128);
+    copy_async_commit();
+    DTAG_UNROLL
+    for (int i = 0; i < kHeld; ++i)
       DTAG_UNROLL
       for (int j = 0; j < kQuads; ++j) {
         const Float4 w = load4(mine + i * kWidth + j * 128);
-        if (i < kHeld)
-          for (int k = 0; k < 4; ++k) held_[i < kHeld ? i : 0][j * 4 + k] = w.v[k];
-        else
-          store4(place(i, j), w);
+        for (int k = 0; k < 4; ++k) held_[i][j * 4 + k] = w.v[k];
       }
+    copy_async_wait<0>();
   }
 
-  // Row reduced_index<kRows>() of this warp times x [kWidth].
+  // Row my_row() times x [kWidth].
   DTAG_MEMBER float times(Shared<const float> x) const {
-    float sum[kRows] = {};
-    DTAG_UNROLL
-    for (int j = 0; j < kQuads; ++j) {
-      const Float4 a = load4(x + j * 128 + lane_index() * 4);
-      DTAG_UNROLL
-      for (int i = 0; i < kRows; ++i) {
-        if (i >= kHeld && i % (8 / kQuads) == 0) keep_order();  // or all would be in flight at once, and registers overflow
-        const Float4 w = weight(i, j);
-        DTAG_UNROLL
-        for (int k = 0; k < 4; ++k) sum[i] = fma(w.v[k], a.v[k], sum[i]);
-      }
-    }
-    return transpose_reduce<kRows>(sum);
+    const float sum = times<0>(x);
+    if constexpr (kRows == kSummed) return sum;
+    const float second = times<kRows - kSummed>(x);
+    return lane_index() & 2 ? second : sum;
   }
 
   // y [kWidth] = the rows of this warp, each times its number of g [kSlice], added up.
@@ -98,6 +68,25 @@ class Slice {
   }
 
  private:
+  // The same of rows first to first + kSummed - 1.
+  template <int first>
+  DTAG_MEMBER float times(Shared<const float> x) const {
+    float sum[kSummed] = {};
+    DTAG_UNROLL
+    for (int j = 0; j < kQuads; ++j) {
+      const Float4 a = load4(x + j * 128 + lane_index() * 4);
+      DTAG_UNROLL
+      for (int r = 0; r < kSummed; ++r) {
+        const int i = first + r;
+        if (i >= kHeld && i % (8 / kQuads) == 0) keep_order();  // or all would be in flight at once, and registers overflow
+        const Float4 w = weight(i, j);
+        DTAG_UNROLL
+        for (int k = 0; k < 4; ++k) sum[r] = fma(w.v[k], a.v[k], sum[r]);
+      }
+    }
+    return transpose_reduce<kSummed>(sum);
+  }
+
   DTAG_MEMBER Shared<float> place(int i, int j) const {
     return shared_part<float>(rest_, Shape::kRestFloats) + (warp_index() * (kRows - kHeld) + i - kHeld) * kWidth + j * 128 +
            lane_index() * 4;

@@ -3,6 +3,7 @@
 #pragma once
 #include "cuda/refine/tensor_plane.h"
 #include "cuda/refine/tensor_program.h"
+#include "cuda/refine/warp_sums.h"
 
 namespace dtag::gpu {
 
@@ -21,11 +22,6 @@ DTAG_INLINE uint32_t plane_offset(const TensorMemory& m, int columns) {
 template <class F>
 DTAG_INLINE void over_words(int width, F f) {
   for (int word = lane_index(); word * 2 < width; word += kWarp) f(word, word * 2 + 1 < width);
-}
-
-DTAG_INLINE float sum_over_warp(float x) {
-  for (int apart = 16; apart > 0; apart /= 2) x += shuffle_xor(x, apart);
-  return x;
 }
 
 // The operations of one stage on one row.

@@ -81,8 +81,10 @@ class CudaExecutor:
             actions, the optimizer's state and Q are float32 in all.
         kernel: "generic", "latency", "tensor" or "hopper" to use that kernel for every call, None for the
             rule.
-        rows: how many rows a block (generic: 64, 32, 16, 8, 4; tensor: 128, 64, 32) or a cluster (latency:
-            1, 2, 4, 8; hopper: 64, 128) carries, None for the rule.
+        rows: how many rows a block (generic: 64, 32, 16, 8, 4; tensor: 128, 64, 32) or a group of blocks
+            (latency: 1, 2, 4, 8; hopper: 64, 128) carries, None for the rule.
+        clusters: False to leave clusters of blocks unused where the GPU has them; the latency kernel's blocks
+            then meet in global memory, as they do where it has none.
         core: the module with CudaPlan; tests hand in the one that runs the kernels on the CPU.
 
     Raises:
@@ -102,6 +104,7 @@ class CudaExecutor:
         device: torch.device | None = None,
         kernel: str | None = None,
         rows: int | None = None,
+        clusters: bool = True,
         core: Any = _C,
     ) -> None:
         self.device = torch.device(program.device if device is None else device)
@@ -120,11 +123,13 @@ class CudaExecutor:
             precision=precision,
             bounded=options.low is not None,
             device=self.device.index or 0,
+            clusters=clusters,
             **settings,
         )
         only = {"only": kernel or "", "only_rows": rows or 0}
         # (states, candidates) -> kernel, rows, floats of `folded`, reason, reasons of the others
         self._choice = lru_cache(64)(partial(self._plan.choice, **only))
+        self._workspace_bytes = lru_cache(64)(partial(self._plan.workspace_bytes, **only))
 
     def describe_call(self, states: int, candidates: int = 1, steps: int = 10) -> tuple[str, list[str]]:
         """See Executor.describe_call."""
@@ -177,6 +182,7 @@ class CudaExecutor:
         else:
             most = steps
         with self._lock:  # not between the many copies of a repack in another thread
+            workspace = self._workspace(batch, candidates)
             self._plan.run(
                 **call_arguments(states, actions, out, steps, most, lr, info),
                 numbers=form.numbers.data_ptr(),
@@ -186,6 +192,8 @@ class CudaExecutor:
                 stream=self._streams.reading(self._packed()),
                 only=kernel,
                 only_rows=rows,
+                workspace=workspace.data_ptr(),
+                workspace_bytes=workspace.nbytes,
             )
 
     def prepare_call(
@@ -197,12 +205,14 @@ class CudaExecutor:
         known: PreparedCall | None,
     ) -> PreparedCall | None:
         """See PreparingExecutor.prepare_call."""
-        kernel, rows, folded_floats, _, _ = self._choice(actions_shape[0] if len(actions_shape) > 1 else 1, 1)
+        batch = actions_shape[0] if len(actions_shape) > 1 else 1
+        kernel, rows, folded_floats, _, _ = self._choice(batch, 1)
         form = self._forms[kernel]
         with self._lock:  # the stream must be ready for the numbers as they are when the call is made
             stream = self._streams.ready()
             if stream is None:
                 return None
+            workspace = self._workspace(batch, 1)
             return self._core.prepare_cuda_call(
                 plan=self._plan,
                 steps=self._steps,
@@ -211,7 +221,9 @@ class CudaExecutor:
                 only_rows=rows,
                 numbers=form.numbers.data_ptr(),
                 tables=form.tables.data_ptr(),
-                keep=form,
+                workspace=workspace.data_ptr(),
+                workspace_bytes=workspace.nbytes,
+                keep=(form, workspace),
                 scratch=partial(torch.empty, folded_floats, dtype=torch.float32, device=self.device),
                 lock=self._lock,
                 host=self.device.type == "cpu",
@@ -233,6 +245,11 @@ class CudaExecutor:
         """The memory that kernels read the critic from."""
         return [tensor for form in self._forms.values() for tensor in (form.tables, form.numbers)]
 
+    def _workspace(self, batch: int, candidates: int) -> Tensor:
+        """Where blocks without clusters meet: zeros before and after a launch, for one launch at a time."""
+        size = self._workspace_bytes(batch, candidates)
+        return _aligned(self._streams.zeros(size + 128)) if size else torch.empty(0, dtype=torch.uint8)
+
     def _form(self, kernel: str) -> _Form:
         with self._lock:
             form = self._forms.get(kernel)
@@ -252,6 +269,11 @@ class CudaExecutor:
     def _members(self) -> Sequence[tuple[Layer, ...]]:
         members = self._program.members
         return members if self._member is None else (members[self._member],)
+
+
+def _aligned(buffer: Tensor) -> Tensor:
+    """The part of it from the first multiple of 128 bytes on."""
+    return buffer[-buffer.data_ptr() % 128 :]
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:

@@ -23,10 +23,13 @@ inline void check(bool holds, const char* what, const char* detail = "") {
   std::printf("FAILED: %s %s\n", what, detail);
 }
 
-// Caught, and as one of these kinds, in whichever order the threads run.
+inline void nothing() {}
+
+// Caught, and as one of these kinds, in whichever order the threads run. `before`: called before each launch.
 inline void must_fault(const char* what, std::initializer_list<FaultKind> kinds, Shape shape,
-                       const std::function<void()>& kernel) {
+                       const std::function<void()>& kernel, const std::function<void()>& before = nothing) {
   for (shape.seed = 0; shape.seed <= 20; ++shape.seed) {
+    before();
     try {
       dtag::simt::launch(shape, kernel);
       check(false, what, "ran without a fault");
@@ -52,6 +55,7 @@ inline void must_run(const char* what, Shape shape, const std::function<void()>&
 void test_barrier_faults();
 void test_memory_faults();
 void test_mbarrier_faults();
+void test_stamped_faults();
 void test_kernels();
 void test_pointers();
 void test_products();

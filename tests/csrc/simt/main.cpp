@@ -14,6 +14,7 @@ int main(int argc, char** argv) {
   test_barrier_faults();
   test_memory_faults();
   test_mbarrier_faults();
+  test_stamped_faults();
   test_kernels();
   test_pointers();
   test_products();

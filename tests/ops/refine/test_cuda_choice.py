@@ -41,14 +41,33 @@ def test_few_rows_go_to_a_cluster_where_there_are_clusters(choice, device):
     assert choice(device, STANDARD, 1, 4)[0].startswith("latency kernel, 4 rows")
 
 
-def test_without_clusters_the_reason_names_them(choice):
-    how, (other,) = choice(A100, STANDARD)
-    assert how == "generic kernel, tiles of 4 rows, fp32"
-    assert other == "the latency kernel needs compute capability 9.0 (clusters), the device has 8.0"
+@pytest.mark.parametrize("device", [A100, RTX3090], ids=["A100", "RTX 3090"])
+def test_few_rows_go_to_a_group_of_blocks_where_there_are_none(choice, device):
+    how, (other,) = choice(device, STANDARD)
+    assert how == "latency kernel, 1 rows in a group of 8 blocks that meet in global memory, fp32"
+    assert other.startswith("generic kernel, tiles of 4 rows, fp32: slower by prediction")
+    groups = device["multiprocessors"] // 8
+    assert choice(device, STANDARD, groups)[0] == how and choice(device, STANDARD, groups + 1)[0] != how
+    assert choice(H100, STANDARD, clusters=False)[0] == how
+
+
+def test_two_members_of_512_units_fit_a_cluster_and_a_larger_group(choice):
+    wide = make_program(hidden=(512, 512))
+    assert choice(H100, wide)[0] == "latency kernel, 1 rows in a cluster of 8 blocks, fp32"
+    for device in (A100, RTX3090):
+        how, _ = choice(device, wide)
+        assert how == "latency kernel, 1 rows in a group of 16 blocks that meet in global memory, fp32"
+    _, (other,) = choice(H100, make_program(hidden=(512, 512, 512)))
+    assert "512 and 512 units in 2 members do not fit a group of 8 blocks" in other
+    _, (other,) = choice(H100, one_member(512, 512, 512, action=31))
+    assert other == "the latency kernel needs 259 KiB of shared memory, the device has 227 KiB per block"
 
 
 def test_tiles_are_as_large_as_shared_memory_and_the_batch_allow(choice):
-    rows = {b: int(choice(A100, STANDARD, b)[0].split(" of ")[1].split()[0]) for b in (1, 500, 4096, 65536)}
+    def rows_of(batch):
+        return int(choice(A100, STANDARD, batch, kernel="generic")[0].split(" of ")[1].split()[0])
+
+    rows = {b: rows_of(b) for b in (1, 500, 4096, 65536)}
     assert rows == {1: 4, 500: 8, 4096: 16, 65536: 32}  # 64 rows need 170 KiB
     assert choice(H100, STANDARD, 65536)[0].startswith("generic kernel, tiles of 64 rows")
 
@@ -68,7 +87,7 @@ def test_each_limit_of_the_latency_kernel_is_a_sentence(choice):
         "two or three hidden layers": [one_member(64), one_member(64, 64, 64, 64), unlike_depth],
         "up to 8 members, the critic has 9": [make_program(hidden=(16, 16), members=9)],
         "up to 31 action dimensions": [one_member(64, 64, action=32)],
-        "do not fit a cluster": [one_member(513, 64), make_program(hidden=(256, 256), members=8)],
+        "do not fit a group": [one_member(513, 64), make_program(hidden=(256, 256), members=8)],
         "another order": [two_activations],
     }
     for reason, programs in cases.items():

@@ -155,6 +155,9 @@ def _keep_for(stream: Any, tensors: Iterable[Tensor]) -> None:
 class NoStreams:
     """The same for the host, where one call follows the other."""
 
+    def __init__(self) -> None:
+        self._zeros: dict[int, Tensor] = {}
+
     def capturing(self) -> bool:
         """No."""
         return False
@@ -183,8 +186,10 @@ class NoStreams:
         """None: there is nothing to tell."""
 
     def zeros(self, count: int) -> Tensor:
-        """Bytes, zero at first."""
-        return torch.zeros(count, dtype=torch.uint8)
+        """Bytes, zero at first; whoever uses them leaves zeros behind."""
+        if 0 not in self._zeros or self._zeros[0].numel() < count:
+            self._zeros[0] = torch.zeros(count, dtype=torch.uint8)
+        return self._zeros[0]
 
 
 def streams_of(device: torch.device) -> Streams | NoStreams:

@@ -62,7 +62,7 @@ def assert_same_bits(a, b):
 
 def left_behind(executor):
     """Bytes of its workspaces that are not zero."""
-    return sum(int(w.count_nonzero()) for w in executor._workspaces.values())
+    return sum(int(w.count_nonzero()) for w in executor._streams._zeros.values())
 
 
 # state, action, hidden, members, norm, rows, batch, candidates
@@ -131,10 +131,10 @@ def test_calls_of_any_size_share_a_workspace(make):
     states, actions = make_inputs(program, 40)
     executor = make(program, make_options())
     whole = refined(executor, states, actions, 3, 0.05, DEVICE)
-    assert len(executor._workspaces) == 1
+    assert len(executor._streams._zeros) == 1
     for count in (1, 40, 7):
         assert torch.equal(refined(executor, states[:count], actions[:count], 3, 0.05, DEVICE), whole[:count])
-        assert len(executor._workspaces) == 1 and left_behind(executor) == 0
+        assert len(executor._streams._zeros) == 1 and left_behind(executor) == 0
     per_row = torch.arange(40, dtype=torch.int32) % 4  # groups end after unlike numbers of rounds
     refined(executor, states, actions, per_row, 0.05, DEVICE)
     assert left_behind(executor) == 0
@@ -155,11 +155,11 @@ def test_streams_and_graphs_have_workspaces_of_their_own(make):
                 executor.run(states, actions, out, steps=10, lr=0.05, info=None)
     torch.cuda.synchronize()
     assert all(torch.equal(out.cpu(), expected) for out in outs)
-    assert len(executor._workspaces) == 5
+    assert len(executor._streams._zeros) == 5
     graph, out = torch.cuda.CUDAGraph(), torch.empty(1, 6, device=DEVICE)
     with torch.cuda.graph(graph):
         executor.run(states, actions, out, steps=10, lr=0.05, info=None)
-    assert len(executor._workspaces) == 5
+    assert len(executor._streams._zeros) == 5
     for _ in range(3):
         out.zero_()
         graph.replay()
@@ -173,7 +173,7 @@ def test_a_workspace_too_small_is_refused_in_a_sentence(make):
     program = make_program(hidden=(40, 30))
     states, actions = make_inputs(program, 1)
     executor = make(program, make_options())
-    executor._workspace = lambda stream, size: None
+    executor._workspace = lambda batch, candidates: torch.empty(0)
     with pytest.raises(ValueError, match=r"workspace: expected \d+ bytes of zeros at .* 128, got 0"):
         refined(executor, states, actions, 1, 0.05)
 

@@ -33,10 +33,10 @@ def core():
 def stand_in(core, monkeypatch):
     """use(kernel): from now on the cuda backend is the stand-in with this kernel, for host tensors."""
 
-    def use(kernel=None):
-        module = SimpleNamespace(
-            why_not=lambda *_: None, CudaExecutor=partial(CudaExecutor, core=core, kernel=kernel)
-        )
+    def use(kernel=None, clusters=True):
+        core.set_device(multiprocessors=16)  # enough for a group of blocks without clusters
+        executor = partial(CudaExecutor, core=core, kernel=kernel, clusters=clusters)
+        module = SimpleNamespace(why_not=lambda *_: None, CudaExecutor=executor)
         entry = backends.Backend("cpu", lambda: module, "CudaExecutor")
         monkeypatch.setitem(backends.FAST_BACKENDS, "cuda", entry)
 
@@ -78,10 +78,10 @@ def other_numbers(critic):
         critic.q1[0].weight.mul_(1.5)
 
 
-@pytest.mark.parametrize("kernel", ["generic", "latency", "tensor"])
+@pytest.mark.parametrize("kernel", ["generic", "latency", "latency without clusters", "tensor", "hopper"])
 @pytest.mark.parametrize("kind", ["B=1", "B=5", "B=40", "one row"])
 def test_the_same_bits_as_the_general_way(core, stand_in, kernel, kind):
-    stand_in(kernel)
+    stand_in(kernel.split()[0], clusters="without" not in kernel)
     states, actions = inputs(40 if kind == "B=40" else 5)
     if kind == "B=1":
         states, actions = states[:1], actions[:1]

@@ -50,7 +50,7 @@ step() { # step NAME SECONDS COMMAND...: runs it under a time limit; a failure i
     record "$name" "$status" $((SECONDS - began)) ""
 }
 
-step build 150 "$python" -m pip install --disable-pip-version-check --no-build-isolation --no-deps --upgrade --target "$site" .
+step build 240 "$python" -m pip install --disable-pip-version-check --no-build-isolation --no-deps --upgrade --target "$site" .
 export PYTHONPATH=$site OMP_NUM_THREADS=1
 step tests 110 "$python" -m pytest -p no:benchmark -n auto --maxprocesses 4 tests/build/test_core.py tests/ops tests/models -p no:cacheprovider
 

@@ -6,6 +6,7 @@ stand-in every word they exchange is watched as well (csrc/simt_host/stamped.h).
 
 import pytest
 import torch
+from cuda_core import DEVICE, load_core, set_device
 from kernel_checks import (
     assert_exact,
     make_inputs,
@@ -20,22 +21,12 @@ from kernel_checks import (
 from dtag_fast.ops.refine.cuda import CudaExecutor
 from dtag_fast.ops.refine.options import Adam
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
 
 @pytest.fixture(scope="module")
 def core():
-    if DEVICE == "cuda":
-        from dtag_fast import _C
-
-        if not hasattr(_C, "CudaPlan"):
-            pytest.skip("the compiled module was built without CUDA")
-        yield _C
-        return
-    module = pytest.importorskip("tools.simt", reason="needs the sources beside the tests").load()
-    module.set_device(multiprocessors=16)
-    yield module
-    module.set_device()
+    set_device(multiprocessors=16)
+    yield load_core()
+    set_device()
 
 
 @pytest.fixture

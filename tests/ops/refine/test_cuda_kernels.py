@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import torch
+from cuda_core import DEVICE, load_core, run_traced, set_device
 from kernel_checks import (
     ACTIVATIONS,
     GRADIENTS,
@@ -29,31 +30,22 @@ from kernel_checks import (
     mixed_members,
     on_device,
     refined,
-    traced,
 )
 
 from dtag_fast.ops.refine.cuda import CudaExecutor
 from dtag_fast.ops.refine.options import Adam
 from dtag_fast.ops.refine.program import CriticProgram
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 GENERIC = [("generic", rows) for rows in (4, 8, 16, 32, 64)]
 LATENCY = [("latency", rows) for rows in (1, 2, 8)]
 KERNELS = [("generic", 4), ("generic", 16), ("generic", 64), ("latency", 1), ("latency", 8)]
-run = partial(traced, device=DEVICE)
+run = run_traced
 
 
 @pytest.fixture(scope="module")
 def core():
-    if DEVICE == "cuda":
-        from dtag_fast import _C
-
-        if not hasattr(_C, "CudaPlan"):
-            pytest.skip("the compiled module was built without CUDA")
-        return _C
-    module = pytest.importorskip("tools.simt", reason="needs the sources beside the tests").load()
-    module.set_device(seed=0)
-    return module
+    set_device(seed=0)
+    return load_core()
 
 
 @pytest.fixture

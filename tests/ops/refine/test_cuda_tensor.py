@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from bf16_checks import assert_close, assert_rounded
+from cuda_core import DEVICE, load_core, run_traced, set_device
 from kernel_checks import (
     ACTIVATIONS,
     GRADIENTS,
@@ -22,27 +23,13 @@ from kernel_checks import (
     on_device,
     refined,
     replay,
-    traced,
 )
 
 from dtag_fast.ops.refine.cuda import CudaExecutor
 from dtag_fast.ops.refine.options import Adam, Radius
 from dtag_fast.ops.refine.program import CriticProgram, Linear
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cuda":
-    core = pytest.importorskip("dtag_fast._C", reason="the compiled module is not built")
-    if not hasattr(core, "CudaPlan"):
-        pytest.skip("the compiled module was built without CUDA", allow_module_level=True)
-else:
-    core = pytest.importorskip("tools.simt", reason="needs the sources beside the tests").load()
-run_traced = partial(traced, device=DEVICE)
-
-
-def set_device(**properties):
-    """Of the GPU that the CPU stands in for; a real one stays as it is."""
-    if DEVICE == "cpu":
-        core.set_device(**properties)
+core = load_core()
 
 
 PRECISIONS = ["bf16", "bf16x3"]

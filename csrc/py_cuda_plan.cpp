@@ -110,7 +110,7 @@ void PyCudaPlan::launch(const Call& call, const cuda::Choice& choice, const Devi
     settings.high = bound(latency_.high);
     cuda::LatencyParams params{
         {first, state_dim_, action_dim_, int32_t(latency_.members.size()), latency_.slices, {}}, settings, call, choice.latency,
-        choice.rows, latency_.facts.norm[1], reinterpret_cast<void*>(arrays.workspace)};
+        choice.rows, latency_.facts.norm[1], int32_t(choice.tiles), reinterpret_cast<void*>(arrays.workspace)};
     std::copy(latency_.members.begin(), latency_.members.end(), params.program.members);
     const auto launch = choice.workspace_bytes ? cuda::launch_groups : cuda::launch_clusters;
     launch(params, latency_, choice, device_, stream);

@@ -1,6 +1,7 @@
 // Which kernel runs a call, and how: the one place where it is decided. Every number here is a prediction from the machine's
 // data sheet until docs/performance-notes.md names a measurement.
 #pragma once
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -62,7 +63,7 @@ struct Only {
 struct TileRule {
   int rows;
   int scratch_floats;
-  double efficiency;  // share of the multiprocessor's 128 multiply-adds a clock
+  double efficiency;  // share of the multiprocessor's multiply-adds
 };
 constexpr TileRule kTileRules[] = {{64, Tile64::kScratchFloats, 0.75},
                                    {32, Tile32::kScratchFloats, 0.60},
@@ -74,6 +75,8 @@ inline double streamed_bytes_per_clock(int blocks) {
   const double share = 27. * 132. / blocks;
   return share < 48. ? share : 48.;
 }
+// Multiply-adds in float32.
+inline double fma_per_clock(int capability) { return capability == 80 ? 64. : 128.; }
 constexpr double kClocksPerLayer = 1500.;       // barriers, narrow products, the walk
 // Latency kernel, per product of a hidden layer: the chain of everything but the product; for every further row of a group
 // and the standard slice of 64 x 256, that too; the product itself.
@@ -101,7 +104,7 @@ inline Choice choose_generic(const Layout& layout, int action_dim, const DeviceT
     if (memory.bytes > device.shared_bytes) continue;
     const int64_t tiles = tiles_of(states, candidates, rule.rows);
     const double waves = double((tiles + device.multiprocessors - 1) / device.multiprocessors);
-    const double multiply = 2. * double(layout.weights) * rule.rows / (128. * rule.efficiency);
+    const double multiply = 2. * double(layout.weights) * rule.rows / (fma_per_clock(device.capability) * rule.efficiency);
     const int blocks = int(tiles < device.multiprocessors ? tiles : device.multiprocessors);
     const double stream = 2. * 4. * double(layout.weights) / streamed_bytes_per_clock(blocks);
     const double clocks = waves * double(rounds_of(candidates, rule.rows)) *
@@ -152,12 +155,13 @@ inline Choice choose_latency(const LatencyLayout& layout, const DeviceTraits& de
     if (!least) least = memory.bytes;
     if (memory.bytes > device.shared_bytes) continue;
     const int64_t tiles = tiles_of(states, candidates, rows);
+    if (tiles > INT32_MAX) continue;  // it counts them in 32 bits
     const int64_t at_once = resident;
     const double waves = double((tiles + at_once - 1) / at_once);
     const double size = double(layout.facts.width) / 256. * double(layout.facts.slice) / 64. * (layout.depth - 1);
     const int meetings = layout.depth - 1 + (layout.facts.norm[1] ? 2 : 0);
-    // 8.0 has half the float32 units of the others. What registers do not hold is read twice an iteration.
-    const double product = kClocksSlice * size * (device.capability == 80 ? 2. : 1.) +
+    // What registers do not hold is read twice an iteration.
+    const double product = kClocksSlice * size * 128. / fma_per_clock(device.capability) +
                            2. * 4. * double(layout.facts.rest_floats) / kSharedBytesPerClock;
     const double clocks = waves * double(rounds_of(candidates, rows)) *
                           (kClocksChain * (layout.depth - 1) + kClocksMoreRows * size * (rows - 1) + product * rows +
@@ -168,6 +172,7 @@ inline Choice choose_latency(const LatencyLayout& layout, const DeviceTraits& de
     best.rows = rows;
     best.blocks = int(tiles < at_once ? tiles : at_once) * group;
     best.latency = memory;
+    best.tiles = tiles;
     best.workspace_bytes = clusters ? 0 : int64_t(best.blocks) * memory.words * 8;
   }
   const std::string blocks = std::to_string(group) + " blocks";

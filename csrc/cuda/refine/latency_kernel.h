@@ -32,8 +32,8 @@ class LatencyKernel {
     }
     b_.meet.begin();
     const Rows rows(p_.call, p_.settings, b_.m, b_.dims, b_.rows);
-    for (int64_t tile = b_.meet.group(); tile < rows.tile_count(); tile += b_.meet.groups()) {
-      const int64_t state = tile * rows.states_each();
+    for (int tile = b_.meet.group(); tile < p_.tiles; tile += b_.meet.groups()) {
+      const int64_t state = int64_t(tile) * rows.states_each();
       for (int first = 0; first < p_.call.candidates; first += rows.candidates_each()) {
         rows.begin(state, first);
         if (first == 0) layers_.fold_state([&](int r, int s) DTAG_LAMBDA { return rows.state(state, r, s); });

@@ -100,6 +100,7 @@ struct LatencyParams {
   LatencyMemory memory;
   int32_t rows;         // of a group, at most kLatencyRows
   int32_t norm_second;  // some member has LayerNorm after its second layer
+  int32_t tiles;        // of `rows` rows or less
   void* workspace;      // [blocks][memory.words] of 8 bytes, all zero, where blocks meet in global memory
 };
 

@@ -103,11 +103,13 @@ void PyCudaPlan::launch(const Call& call, const cuda::Choice& choice, const Devi
   const auto* tables = reinterpret_cast<const unsigned char*>(arrays.tables);
   auto* folded = reinterpret_cast<float*>(arrays.folded);
   Settings settings = settings_;
-  const auto bound = [&](int64_t place) { return place < 0 ? nullptr : first + place; };
+  const auto take_bounds = [&](const auto& layout) {
+    settings.low = layout.low < 0 ? nullptr : first + layout.low;
+    settings.high = layout.high < 0 ? nullptr : first + layout.high;
+  };
   py::gil_scoped_release release;
   if (choice.kernel == cuda::Kernel::latency) {
-    settings.low = bound(latency_.low);
-    settings.high = bound(latency_.high);
+    take_bounds(latency_);
     cuda::LatencyParams params{
         {first, state_dim_, action_dim_, int32_t(latency_.members.size()), latency_.slices, {}}, settings, call, choice.latency,
         choice.rows, latency_.facts.norm[1], int32_t(choice.tiles), reinterpret_cast<void*>(arrays.workspace)};
@@ -117,8 +119,7 @@ void PyCudaPlan::launch(const Call& call, const cuda::Choice& choice, const Devi
     return;
   }
   if (choice.kernel == cuda::Kernel::hopper) {
-    settings.low = bound(hopper_->low);
-    settings.high = bound(hopper_->high);
+    take_bounds(*hopper_);
     cuda::HopperParams params{{first, state_dim_, action_dim_, int32_t(hopper_->members.size()), hopper_->input_steps(), {}},
                               settings, call, choice.hopper,
                               choice.rows / cuda::kHopperRows, int32_t(choice.tiles)};
@@ -127,14 +128,12 @@ void PyCudaPlan::launch(const Call& call, const cuda::Choice& choice, const Devi
     return;
   }
   if (choice.kernel == cuda::Kernel::tensor) {
-    settings.low = bound(tensor_->low);
-    settings.high = bound(tensor_->high);
+    take_bounds(*tensor_);
     const cuda::TensorParams params{tensor_->program(tables, first), settings, call, choice.tensor, int32_t(choice.tiles), folded};
     cuda::launch_tensor(params, choice, device_, stream);
     return;
   }
-  settings.low = bound(layout_.low);
-  settings.high = bound(layout_.high);
+  take_bounds(layout_);
   const cuda::GenericParams params{layout_.program(tables, first), settings, call, choice.tile, folded};
   cuda::launch_generic(params, choice, device_, stream);
 }

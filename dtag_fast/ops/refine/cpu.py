@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .executor import InfoBuffers, PreparedCall
 from .openmp import share_threads
 from .options import RefineOptions
-from .plan_arguments import call_arguments, plan_settings
+from .plan_arguments import ARRAY_TYPES, call_arguments, plan_settings
 from .program import Activation, CriticProgram, LayerNorm, Linear
 from .watch import Seen
 
@@ -136,10 +135,7 @@ class CpuExecutor:
         """See PreparingExecutor.prepare_call."""
         return _C.prepare_call(
             plan=self._plan,
-            tensor_type=Tensor,
-            empty_like_tensor=torch.empty_like,
-            array_type=np.ndarray,
-            empty_like_array=np.empty_like,
+            **ARRAY_TYPES,
             states_shape=states_shape,
             actions_shape=actions_shape,
             **seen._asdict(),

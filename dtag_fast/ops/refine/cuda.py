@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .cpu import _C
 from .executor import InfoBuffers, PreparedCall
 from .options import RefineOptions
-from .plan_arguments import call_arguments, layer_kinds, plan_settings
+from .plan_arguments import ARRAY_TYPES, call_arguments, layer_kinds, plan_settings
 from .program import CriticProgram, Layer, LayerNorm, Linear
 from .streams import streams_of
 from .watch import Seen
@@ -230,10 +229,7 @@ class CudaExecutor:
                 device=self.device.index or 0,
                 stream=stream,
                 stream_of=self._streams.teller(self._core),
-                tensor_type=Tensor,
-                empty_like_tensor=torch.empty_like,
-                array_type=np.ndarray,
-                empty_like_array=np.empty_like,
+                **ARRAY_TYPES,
                 states_shape=states_shape,
                 actions_shape=actions_shape,
                 **seen._asdict(),

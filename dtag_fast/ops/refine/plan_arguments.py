@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from .executor import InfoBuffers
 from .options import SGD, Adam, ClipNorm, RefineOptions
 from .program import Activation, CriticProgram, LayerNorm, Linear
+
+ARRAY_TYPES = {  # what a prepared call takes, and how it makes a result
+    "tensor_type": Tensor,
+    "empty_like_tensor": torch.empty_like,
+    "array_type": np.ndarray,
+    "empty_like_array": np.empty_like,
+}
 
 
 def reduction_of(program: CriticProgram, options: RefineOptions) -> str | int:

@@ -263,6 +263,32 @@ def check_steps(make, optimizer, gradient, radius, device="cpu", hidden=(24,)):
     assert torch.equal(refined(executor, states, actions, steps, lr, device), out)
 
 
+def check_settings_of_rows(make, program, candidates, seed, device="cpu"):
+    """Steps and lr of each row, several candidates: each walks as it should. Returns states and details."""
+    states, actions = make_inputs(program, 7, candidates=candidates)
+    rng = torch.Generator().manual_seed(seed)
+    steps = torch.randint(0, 5, (7,), generator=rng, dtype=torch.int32)
+    steps[0] = 4
+    lr = torch.rand(7, 6, generator=rng) * 0.2
+    options = make_options(optimizer=Adam(), gradient="unit", radius=Radius(0.2, "l2"))
+    executor = make(program, options)
+    out, info = traced(executor, states, actions, steps, lr, device)
+    for m in range(candidates):
+        expected, index = replay(info, options, steps, lr.double(), m)
+        for i, e in enumerate(expected):
+            running = ~info.trace_q[i, :, m].isnan()
+            torch.testing.assert_close(
+                info.trace_actions[i, running, m].double(), e[running], rtol=1e-5, atol=2e-6
+            )
+        assert torch.equal(info.best_index[:, m].long(), index)
+    assert (info.q_best >= info.q_0).all()
+    assert torch.equal(info.best_candidate.long(), info.q_best.argmax(1))
+    rows, winner = torch.arange(7), info.best_candidate.long()
+    assert torch.equal(out, info.trace_actions[info.best_index[rows, winner].long(), rows, winner])
+    assert torch.equal(refined(executor, states, actions, steps, lr, device), out)
+    return states, info
+
+
 def check_radius_and_box(make, device="cpu", hidden=(24,)):
     """No iterate leaves the ball around its start, nor the box."""
     program = make_program(hidden=hidden)

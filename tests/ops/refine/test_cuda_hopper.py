@@ -1,5 +1,7 @@
 """The Hopper kernel, on a GPU or its stand-in on the CPU, against float64 at the kernel's own iterates."""
 
+from functools import partial
+
 import pytest
 import torch
 from bf16_checks import assert_close, assert_rounded
@@ -12,17 +14,17 @@ from kernel_checks import (
     check_gradient_not_finite,
     check_radius_and_box,
     check_rows_not_finite,
+    check_settings_of_rows,
     check_steps,
     make_inputs,
     make_options,
     make_program,
     on_device,
     refined,
-    replay,
 )
 
 from dtag_fast.ops.refine.cuda import CudaExecutor
-from dtag_fast.ops.refine.options import Adam, Radius
+from dtag_fast.ops.refine.options import Adam
 from dtag_fast.ops.refine.program import CriticProgram, Linear
 
 core = load_core()
@@ -87,28 +89,7 @@ def test_members_and_activations(activation, reduce):
 @pytest.mark.parametrize("candidates", [1, 3, 70])
 def test_options_candidates_and_steps_of_each_row(rows, members, candidates):
     program = make_program(hidden=(64, 64), members=members)
-    states, actions = make_inputs(program, 7, candidates=candidates)
-    rng = torch.Generator().manual_seed(members)
-    steps = torch.randint(0, 5, (7,), generator=rng, dtype=torch.int32)
-    steps[0] = 4
-    lr = torch.rand(7, 6, generator=rng) * 0.2
-    options = make_options(optimizer=Adam(), gradient="unit", radius=Radius(0.2, "l2"))
-    executor = hopper(program, options, tile_rows=rows)
-    out, info = run_traced(executor, states, actions, steps, lr)
-    for m in range(candidates):
-        expected, index = replay(info, options, steps, lr.double(), m)
-        for i, e in enumerate(expected):
-            running = ~info.trace_q[i, :, m].isnan()
-            torch.testing.assert_close(
-                info.trace_actions[i, running, m].double(), e[running], rtol=1e-5, atol=2e-6
-            )
-        assert torch.equal(info.best_index[:, m].long(), index)
-    assert (info.q_best >= info.q_0).all()
-    assert torch.equal(info.best_candidate.long(), info.q_best.argmax(1))
-    each = torch.arange(7)
-    winner = info.best_candidate.long()
-    assert torch.equal(out, info.trace_actions[info.best_index[each, winner].long(), each, winner])
-    assert torch.equal(refined(executor, states, actions, steps, lr, DEVICE), out)
+    check_settings_of_rows(partial(hopper, tile_rows=rows), program, candidates, members, DEVICE)
 
 
 def test_several_tiles_for_each_warpgroup():

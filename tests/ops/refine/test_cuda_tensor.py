@@ -15,6 +15,7 @@ from kernel_checks import (
     check_gradient_not_finite,
     check_radius_and_box,
     check_rows_not_finite,
+    check_settings_of_rows,
     check_steps,
     make_inputs,
     make_member,
@@ -22,11 +23,10 @@ from kernel_checks import (
     make_program,
     on_device,
     refined,
-    replay,
 )
 
 from dtag_fast.ops.refine.cuda import CudaExecutor
-from dtag_fast.ops.refine.options import Adam, Radius
+from dtag_fast.ops.refine.options import Adam
 from dtag_fast.ops.refine.program import CriticProgram, Linear
 
 core = load_core()
@@ -134,29 +134,9 @@ def test_members_of_different_shape(precision, reduce):
 @pytest.mark.parametrize("candidates", [1, 3, 40])
 def test_options_candidates_and_steps_of_each_row(precision, members, candidates):
     program = make_program(hidden=(24,), members=members, activations=(("silu", ()),))
-    states, actions = make_inputs(program, 7, candidates=candidates)
-    rng = torch.Generator().manual_seed(members)
-    steps = torch.randint(0, 5, (7,), generator=rng, dtype=torch.int32)
-    steps[0] = 4
-    lr = torch.rand(7, 6, generator=rng) * 0.2
-    options = make_options(optimizer=Adam(), gradient="unit", radius=Radius(0.2, "l2"))
-    executor = tensor(program, options, precision, tile_rows=32)
-    out, info = run_traced(executor, states, actions, steps, lr)
+    make = partial(tensor, precision=precision, tile_rows=32)
+    states, info = check_settings_of_rows(make, program, candidates, members, DEVICE)
     assert_close(program, states, info, precision)
-    for m in range(candidates):
-        expected, index = replay(info, options, steps, lr.double(), m)
-        for i, e in enumerate(expected):
-            running = ~info.trace_q[i, :, m].isnan()
-            torch.testing.assert_close(
-                info.trace_actions[i, running, m].double(), e[running], rtol=1e-5, atol=2e-6
-            )
-        assert torch.equal(info.best_index[:, m].long(), index)
-    assert (info.q_best >= info.q_0).all()
-    assert torch.equal(info.best_candidate.long(), info.q_best.argmax(1))
-    rows = torch.arange(7)
-    winner = info.best_candidate.long()
-    assert torch.equal(out, info.trace_actions[info.best_index[rows, winner].long(), rows, winner])
-    assert torch.equal(refined(executor, states, actions, steps, lr, DEVICE), out)
 
 
 @pytest.mark.parametrize("select", ["best", "last"])

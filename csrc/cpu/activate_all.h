@@ -17,18 +17,7 @@ static void activate_all(float* z, float* slope, int64_t count, float p0, float 
 }
 
 static void activate_all(Activation kind, float* z, float* slope, int64_t count, float p0, float p1) {
-  switch (kind) {
-    case Activation::relu: return activate_all<Activation::relu>(z, slope, count, p0, p1);
-    case Activation::leaky_relu: return activate_all<Activation::leaky_relu>(z, slope, count, p0, p1);
-    case Activation::elu: return activate_all<Activation::elu>(z, slope, count, p0, p1);
-    case Activation::gelu: return activate_all<Activation::gelu>(z, slope, count, p0, p1);
-    case Activation::gelu_tanh: return activate_all<Activation::gelu_tanh>(z, slope, count, p0, p1);
-    case Activation::silu: return activate_all<Activation::silu>(z, slope, count, p0, p1);
-    case Activation::mish: return activate_all<Activation::mish>(z, slope, count, p0, p1);
-    case Activation::tanh: return activate_all<Activation::tanh>(z, slope, count, p0, p1);
-    case Activation::softplus: return activate_all<Activation::softplus>(z, slope, count, p0, p1);
-    case Activation::identity: return activate_all<Activation::identity>(z, slope, count, p0, p1);
-  }
+  with_activation(kind, [&]<Activation known>() DTAG_LAMBDA { activate_all<known>(z, slope, count, p0, p1); });
 }
 
 }  // namespace dtag::DTAG_ISA

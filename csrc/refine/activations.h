@@ -62,4 +62,21 @@ DTAG_INLINE void activate(F z, float p0, float p1, F& value, F& slope) {
   }
 }
 
+// f.operator()<kind>() for a kind that is known at run time only.
+template <class F>
+DTAG_INLINE void with_activation(Activation kind, F f) {
+  switch (kind) {
+    case Activation::identity: return f.template operator()<Activation::identity>();
+    case Activation::relu: return f.template operator()<Activation::relu>();
+    case Activation::leaky_relu: return f.template operator()<Activation::leaky_relu>();
+    case Activation::elu: return f.template operator()<Activation::elu>();
+    case Activation::gelu: return f.template operator()<Activation::gelu>();
+    case Activation::gelu_tanh: return f.template operator()<Activation::gelu_tanh>();
+    case Activation::silu: return f.template operator()<Activation::silu>();
+    case Activation::mish: return f.template operator()<Activation::mish>();
+    case Activation::tanh: return f.template operator()<Activation::tanh>();
+    case Activation::softplus: return f.template operator()<Activation::softplus>();
+  }
+}
+
 }  // namespace dtag::DTAG_ISA

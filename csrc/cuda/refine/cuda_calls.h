@@ -2,6 +2,8 @@
 #pragma once
 #include <cuda_runtime.h>
 
+#include <atomic>
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 
@@ -32,11 +34,6 @@ class OnDevice {
   bool changed_ = false;
 };
 
-template <class Function>
-void allow_shared_memory(Function* kernel, uint32_t bytes) {
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)), "cudaFuncSetAttribute");
-}
-
 // Whether the build has this kernel's code for the current device.
 template <class Function>
 bool has_code(Function* kernel) {
@@ -54,18 +51,39 @@ inline cudaLaunchAttribute cluster_of(int blocks) {
   return attribute;
 }
 
-template <class Params>
-void launch_with(const cudaLaunchAttribute& attribute, void (*kernel)(Params), const Params& params, int blocks, int threads,
-                 uint32_t shared_bytes, void* stream, const char* what) {
-  allow_shared_memory(kernel, shared_bytes);
-  cudaLaunchAttribute given = attribute;
+// Lets the kernel have all the shared memory that a block of `device`, the current one, can ask for: once, as the device
+// remembers it.
+template <auto kernel>
+void allow_shared_memory(int device) {
+  static std::atomic<uint64_t> allowed{0};
+  const uint64_t bit = device < 64 ? uint64_t(1) << device : 0;
+  if (allowed.load(std::memory_order_relaxed) & bit) return;
+  int most = 0;
+  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "cudaDeviceGetAttribute");
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), "cudaFuncSetAttribute");
+  allowed.fetch_or(bit, std::memory_order_relaxed);
+}
+
+struct Grid {
+  int blocks, threads;
+  uint32_t shared_bytes;
+};
+
+// Queues a kernel on `stream` of `device`, with an attribute of the launch or without. what: for the message of a failure.
+template <auto kernel, class Params>
+void launch(const Params& params, const Grid& grid, int device, void* stream, const char* what,
+            const cudaLaunchAttribute* attribute = nullptr) {
+  const OnDevice guard(device);
+  allow_shared_memory<kernel>(device);
+  cudaLaunchAttribute given{};
+  if (attribute) given = *attribute;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(unsigned(blocks));
-  config.blockDim = dim3(unsigned(threads));
-  config.dynamicSmemBytes = shared_bytes;
+  config.gridDim = dim3(unsigned(grid.blocks));
+  config.blockDim = dim3(unsigned(grid.threads));
+  config.dynamicSmemBytes = grid.shared_bytes;
   config.stream = static_cast<cudaStream_t>(stream);
   config.attrs = &given;
-  config.numAttrs = 1;
+  config.numAttrs = attribute ? 1 : 0;
   check(cudaLaunchKernelEx(&config, kernel, params), what);
 }
 

@@ -12,18 +12,25 @@ enum class Evaluate {
   gradient,  // that, too
 };
 
-// Member e's `q_member` joins row r's q; `take` says whether its gradient replaces what earlier members left.
+// Member e's Q joins q, that of the members before it. Returns whether its gradient replaces theirs; never under the mean,
+// where gradients are summed too. share: 1 / number of members.
+DTAG_INLINE bool join_q(Reduce reduce, int e, float share, float q_member, float& q) {
+  if (reduce == Reduce::mean) {
+    q = e == 0 ? q_member * share : fma(q_member, share, q);
+    return e == 0;
+  }
+  const bool take = e == 0 || beats(reduce, q_member, q);
+  if (take) q = q_member;
+  return take;
+}
+
+// The same for row r of a tile, of which the answer is kept.
 template <class Tile>
 DTAG_INLINE void join_member(const cuda::TileMemory& m, Reduce reduce, int e, float share, int r, float q_member) {
-  const Shared<float> q = shared_part<float>(m.q, Tile::kRows);
-  bool take = e == 0;
-  if (reduce == Reduce::mean) {
-    q[r] = e == 0 ? q_member * share : fma(q_member, share, q[r]);
-  } else {
-    if (e > 0) take = beats(reduce, q_member, float(q[r]));
-    if (take) q[r] = q_member;
-  }
-  shared_part<int32_t>(m.take, Tile::kRows)[r] = take;
+  const Shared<float> of_rows = shared_part<float>(m.q, Tile::kRows);
+  float q = e == 0 ? 0.f : float(of_rows[r]);
+  shared_part<int32_t>(m.take, Tile::kRows)[r] = join_q(reduce, e, share, q_member, q);
+  of_rows[r] = q;
 }
 
 }  // namespace dtag::gpu

@@ -4,6 +4,7 @@
 // once an iteration, after which each walks the rows itself, with the same bits. The warpgroups of a block never wait for
 // each other, so that one's products run beside the other's arithmetic.
 #pragma once
+#include "cuda/refine/ensemble.h"
 #include "cuda/refine/hopper_params.h"
 #include "cuda/refine/meet_in_cluster.h"
 #include "cuda/refine/row_clock.h"
@@ -319,15 +320,8 @@ class HopperKernel {
     exchange_.wait();
     float q = 0.f;
     int taken = 0;
-    for (int e = 0; e < cluster_size(); ++e) {
-      const float q_member = exchange_.received(e, dims_ * kRows + r);
-      if (mean) {
-        q = e == 0 ? q_member * share : fma(q_member, share, q);
-      } else if (e == 0 || beats(reduce, q_member, q)) {
-        q = q_member;
-        taken = e;
-      }
-    }
+    for (int e = 0; e < cluster_size(); ++e)
+      if (join_q(reduce, e, share, exchange_.received(e, dims_ * kRows + r), q)) taken = e;
     shared_part<float>(g_.walk.q, kRows)[r] = q;
     for (int k = 0; k < dims_; ++k) {
       float gradient = exchange_.received(taken, k * kRows + r);

@@ -1,5 +1,6 @@
 // A row walked by a warp, a lane per action dimension, everything in registers.
 #pragma once
+#include "cuda/refine/ensemble.h"
 #include "cuda/refine/latency_params.h"
 #include "cuda/refine/warp_sums.h"
 #include "cuda/vocabulary.h"
@@ -80,13 +81,11 @@ struct LaneWalk {
         q_member += result.received(e * slices + s, first + dims);
         g_member += result.received(e * slices + s, mine);
       }
-      if (reduce == Reduce::mean) {
-        q = e == 0 ? q_member * share : fma(q_member, share, q);
+      const bool take = join_q(reduce, e, share, q_member, q);
+      if (reduce == Reduce::mean)
         grad = e == 0 ? g_member * share : fma(g_member, share, grad);
-      } else if (e == 0 || beats(reduce, q_member, q)) {
-        q = q_member;
+      else if (take)
         grad = g_member;
-      }
     }
     if (lane_index() >= dims) grad = 0.f;
   }

@@ -15,18 +15,7 @@ using cuda::LatencyOp;
 using cuda::LatencyParams;
 
 DTAG_INLINE void activate_one(const LatencyOp& op, float z, float& value, float& slope) {
-  switch (op.kind) {
-    case Activation::identity: return activate<Activation::identity, float>(z, op.p0, op.p1, value, slope);
-    case Activation::relu: return activate<Activation::relu, float>(z, op.p0, op.p1, value, slope);
-    case Activation::leaky_relu: return activate<Activation::leaky_relu, float>(z, op.p0, op.p1, value, slope);
-    case Activation::elu: return activate<Activation::elu, float>(z, op.p0, op.p1, value, slope);
-    case Activation::gelu: return activate<Activation::gelu, float>(z, op.p0, op.p1, value, slope);
-    case Activation::gelu_tanh: return activate<Activation::gelu_tanh, float>(z, op.p0, op.p1, value, slope);
-    case Activation::silu: return activate<Activation::silu, float>(z, op.p0, op.p1, value, slope);
-    case Activation::mish: return activate<Activation::mish, float>(z, op.p0, op.p1, value, slope);
-    case Activation::tanh: return activate<Activation::tanh, float>(z, op.p0, op.p1, value, slope);
-    case Activation::softplus: return activate<Activation::softplus, float>(z, op.p0, op.p1, value, slope);
-  }
+  with_activation(op.kind, [&]<Activation kind>() DTAG_LAMBDA { activate<kind, float>(z, op.p0, op.p1, value, slope); });
 }
 
 // Parts of the kernel keep copies: a pointer to it inside of them would keep the compiler from holding them in registers.

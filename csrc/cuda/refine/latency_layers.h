@@ -96,20 +96,23 @@ class LatencyLayers {
   }
 
  private:
+  // Sum z of unit u of a layer that every block has whole: its activation, or z itself for the LayerNorm that comes first.
+  DTAG_MEMBER void whole_done(int layer, int r, int u, float z, uint32_t slopes) const {
+    float v = z, s;
+    if (!b_.has_norm(layer)) {
+      b_.activate(layer, z, v, s);
+      b_.wide(slopes, r)[u] = s;
+    }
+    b_.wide(b_.m.value, r)[u] = v;
+  }
+
   DTAG_MEMBER void first_layer() const {
     const Shared<const float> weights = b_.first_weights(), action = b_.actions();
     for (int r = 0; r < b_.rows; ++r)
       b_.each_unit([&](int u) DTAG_LAMBDA {
         float z = b_.wide(b_.m.base, r)[u];
         for (int k = 0; k < b_.dims; ++k) z = fma(weights[k * kWidth + u], action[k * cuda::kLatencyRows + r], z);
-        if (b_.has_norm(0)) {
-          b_.wide(b_.m.value, r)[u] = z;
-          return;
-        }
-        float v, s;
-        b_.activate(0, z, v, s);
-        b_.wide(b_.m.value, r)[u] = v;
-        b_.wide(b_.m.slope, r)[u] = s;
+        whole_done(0, r, u, z, b_.m.slope);
       });
     if (b_.has_norm(0)) norm_whole(b_, 0, b_.m.value, b_.m.slope, b_.m.normal);
     sync_block();
@@ -159,14 +162,7 @@ class LatencyLayers {
       b_.each_unit([&](int u) DTAG_LAMBDA {
         float z = b_.numbers(b_.member.bias[2])[u];
         for (int s = 0; s < b_.p.program.slices; ++s) z += third_.received(s, r * kWidth + u);
-        if (b_.has_norm(2)) {
-          b_.wide(b_.m.value, r)[u] = z;
-          return;
-        }
-        float v, s;
-        b_.activate(2, z, v, s);
-        b_.wide(b_.m.value, r)[u] = v;
-        b_.wide(b_.m.slope_3, r)[u] = s;
+        whole_done(2, r, u, z, b_.m.slope_3);
       });
     third_.next();
     if (b_.has_norm(2)) norm_whole(b_, 2, b_.m.value, b_.m.slope_3, b_.m.normal_3);

@@ -13,14 +13,6 @@ int attribute(cudaDeviceAttr which, int device) {
   return value;
 }
 
-template <class Tile>
-void launch(const GenericParams& params, const Choice& choice, cudaStream_t stream) {
-  const auto kernel = gpu::generic_kernel<Tile>;
-  allow_shared_memory(kernel, choice.shared_bytes());
-  kernel<<<unsigned(choice.blocks), kThreads, choice.shared_bytes(), stream>>>(params);
-  check(cudaGetLastError(), "launch of the generic kernel");
-}
-
 }  // namespace
 
 DeviceTraits device_traits(int device) {
@@ -48,14 +40,16 @@ bool is_capturing(void* stream) {
 }
 
 void launch_generic(const GenericParams& params, const Choice& choice, int device, void* stream) {
-  const OnDevice guard(device);
-  const auto queue = static_cast<cudaStream_t>(stream);
+  const auto with_tile = [&]<class Tile>() {
+    launch<gpu::generic_kernel<Tile>>(params, {choice.blocks, kThreads, choice.shared_bytes()}, device, stream,
+                                      "launch of the generic kernel");
+  };
   switch (choice.rows) {
-    case 64: return launch<Tile64>(params, choice, queue);
-    case 32: return launch<Tile32>(params, choice, queue);
-    case 16: return launch<Tile16>(params, choice, queue);
-    case 8: return launch<Tile8>(params, choice, queue);
-    case 4: return launch<Tile4>(params, choice, queue);
+    case 64: return with_tile.template operator()<Tile64>();
+    case 32: return with_tile.template operator()<Tile32>();
+    case 16: return with_tile.template operator()<Tile16>();
+    case 8: return with_tile.template operator()<Tile8>();
+    case 4: return with_tile.template operator()<Tile4>();
     default: throw std::runtime_error("generic kernel: no tile of " + std::to_string(choice.rows) + " rows");
   }
 }

@@ -20,10 +20,10 @@ bool has_clusters(int device) {
 }
 
 void launch_clusters(const LatencyParams& params, const LatencyLayout& layout, const Choice& choice, int device, void* stream) {
-  const OnDevice guard(device);
+  const cudaLaunchAttribute cluster = cluster_of(layout.group());
   with_latency_shape<true>(layout, [&]<class Shape, bool relu>() {
-    launch_with(cluster_of(layout.group()), gpu::latency_kernel<Shape, gpu::MeetInCluster, relu>, params, choice.blocks, kLatencyThreads,
-                choice.shared_bytes(), stream, "launch of the latency kernel");
+    launch<gpu::latency_kernel<Shape, gpu::MeetInCluster, relu>>(params, {choice.blocks, kLatencyThreads, choice.shared_bytes()},
+                                                                 device, stream, "launch of the latency kernel", &cluster);
   });
 }
 #endif

@@ -7,13 +7,12 @@
 namespace dtag::cuda {
 
 void launch_groups(const LatencyParams& params, const LatencyLayout& layout, const Choice& choice, int device, void* stream) {
-  const OnDevice guard(device);
   cudaLaunchAttribute together{};
   together.id = cudaLaunchAttributeCooperative;
   together.val.cooperative = 1;
   with_latency_shape<false>(layout, [&]<class Shape, bool relu>() {
-    launch_with(together, gpu::latency_kernel<Shape, gpu::MeetInGlobalMemory, relu>, params, choice.blocks, kLatencyThreads,
-                choice.shared_bytes(), stream, "launch of the latency kernel");
+    launch<gpu::latency_kernel<Shape, gpu::MeetInGlobalMemory, relu>>(params, {choice.blocks, kLatencyThreads, choice.shared_bytes()},
+                                                                      device, stream, "launch of the latency kernel", &together);
   });
 }
 

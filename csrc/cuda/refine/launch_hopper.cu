@@ -19,10 +19,10 @@ bool has_hopper(int device) {
 }
 
 void launch_hopper(const HopperParams& params, const HopperLayout& layout, const Choice& choice, int device, void* stream) {
-  const OnDevice guard(device);
+  const cudaLaunchAttribute cluster = cluster_of(layout.facts.members);
   with_hopper_shape(layout, [&]<class Shape>() {
-    launch_with(cluster_of(layout.facts.members), gpu::hopper_kernel<Shape>, params, choice.blocks,
-                params.groups * kHopperGroupThreads, choice.shared_bytes(), stream, "launch of the Hopper kernel");
+    launch<gpu::hopper_kernel<Shape>>(params, {choice.blocks, params.groups * kHopperGroupThreads, choice.shared_bytes()}, device,
+                                      stream, "launch of the Hopper kernel", &cluster);
   });
 }
 #endif

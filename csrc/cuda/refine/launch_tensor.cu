@@ -5,12 +5,9 @@
 namespace dtag::cuda {
 
 void launch_tensor(const TensorParams& params, const Choice& choice, int device, void* stream) {
-  const OnDevice guard(device);
   with_tensor_tile(choice, [&]<class Tile>() {
-    const auto kernel = gpu::tensor_kernel<Tile>;
-    allow_shared_memory(kernel, choice.shared_bytes());
-    kernel<<<unsigned(choice.blocks), kThreads, choice.shared_bytes(), static_cast<cudaStream_t>(stream)>>>(params);
-    check(cudaGetLastError(), "launch of the tensor kernel");
+    launch<gpu::tensor_kernel<Tile>>(params, {choice.blocks, kThreads, choice.shared_bytes()}, device, stream,
+                                     "launch of the tensor kernel");
   });
 }
 

@@ -67,29 +67,15 @@ DTAG_INLINE void norm_backward(const DeviceProgram& p, const TileMemory& m, cons
   sync_block();
 }
 
-template <Activation kind>
-DTAG_INLINE void activation_over(const DeviceOp& op, int count, Shared<float> y, Shared<float> slopes) {
-  for (int at = thread_index(); at < count; at += kThreads) {
-    float value, slope;
-    activate<kind, float>(y[at], op.p0, op.p1, value, slope);
-    y[at] = value;
-    slopes[at] = slope;
-  }
-}
-
 DTAG_INLINE void activation_forward(const DeviceOp& op, int count, Shared<float> y, Shared<float> slopes) {
-  switch (op.kind) {
-    case Activation::relu: activation_over<Activation::relu>(op, count, y, slopes); break;
-    case Activation::leaky_relu: activation_over<Activation::leaky_relu>(op, count, y, slopes); break;
-    case Activation::elu: activation_over<Activation::elu>(op, count, y, slopes); break;
-    case Activation::gelu: activation_over<Activation::gelu>(op, count, y, slopes); break;
-    case Activation::gelu_tanh: activation_over<Activation::gelu_tanh>(op, count, y, slopes); break;
-    case Activation::silu: activation_over<Activation::silu>(op, count, y, slopes); break;
-    case Activation::mish: activation_over<Activation::mish>(op, count, y, slopes); break;
-    case Activation::tanh: activation_over<Activation::tanh>(op, count, y, slopes); break;
-    case Activation::softplus: activation_over<Activation::softplus>(op, count, y, slopes); break;
-    case Activation::identity: break;  // the layout leaves it out
-  }
+  with_activation(op.kind, [&]<Activation kind>() DTAG_LAMBDA {
+    for (int at = thread_index(); at < count; at += kThreads) {
+      float value, slope;
+      activate<kind, float>(y[at], op.p0, op.p1, value, slope);
+      y[at] = value;
+      slopes[at] = slope;
+    }
+  });
   sync_block();
 }
 

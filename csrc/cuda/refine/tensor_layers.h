@@ -87,31 +87,17 @@ struct RowOps {
     });
   }
 
-  template <Activation kind>
-  DTAG_MEMBER void activation_over(const TensorOp& op) const {
-    const Plane<Tile> y = plane(stage.value), saved = plane(op.saved);
-    over_words(stage.width, [&](int w, bool two) DTAG_LAMBDA {
-      Pair v = y.load(row, w), slope;
-      activate<kind, float>(v.a, op.p0, op.p1, v.a, slope.a);
-      activate<kind, float>(v.b, op.p0, op.p1, v.b, slope.b);
-      y.store(row, w, {v.a, two ? v.b : 0.f});
-      saved.store(row, w, {slope.a, two ? slope.b : 0.f});
-    });
-  }
-
   DTAG_MEMBER void activation_forward(const TensorOp& op) const {
-    switch (op.kind) {
-      case Activation::relu: return activation_over<Activation::relu>(op);
-      case Activation::leaky_relu: return activation_over<Activation::leaky_relu>(op);
-      case Activation::elu: return activation_over<Activation::elu>(op);
-      case Activation::gelu: return activation_over<Activation::gelu>(op);
-      case Activation::gelu_tanh: return activation_over<Activation::gelu_tanh>(op);
-      case Activation::silu: return activation_over<Activation::silu>(op);
-      case Activation::mish: return activation_over<Activation::mish>(op);
-      case Activation::tanh: return activation_over<Activation::tanh>(op);
-      case Activation::softplus: return activation_over<Activation::softplus>(op);
-      case Activation::identity: return;  // the layout leaves it out
-    }
+    const Plane<Tile> y = plane(stage.value), saved = plane(op.saved);
+    with_activation(op.kind, [&]<Activation kind>() DTAG_LAMBDA {
+      over_words(stage.width, [&](int w, bool two) DTAG_LAMBDA {
+        Pair v = y.load(row, w), slope;
+        activate<kind, float>(v.a, op.p0, op.p1, v.a, slope.a);
+        activate<kind, float>(v.b, op.p0, op.p1, v.b, slope.b);
+        y.store(row, w, {v.a, two ? v.b : 0.f});
+        saved.store(row, w, {slope.a, two ? slope.b : 0.f});
+      });
+    });
   }
 
   DTAG_MEMBER void forward() const {

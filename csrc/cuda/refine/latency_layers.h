@@ -98,12 +98,14 @@ class LatencyLayers {
  private:
   // Sum z of unit u of a layer that every block has whole: its activation, or z itself for the LayerNorm that comes first.
   DTAG_MEMBER void whole_done(int layer, int r, int u, float z, uint32_t slopes) const {
-    float v = z, s;
-    if (!b_.has_norm(layer)) {
-      b_.activate(layer, z, v, s);
-      b_.wide(slopes, r)[u] = s;
+    if (b_.has_norm(layer)) {
+      b_.wide(b_.m.value, r)[u] = z;
+      return;
     }
+    float v, s;
+    b_.activate(layer, z, v, s);
     b_.wide(b_.m.value, r)[u] = v;
+    b_.wide(slopes, r)[u] = s;
   }
 
   DTAG_MEMBER void first_layer() const {

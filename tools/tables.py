@@ -124,6 +124,28 @@ def triton_resources(file: Path) -> str:
     return f"{markdown(header, rows)}\n\n{note}"
 
 
+def attention_resources(file: Path) -> str:
+    """Table of tools.attention_resources: what the attention kernels take on each target."""
+    return attention_table(json.loads(file.read_text()))
+
+
+def attention_table(result: dict) -> str:
+    """The same of its result."""
+    rows = [
+        (
+            *(k["target"], f"{k['kernel']}, {k['precision']}", f"{k['tokens']} x {k['width']}", k["tile"]),
+            *(str(k["num_warps"]), str(k["registers"]), str(k["spills"]), f"{k['shared']:,}"),
+        )
+        for k in result["kernels"]
+    ]
+    header = (
+        *("target", "kernel", "tokens x width", "sequences x queries x keys of a program", "warps"),
+        *("registers per thread", "spills", "shared memory, bytes"),
+    )
+    note = f"Triton {result['triton']}; with padding on both sides and dropout. Spills: bytes of a thread."
+    return f"{markdown(header, rows)}\n\n{note}"
+
+
 def spread(mean: float, std: float) -> str:
     return f"{mean:.1f} ± {std:.1f}"
 
@@ -142,10 +164,12 @@ TABLES: dict[str, Callable[..., str]] = {
     "benchmarks": benchmarks,
     "cuda_resources": cuda_resources,
     "triton_resources": triton_resources,
+    "attention_resources": attention_resources,
 }
 # The files of a mark that names none.
 DEFAULT_FILES = {
     "demo": ("docs/results/demo.json",),
     "cuda_resources": ("docs/results/cuda-resources.json",),
     "triton_resources": ("docs/results/triton-resources.json",),
+    "attention_resources": ("docs/results/attention-resources.json",),
 }

@@ -10,20 +10,15 @@ registers in lanes of vector registers, which touches no memory: shown, not coun
 
 import argparse
 import json
-import re
-import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import torch
-import triton
 from triton.backends.compiler import GPUTarget
-from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
-from triton.compiler import ASTSource, CompiledKernel
+from triton.compiler import CompiledKernel
 
 from dtag_fast.ops.refine.options import RefineOptions
 from dtag_fast.ops.refine.program import Activation, CriticProgram, Linear
@@ -32,14 +27,9 @@ from dtag_fast.ops.refine.triton_kernel import refine_kernel
 from dtag_fast.ops.refine.triton_layout import layout_of
 from dtag_fast.ops.refine.triton_tiles import ROWS, dots_for, launch_options
 
-from . import ptxas, tables
+from . import tables
+from .triton_compile import TARGETS, compiled, registers
 
-TARGETS = {
-    "cuda:80": GPUTarget("cuda", 80, 32),
-    "cuda:90": GPUTarget("cuda", 90, 32),
-    "cuda:100": GPUTarget("cuda", 100, 32),
-    "hip:gfx942": GPUTarget("hip", "gfx942", 64),
-}
 PRECISIONS = ("fp32", "tf32", "bf16")
 NUMBERS = ("state_stride", "steps_number", "lr_row_stride", "lr_dim_stride", "batch", "candidates", "tiles")
 OPTIONAL_FLOATS = ("lr_values", "q_0", "q_best", "trace_actions", "trace_q", "trace_grad")
@@ -94,16 +84,7 @@ def compile_kernel(
     types |= dict.fromkeys(("matrices", "operands"), "*bf16" if precision == "bf16" else "*fp32")
     if everything:
         types |= dict.fromkeys(OPTIONAL_FLOATS, "*fp32") | dict.fromkeys(OPTIONAL_INTEGERS, "*i32")
-    names = refine_kernel.arg_names
-    source = ASTSource(
-        refine_kernel,
-        signature={name: types.get(name, "constexpr") for name in names},
-        constexprs={name: constants.get(name) for name in names if name not in types},
-        attrs={
-            (i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if types.get(name, "")[:1] == "*"
-        },
-    )
-    return triton.compile(source, target=target, options=launch_options(rows, precision, hip=hip))
+    return compiled(refine_kernel, types, constants, target, launch_options(rows, precision, hip=hip))
 
 
 def resources(name: str, precision: str, rows: int) -> Resources:
@@ -111,39 +92,9 @@ def resources(name: str, precision: str, rows: int) -> Resources:
     target = TARGETS[name]
     low = np.full(6, -1, np.float32)
     kernel = compile_kernel(standard_program(), RefineOptions(low=low, high=-low), precision, target, rows)
-    read = _amd_registers if target.backend == "hip" else _nvidia_registers
-    registers, spills, scalar_spills = read(kernel, target)
     return Resources(
-        name,
-        precision,
-        rows,
-        kernel.metadata.num_warps,
-        registers,
-        spills,
-        scalar_spills,
-        kernel.metadata.shared,
+        name, precision, rows, kernel.metadata.num_warps, *registers(kernel, target), kernel.metadata.shared
     )
-
-
-def _nvidia_registers(kernel: CompiledKernel, target: GPUTarget) -> tuple[int, int, int]:
-    """From the words of the assembler that Triton itself uses."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "kernel.ptx")
-        source.write_text(kernel.asm["ptx"])
-        command = [get_ptxas(target.arch).path, "-v", f"--gpu-name={sm_arch_from_capability(target.arch)}"]
-        command += [str(source), "-o", str(Path(folder, "kernel.cubin"))]
-        text = subprocess.run(command, check=True, capture_output=True, text=True).stderr
-    (found,) = ptxas.resources(text)
-    return found["registers"], max(found["stack"], found["spill_stores"], found["spill_loads"]), 0
-
-
-def _amd_registers(kernel: CompiledKernel, target: GPUTarget) -> tuple[int, int, int]:
-    """From the kernel's metadata in the assembly text."""
-
-    def number(name: str) -> int:
-        return int(re.search(rf"\.{name}: +(\d+)", kernel.asm["amdgcn"])[1])
-
-    return number("vgpr_count"), number("vgpr_spill_count"), number("sgpr_spill_count")
 
 
 def table(found: list[Resources]) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from dtag_fast.models.dropout import dropout
+from dtag_fast.ops.dropout import dropout
 
 
 def attention_bias(valid: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from dtag_fast.models.critics import orthogonal_linear
-from dtag_fast.models.dropout import dropout as drop
 from dtag_fast.models.normalizer import ActionBounds, InputNormalizer
+from dtag_fast.ops.dropout import dropout as drop
 
 LOG_STD_RANGE = (-5.0, 2.0)
 

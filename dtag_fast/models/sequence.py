@@ -12,9 +12,9 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from dtag_fast.models.attention import attention_bias, causal_bias
-from dtag_fast.models.dropout import dropout
 from dtag_fast.models.normalizer import ActionBounds, InputNormalizer
 from dtag_fast.models.transformer import ActivationName, Norm, Transformer
+from dtag_fast.ops.dropout import dropout
 
 
 @dataclass(frozen=True, kw_only=True)

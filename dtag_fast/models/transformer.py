@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from dtag_fast.models.attention import CausalSelfAttention, select_rows
-from dtag_fast.models.dropout import dropout
+from dtag_fast.ops.dropout import dropout
 
 Norm = Literal["post", "pre"]
 ActivationName = Literal["gelu", "relu"]

@@ -25,7 +25,8 @@ EVERYTHING = """
 import numpy as np, sys, torch
 from dtag_fast.ops.refine.options import Adam, ClipNorm, Radius, RefineOptions, RMSprop, SGD
 from dtag_fast.ops.refine.program import ACTIVATIONS, Activation, CriticProgram, LayerNorm, Linear
-from tools.triton_resources import TARGETS, compile_kernel
+from tools.triton_compile import TARGETS
+from tools.triton_resources import compile_kernel
 
 numbers = {"slope": 0.1, "alpha": 1.0, "beta": 1.5, "threshold": 20.0}
 chain = [Activation(kind, tuple(numbers[name] for name in names)) for kind, names in ACTIVATIONS.items()]
@@ -77,3 +78,15 @@ def test_the_standard_problem_compiles_without_a_gpu(tmp_path):
 @pytest.mark.slow
 def test_the_standard_problem_spills_nothing_anywhere():
     run("-m", "tools.triton_resources")
+
+
+def test_attention_of_60_tokens_compiles_without_a_gpu():
+    script = "import sys; from tools.attention_resources import *\n"
+    script += "r = [resources('cuda:90', 'bf16', kernel, 60, 128) for kernel in KERNELS]\n"
+    script += "assert all(x.registers <= 255 and x.spills == 0 and fault(x) is None for x in r), r"
+    run("-c", script)
+
+
+@pytest.mark.slow
+def test_attention_compiles_everywhere_within_its_limits():
+    run("-m", "tools.attention_resources")

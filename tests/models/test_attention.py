@@ -7,8 +7,8 @@ import torch
 
 from dtag_fast.models import transformer
 from dtag_fast.models.attention import CausalSelfAttention, attention_bias, select_rows
-from dtag_fast.models.dropout import dropout
 from dtag_fast.models.transformer import Transformer
+from dtag_fast.ops.dropout import dropout
 
 VALID = torch.tensor(
     [

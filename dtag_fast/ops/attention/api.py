@@ -1,0 +1,190 @@
+"""`attention`: the public function, its checks, and the choice of a backend."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from dtag_fast.ops.dropout import dropout
+
+from .philox import dropout_factor
+from .reference import attention_reference, visible
+from .tiles import MOST_TOKENS, MOST_WIDTH
+
+Backend = Literal["triton", "sdpa", "reference"]
+_BACKENDS = ("triton", "sdpa", "reference")
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def attention(
+    qkv: Tensor,
+    *,
+    q: Tensor | None = None,
+    queries: Tensor | None = None,
+    start: Tensor | None = None,
+    length: Tensor | None = None,
+    dropout_p: float = 0.0,
+    generator: Generator | None = None,
+    seed: Tensor | None = None,
+    scale: float | None = None,
+    backend: Backend | None = None,
+) -> Tensor:
+    """Causal attention over short, padded sequences: softmax(scale q k^T) v (Vaswani et al. 2017, eq. 1).
+
+    Token i of a row sees its real tokens up to i. Rows of padding are exact zeros, in the output and in every
+    gradient; the numbers they hold must be finite.
+
+    Args:
+        qkv: (B, S, 3, H, D) queries, keys and values of S <= 320 tokens (longer ones: "sdpa"), any strides;
+            (B, S, 2, H, D) keys and values when `q` is given. float32, bfloat16 or float16; float32 products
+            follow torch.get_float32_matmul_precision().
+        q: (B, Q, H, D) queries made for the tokens in `queries` alone.
+        queries: (Q,) or (B, Q) integers, the tokens whose output is wanted; None for all S.
+        start, length: (B,) integers; the real tokens of row b are start[b] <= i < length[b]. None: 0 and S.
+        dropout_p: probability in [0, 1) with which a weight is dropped; the rest is scaled by 1 / (1 - p).
+        generator: randomness of dropout, on the device of qkv; None takes PyTorch's global one.
+        seed: (1,) int64 on the device of qkv, instead of a generator: the same seed drops the same weights,
+            on every backend.
+        scale: of q k^T; 1 / sqrt(D) by default.
+        backend: "triton", "sdpa" or "reference"; None for the fastest that takes the call (see
+            `choose_backend`).
+
+    Returns:
+        (B, Q or S, H * D).
+
+    Raises:
+        ValueError: shapes, devices or numbers that do not fit; a backend that cannot run, with its reason.
+    """
+    _check(qkv, q, queries, start, length, dropout_p, seed)
+    if q is None and queries is not None:
+        q, qkv = _rows(qkv[:, :, 0], queries), qkv[:, :, 1:]
+    wide = (qkv if q is None else q).shape[-1]
+    scale = wide**-0.5 if scale is None else float(scale)
+    chosen, _ = choose_backend(qkv, dropout_p=dropout_p, backend=backend)
+    if chosen == "triton":
+        from .operator import attention_triton
+
+        if dropout_p == 0:
+            seed = None
+        elif seed is None:
+            seed = torch.empty(1, dtype=torch.int64, device=qkv.device).random_(generator=generator)
+        return attention_triton(qkv, q, queries, start, length, seed, float(dropout_p), scale)
+    k, v = qkv.unbind(2)[-2:]
+    positions = torch.arange(qkv.shape[1], device=qkv.device) if queries is None else queries
+    q = qkv[:, :, 0] if q is None else q
+    return _composed(chosen, q, k, v, positions, start, length, dropout_p, generator, seed, scale)
+
+
+def choose_backend(
+    qkv: Tensor, *, dropout_p: float = 0.0, backend: Backend | None = None
+) -> tuple[Backend, str]:
+    """The backend a call takes and why: the kernels where they run, else "sdpa".
+
+    Raises:
+        ValueError: `backend` is unknown, or cannot run; the reason is in the message.
+    """
+    if backend is not None and backend not in _BACKENDS:
+        raise ValueError(f"backend: expected one of {', '.join(_BACKENDS)} or None, got {backend!r}")
+    reason = why_not_triton(qkv)
+    if backend == "triton" and reason:
+        raise ValueError(f"backend: 'triton' cannot run, {reason}")
+    if backend is not None:
+        return backend, "asked for"
+    if reason is None and qkv.device.type == "cuda":
+        return "triton", "short sequences on a GPU"
+    return "sdpa", reason or "Triton's interpreter is for tests; ask for it by name"
+
+
+def why_not_triton(qkv: Tensor) -> str | None:
+    """Why the kernels cannot take these tensors, or None."""
+    tokens, width, device = qkv.shape[1], qkv.shape[-1], qkv.device
+    interpreted = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+    if device.type != "cuda" and not (device.type == "cpu" and interpreted):
+        return f"tensors are on {device}, not on a CUDA device"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed; `pip install triton`, or a torch build that brings it"
+    if qkv.dtype not in _DTYPES:
+        return f"the kernels take float32, bfloat16 and float16, the tensors are {qkv.dtype}"
+    if tokens > MOST_TOKENS:
+        return f"the kernels take up to {MOST_TOKENS} tokens, the sequences have {tokens}"
+    if width > MOST_WIDTH:
+        return f"the kernels take heads up to {MOST_WIDTH} wide, these are {width}"
+    if device.type == "cuda" and torch.version.hip is None:
+        capability = torch.cuda.get_device_capability(device)
+        if capability < (8, 0):
+            return f"the kernels need compute capability 8.0, {device} has {capability[0]}.{capability[1]}"
+    return None
+
+
+def _check(qkv, q, queries, start, length, dropout_p, seed) -> None:
+    parts = 3 if q is None else 2
+    if qkv.ndim != 5 or qkv.shape[2] != parts:
+        raise ValueError(f"qkv: expected (B, S, {parts}, H, D), got {tuple(qkv.shape)}")
+    if not qkv.is_floating_point():
+        raise ValueError(f"qkv: expected floating-point numbers, got {qkv.dtype}")
+    batch, _, _, heads, width = qkv.shape
+    if queries is not None and (queries.ndim not in (1, 2) or queries.shape[:-1] not in ((), (batch,))):
+        raise ValueError(f"queries: expected (Q,) or ({batch}, Q), got {tuple(queries.shape)}")
+    if q is not None:
+        if queries is None:
+            raise ValueError("queries: expected the tokens that q was made for, got None")
+        wanted = (batch, queries.shape[-1], heads, width)
+        if tuple(q.shape) != wanted:
+            raise ValueError(f"q: expected {wanted} to match qkv and queries, got {tuple(q.shape)}")
+        if q.dtype != qkv.dtype:
+            raise ValueError(f"q: expected {qkv.dtype} as qkv, got {q.dtype}")
+    for name, x in (("start", start), ("length", length)):
+        if x is not None and tuple(x.shape) != (batch,):
+            raise ValueError(f"{name}: expected ({batch},), one per row of the batch, got {tuple(x.shape)}")
+    if seed is not None and (seed.dtype != torch.int64 or tuple(seed.shape) != (1,)):
+        raise ValueError(f"seed: expected (1,) of torch.int64, got {tuple(seed.shape)} of {seed.dtype}")
+    for name, x in (("queries", queries), ("start", start), ("length", length)):
+        if x is not None and x.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"{name}: expected int64 or int32, got {x.dtype}")
+    for name, x in (("q", q), ("queries", queries), ("start", start), ("length", length), ("seed", seed)):
+        if x is not None and x.device != qkv.device:
+            raise ValueError(f"{name}: expected it on {qkv.device} as qkv, got {x.device}")
+    if not 0 <= dropout_p < 1:
+        raise ValueError(f"dropout_p: expected a probability in [0, 1), got {dropout_p}")
+
+
+def _rows(x: Tensor, rows: Tensor) -> Tensor:
+    """x (B, S, H, D) at tokens (Q,) or (B, Q) -> (B, Q, H, D)."""
+    if rows.ndim == 1:
+        return x.index_select(1, rows)
+    return x.gather(1, rows.long()[..., None, None].expand(-1, -1, *x.shape[2:]))
+
+
+def _composed(backend, q, k, v, positions, start, length, dropout_p, generator, seed, scale) -> Tensor:
+    """By PyTorch's own operators. (B, Q, H * D)"""
+    batch, _, heads, _ = q.shape
+    tokens = k.shape[1]
+    factor = None
+    if dropout_p > 0 and seed is not None:
+        factor = dropout_factor(seed, dropout_p, batch, heads, positions, tokens)
+    if backend == "reference":
+        if dropout_p > 0 and seed is None:
+            factor = dropout(q.new_ones(batch, heads, q.shape[1], tokens), dropout_p, generator)
+        return attention_reference(q, k, v, positions, start, length, scale, factor)
+    seen = visible(tokens, positions, start, length)[:, None]  # (B or 1, 1, Q, S)
+    # Rows that see nothing look at all, so that no NaN arises, and are put to zero at the end.
+    any_seen = seen.any(-1, keepdim=True)
+    bias = q.new_zeros(()).masked_fill(~seen & any_seen, -torch.inf)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H, ., D)
+    if dropout_p == 0:
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+    else:
+        # PyTorch's fused attention draws from the global generator; ours must be resumable.
+        weights = torch.softmax((q @ k.transpose(-2, -1)).mul(scale) + bias, dim=-1)
+        weights = (
+            dropout(weights, dropout_p, generator) if factor is None else weights * factor.to(weights.dtype)
+        )
+        mixed = weights @ v
+    if start is not None or length is not None:
+        mixed = mixed.masked_fill(~any_seen, 0.0)
+    return mixed.transpose(1, 2).flatten(2)

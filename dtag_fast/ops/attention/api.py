@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from dtag_fast.ops import triton_support
 from dtag_fast.ops.dropout import dropout
 
 from .philox import dropout_factor
@@ -63,9 +62,8 @@ def attention(
     _check(qkv, q, queries, start, length, dropout_p, seed)
     if q is None and queries is not None:
         q, qkv = _rows(qkv[:, :, 0], queries), qkv[:, :, 1:]
-    wide = (qkv if q is None else q).shape[-1]
-    scale = wide**-0.5 if scale is None else float(scale)
-    chosen, _ = choose_backend(qkv, dropout_p=dropout_p, backend=backend)
+    scale = qkv.shape[-1] ** -0.5 if scale is None else float(scale)
+    chosen, _ = choose_backend(qkv, backend)
     if chosen == "triton":
         from .operator import attention_triton
 
@@ -80,9 +78,7 @@ def attention(
     return _composed(chosen, q, k, v, positions, start, length, dropout_p, generator, seed, scale)
 
 
-def choose_backend(
-    qkv: Tensor, *, dropout_p: float = 0.0, backend: Backend | None = None
-) -> tuple[Backend, str]:
+def choose_backend(qkv: Tensor, backend: Backend | None = None) -> tuple[Backend, str]:
     """The backend a call takes and why: the kernels where they run, else "sdpa".
 
     Raises:
@@ -102,22 +98,15 @@ def choose_backend(
 
 def why_not_triton(qkv: Tensor) -> str | None:
     """Why the kernels cannot take these tensors, or None."""
-    tokens, width, device = qkv.shape[1], qkv.shape[-1], qkv.device
-    interpreted = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
-    if device.type != "cuda" and not (device.type == "cpu" and interpreted):
-        return f"tensors are on {device}, not on a CUDA device"
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed; `pip install triton`, or a torch build that brings it"
+    tokens, width = qkv.shape[1], qkv.shape[-1]
+    if reason := triton_support.why_not(qkv.device):
+        return reason
     if qkv.dtype not in _DTYPES:
         return f"the kernels take float32, bfloat16 and float16, the tensors are {qkv.dtype}"
     if tokens > MOST_TOKENS:
         return f"the kernels take up to {MOST_TOKENS} tokens, the sequences have {tokens}"
     if width > MOST_WIDTH:
         return f"the kernels take heads up to {MOST_WIDTH} wide, these are {width}"
-    if device.type == "cuda" and torch.version.hip is None:
-        capability = torch.cuda.get_device_capability(device)
-        if capability < (8, 0):
-            return f"the kernels need compute capability 8.0, {device} has {capability[0]}.{capability[1]}"
     return None
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dtag_fast.ops.triton_support import power_of_two
+
 MOST_TOKENS = 320  # of a sequence: the kernels are written for short ones
 MOST_WIDTH = 128  # of a head
 
@@ -44,11 +46,6 @@ BACKWARD = {
 }
 # Forward, 16-bit numbers and heads of up to 64: some queries with all keys up to here, for an exact softmax.
 EXACT_TOKENS, EXACT_QUERIES = 128, 32
-
-
-def power_of_two(size: int) -> int:
-    """The smallest power of two that is at least `size`, and at least 16, the smallest side of a product."""
-    return max(16, 1 << (size - 1).bit_length())
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,7 @@ kernel on host tensors, far too slowly for anything but tests.
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
 import threading
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
@@ -20,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from dtag_fast.ops import triton_support
 
 from .executor import InfoBuffers
 from .options import SGD, Adam, RefineOptions
@@ -38,27 +38,16 @@ def why_not(
 ) -> str | None:
     """Why this backend cannot run, or None: it takes every option, and all but huge critics."""
     device = torch.device(device)
-    if device.type != "cuda" and not (device.type == "cpu" and interpreted()):
-        return f"tensors are on {device}, not on a CUDA device; TRITON_INTERPRET=1 is for tests on the host"
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed; `pip install triton`, or a torch build that brings it"
+    if reason := triton_support.why_not(device):
+        return reason
     if precision not in DTYPES:
         return f"it computes in fp32, tf32 or bf16, {precision} was asked for"
-    if device.type == "cuda" and torch.version.hip is None and torch.cuda.is_available():
-        capability = torch.cuda.get_device_capability(device)
-        if capability < (8, 0):
-            return f"it needs compute capability 8.0, {device} has {capability[0]}.{capability[1]}"
     if program is not None and options is not None:
         layout = layout_of(program, program.reduction or options.reduce, precision)
         packed = max(layout.vectors, layout.matrices)
         if packed > MAX_ELEMENTS:
             return f"the critic is too large: {packed} packed weights, at most {MAX_ELEMENTS} are taken"
     return None
-
-
-def interpreted() -> bool:
-    """Whether Triton's interpreter is asked for in the environment."""
-    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
 
 
 @dataclass(frozen=True)

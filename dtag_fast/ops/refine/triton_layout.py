@@ -22,8 +22,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dtag_fast.ops.triton_support import power_of_two
+
 from .program import Activation, CriticProgram, Layer, LayerNorm, Linear
-from .triton_tiles import STATE_BLOCK, column_block, padded, power_of_two
+from .triton_tiles import STATE_BLOCK, column_block, padded
 
 ALIGNMENT = 32  # elements; parts begin at whole sectors of memory
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dtag_fast.ops.triton_support import power_of_two
+
 SCRATCH_LIMIT = 256 * 2**20  # bytes for all program instances together
 ROWS = (64, 32, 16)  # of a tile
 # What a tile's weights cost to read, in rows of arithmetic: an L2 cache of 64 bytes a clock against tensor
@@ -15,11 +17,6 @@ ROWS = (64, 32, 16)  # of a tile
 WEIGHTS_IN_ROWS = 32
 WIDE_ACTION = 64  # above it tiles are small, to fit a multiprocessor
 STATE_BLOCK = 16  # columns of the state taken at once
-
-
-def power_of_two(size: int) -> int:
-    """The smallest power of two that is at least `size`, and at least 16, the smallest side of a product."""
-    return max(16, 1 << (size - 1).bit_length())
 
 
 def padded(size: int, block: int) -> int:

@@ -1,0 +1,31 @@
+"""What all Triton kernels of the package need of a device, and of a size."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import torch
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter is asked for in the environment."""
+    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+
+
+def why_not(device: torch.device) -> str | None:
+    """Why Triton's kernels cannot run on tensors of this device, or None."""
+    if device.type != "cuda" and not (device.type == "cpu" and interpreted()):
+        return f"tensors are on {device}, not on a CUDA device; TRITON_INTERPRET=1 is for tests on the host"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed; `pip install triton`, or a torch build that brings it"
+    if device.type == "cuda" and torch.version.hip is None and torch.cuda.is_available():
+        capability = torch.cuda.get_device_capability(device)
+        if capability < (8, 0):
+            return f"it needs compute capability 8.0, {device} has {capability[0]}.{capability[1]}"
+    return None
+
+
+def power_of_two(size: int) -> int:
+    """The smallest power of two that is at least `size`, and at least 16, the smallest side of a product."""
+    return max(16, 1 << (size - 1).bit_length())

@@ -1,6 +1,7 @@
 """The Triton backend beside its kernel: choice, packing, launch sizes, streams and graphs."""
 
 import copy
+import importlib.util
 import subprocess
 import sys
 import threading
@@ -39,7 +40,7 @@ def test_why_not_names_the_reason(monkeypatch):
     assert "fp16" in triton.why_not(program, options, HOST, "fp16")
     monkeypatch.setattr(triton, "MAX_ELEMENTS", 1000)
     assert "too large" in triton.why_not(program, options, HOST, "fp32")
-    monkeypatch.setattr(triton.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pip install triton" in triton.why_not(program, options, HOST, "fp32")
     monkeypatch.delenv("TRITON_INTERPRET")
     assert "not on a CUDA device" in triton.why_not(program, options, HOST, "fp32")

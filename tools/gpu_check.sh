@@ -54,7 +54,7 @@ step() { # step NAME SECONDS COMMAND...: runs it under a time limit; a failure i
 
 step build 240 "$python" -m pip install --disable-pip-version-check --no-build-isolation --no-deps --upgrade --target "$site" .
 export PYTHONPATH=$site OMP_NUM_THREADS=1
-step tests 110 "$python" -m pytest -p no:benchmark -n auto --maxprocesses 4 tests/build/test_core.py tests/ops tests/models -p no:cacheprovider
+step tests 110 "$python" -m pytest -p no:benchmark -n auto --maxprocesses 4 tests/build/test_core.py tests/ops/refine tests/models -p no:cacheprovider
 
 unset OMP_NUM_THREADS
 options=(--prepare-seconds 35)
@@ -96,6 +96,9 @@ for tool in memcheck racecheck synccheck; do
             -p no:benchmark -p no:cacheprovider -p no:xdist tests/ops/refine/test_gpu_tensors.py -k small
     fi
 done
+
+# Triton compiles a kernel for each shape and option: seconds each, on as many cores as there are.
+OMP_NUM_THREADS=1 step tests-attention 100 "$python" -m pytest -p no:benchmark -p no:cacheprovider -n auto --maxprocesses 8 tests/ops/attention
 
 benchmarks "${last[@]}"
 

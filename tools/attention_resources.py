@@ -8,7 +8,9 @@ that the launch rule cuts differently. Needs Triton but no GPU. Exit code 1 with
 
 import argparse
 import json
+import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -87,14 +89,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--target", nargs="+", choices=TARGETS, default=list(CHECKED))
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     arguments = parser.parse_args(argv)
-    found = [
-        resources(target, precision, kernel, *shape)
+    work = [
+        (target, precision, kernel, *shape)
         for target in arguments.target
         for precision in arguments.precision
         if TARGETS[target].backend != "hip" or precision != "tf32"
         for shape in SHAPES
         for kernel in KERNELS
     ]
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        found = list(pool.map(resources, *zip(*work, strict=True)))
     result = {"format": 1, "triton": metadata.version("triton"), "kernels": [vars(r) for r in found]}
     print(tables.attention_table(result))
     if arguments.out:

@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from dtag_fast.ops.dropout import dropout
+from dtag_fast.ops.select_rows import select_rows
 
 
 def attention_bias(valid: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -35,17 +36,6 @@ def attention_bias(valid: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 def causal_bias(size: int, like: Tensor) -> Tensor:
     """(1, 1, S, S) additive mask for sequences without padding, of the type and device of `like`."""
     return torch.full((size, size), -math.inf, dtype=like.dtype, device=like.device).triu_(1)[None, None]
-
-
-def select_rows(x: Tensor, rows: Tensor, dim: int = 1) -> Tensor:
-    """Pick positions along `dim` of x (B, ...): rows (Q,) for all sequences alike, (B, Q) a list for each."""
-    if rows.ndim == 1:
-        return x.index_select(dim, rows)
-    shape = [1] * x.ndim
-    shape[0], shape[dim] = rows.shape
-    sizes = list(x.shape)
-    sizes[0], sizes[dim] = rows.shape
-    return x.expand([rows.shape[0], *x.shape[1:]]).gather(dim, rows.view(shape).expand(sizes))
 
 
 class CausalSelfAttention(nn.Module):

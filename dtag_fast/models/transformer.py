@@ -15,8 +15,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from dtag_fast.models.attention import CausalSelfAttention, select_rows
+from dtag_fast.models.attention import CausalSelfAttention
 from dtag_fast.ops.dropout import dropout
+from dtag_fast.ops.select_rows import select_rows
 
 Norm = Literal["post", "pre"]
 ActivationName = Literal["gelu", "relu"]

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from dtag_fast.models import transformer
-from dtag_fast.models.attention import CausalSelfAttention, attention_bias, select_rows
+from dtag_fast.models.attention import CausalSelfAttention, attention_bias
 from dtag_fast.models.transformer import Transformer
 from dtag_fast.ops.dropout import dropout
+from dtag_fast.ops.select_rows import select_rows
 
 VALID = torch.tensor(
     [

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from dtag_fast.ops import triton_support
 from dtag_fast.ops.dropout import dropout
+from dtag_fast.ops.select_rows import select_rows
 
 from .philox import dropout_factor
 from .reference import attention_reference, visible
@@ -61,7 +62,7 @@ def attention(
     """
     _check(qkv, q, queries, start, length, dropout_p, seed)
     if q is None and queries is not None:
-        q, qkv = _rows(qkv[:, :, 0], queries), qkv[:, :, 1:]
+        q, qkv = select_rows(qkv[:, :, 0], queries.long()), qkv[:, :, 1:]
     scale = qkv.shape[-1] ** -0.5 if scale is None else float(scale)
     chosen, _ = choose_backend(qkv, backend)
     if chosen == "triton":
@@ -140,13 +141,6 @@ def _check(qkv, q, queries, start, length, dropout_p, seed) -> None:
             raise ValueError(f"{name}: expected it on {qkv.device} as qkv, got {x.device}")
     if not 0 <= dropout_p < 1:
         raise ValueError(f"dropout_p: expected a probability in [0, 1), got {dropout_p}")
-
-
-def _rows(x: Tensor, rows: Tensor) -> Tensor:
-    """x (B, S, H, D) at tokens (Q,) or (B, Q) -> (B, Q, H, D)."""
-    if rows.ndim == 1:
-        return x.index_select(1, rows)
-    return x.gather(1, rows.long()[..., None, None].expand(-1, -1, *x.shape[2:]))
 
 
 def _composed(backend, q, k, v, positions, start, length, dropout_p, generator, seed, scale) -> Tensor:

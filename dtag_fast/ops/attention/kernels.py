@@ -13,7 +13,9 @@ from a counter (Philox 4x32 of 7 rounds: Salmon et al. 2011), never from the ord
 import triton
 import triton.language as tl
 
-PHILOX_ROUNDS = tl.constexpr(7)
+from .philox import ROUNDS
+
+PHILOX_ROUNDS = tl.constexpr(ROUNDS)
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 

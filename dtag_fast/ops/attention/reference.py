@@ -6,6 +6,14 @@ import torch
 from torch import Tensor
 
 
+def real(at: Tensor, start: Tensor | None, length: Tensor | None) -> Tensor:
+    """Whether tokens `at` (1 or B, N) are real ones of their rows: start[b] <= at < length[b]."""
+    found = torch.ones_like(at, dtype=torch.bool)
+    if start is not None:
+        found = found & (at >= start[:, None])
+    return found if length is None else found & (at < length[:, None])
+
+
 def visible(tokens: int, positions: Tensor, start: Tensor | None, length: Tensor | None) -> Tensor:
     """Whether query sees key: real tokens up to its own, if that is real itself.
 
@@ -17,12 +25,8 @@ def visible(tokens: int, positions: Tensor, start: Tensor | None, length: Tensor
     """
     keys = torch.arange(tokens, device=positions.device)
     rows = positions if positions.ndim == 2 else positions[None]
-    real_row = (rows >= 0) & (rows < tokens)
-    real_key = torch.ones(1, tokens, dtype=torch.bool, device=positions.device)
-    if start is not None:
-        real_row, real_key = real_row & (rows >= start[:, None]), real_key & (keys >= start[:, None])
-    if length is not None:
-        real_row, real_key = real_row & (rows < length[:, None]), real_key & (keys < length[:, None])
+    real_row = (rows >= 0) & (rows < tokens) & real(rows, start, length)
+    real_key = real(keys[None], start, length)
     return (keys <= rows[..., None]) & real_row[..., None] & real_key[:, None]
 
 
@@ -51,11 +55,6 @@ def attention_reference(
     weights = torch.where(any_seen, scores.softmax(-1), 0.0)
     if factor is not None:
         weights = weights * factor.to(weights.dtype)
-    real_v = v
-    if start is not None or length is not None:  # numbers of padding may be anything
-        keys = torch.arange(k.shape[1], device=k.device)
-        real = torch.ones(k.shape[:2], dtype=torch.bool, device=k.device)
-        real = real if start is None else real & (keys >= start[:, None])
-        real = real if length is None else real & (keys < length[:, None])
-        real_v = v.masked_fill(~real[..., None, None], 0.0)
+    keys = torch.arange(k.shape[1], device=k.device)[None]
+    real_v = v.masked_fill(~real(keys, start, length)[..., None, None], 0.0)  # 0 * NaN would be NaN
     return torch.einsum("bhqs,bshd->bqhd", weights, real_v).flatten(2)

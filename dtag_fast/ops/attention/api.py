@@ -12,7 +12,7 @@ from dtag_fast.ops import triton_support
 from dtag_fast.ops.dropout import dropout
 from dtag_fast.ops.select_rows import select_rows
 
-from .philox import dropout_factor
+from .dropout import dropout_factor
 from .reference import attention_reference, visible
 from .tiles import MOST_TOKENS, MOST_WIDTH
 

@@ -13,33 +13,9 @@ from a counter (Philox 4x32 of 7 rounds: Salmon et al. 2011), never from the ord
 import triton
 import triton.language as tl
 
-from .philox import ROUNDS
+from dtag_fast.ops.triton_rows import keep_factor, load_rows, product, store_rows
 
-PHILOX_ROUNDS = tl.constexpr(ROUNDS)
 LOG2_E = tl.constexpr(1.4426950408889634)
-
-
-@triton.jit
-def load_rows(base, offsets, wanted, WIDTH: tl.constexpr, COLUMNS: tl.constexpr):
-    """Rows that start at base + offsets; zeros for those not wanted. [rows, COLUMNS]"""
-    columns = tl.arange(0, COLUMNS)
-    mask = wanted[:, None] & (columns < WIDTH)[None, :]
-    return tl.load(base + offsets[:, None] + columns[None, :], mask=mask, other=0.0)
-
-
-@triton.jit
-def store_rows(base, offsets, wanted, x, WIDTH: tl.constexpr, COLUMNS: tl.constexpr):
-    columns = tl.arange(0, COLUMNS)
-    mask = wanted[:, None] & (columns < WIDTH)[None, :]
-    tl.store(base + offsets[:, None] + columns[None, :], x.to(base.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def product(a, b, PRECISION: tl.constexpr):
-    """a b, summed in float32. "upcast": the interpreter has no products of 16-bit numbers."""
-    if PRECISION == "upcast":
-        return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee")
-    return tl.dot(a, b, input_precision=PRECISION)
 
 
 @triton.jit
@@ -120,10 +96,7 @@ def scores_of(
 def kept(seed, q_sequence, q_token, k_token, tokens, threshold, keep_scale):
     """What dropout multiplies each weight by: 0, or 1 / (1 - p). [queries, keys]"""
     counter = q_token[:, None] * tokens + k_token[None, :]
-    sequence = q_sequence[:, None] + tl.zeros_like(counter)
-    zero = tl.zeros_like(counter)
-    bits, _, _, _ = tl.philox(tl.load(seed), counter, sequence, zero, zero, PHILOX_ROUNDS)
-    return tl.where(bits.to(tl.uint32, bitcast=True) >= threshold.to(tl.uint32), keep_scale, 0.0)
+    return keep_factor(seed, counter, q_sequence[:, None] + tl.zeros_like(counter), 0, threshold, keep_scale)
 
 
 # Their values must not be compiled in: batches change.

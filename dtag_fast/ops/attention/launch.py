@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .philox import keep_scale_of, threshold_of
+from dtag_fast.ops.philox import keep_scale_of, threshold_of
+
 from .tiles import Tiles, launch_options, tiles_for
 
 

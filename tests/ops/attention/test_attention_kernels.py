@@ -5,7 +5,7 @@ import torch
 from attention_cases import PADDING, assert_near, exact, make_padding, make_qkv, results
 
 from dtag_fast.ops.attention import attention
-from dtag_fast.ops.attention.philox import dropout_factor
+from dtag_fast.ops.attention.dropout import dropout_factor
 from dtag_fast.ops.attention.tiles import tiles_for
 
 pytest.importorskip("triton", reason="triton is not installed")

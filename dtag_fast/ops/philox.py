@@ -33,11 +33,11 @@ def _product(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
     return middle >> 16, ((middle & 0xFFFF) << 16) | (low & 0xFFFF)
 
 
-def philox(seed: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """The first of four words for counters (first, second, 0, 0): int64 in [0, 2^32), of their shape."""
+def philox(seed: Tensor, first: Tensor, second: Tensor, third: int = 0) -> Tensor:
+    """The first of four words for counters (first, second, third, 0): int64 in [0, 2^32), of their shape."""
     key = [seed & _MASK, (seed >> 32) & _MASK]
     c0, c1 = torch.broadcast_tensors(first & _MASK, second & _MASK)
-    c2 = c3 = torch.zeros_like(c0)
+    c2, c3 = torch.full_like(c0, third), torch.zeros_like(c0)
     for _ in range(ROUNDS):
         upper_0, lower_0 = _product(_MULTIPLIERS[0], c0)
         upper_2, lower_2 = _product(_MULTIPLIERS[1], c2)
@@ -46,17 +46,11 @@ def philox(seed: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return c0
 
 
-def dropout_factor(seed: Tensor, p: float, batch: int, heads: int, positions: Tensor, tokens: int) -> Tensor:
-    """What each attention weight is multiplied by: 0 with probability p, else 1 / (1 - p).
+def keep_factor(seed: Tensor, p: float, first: Tensor, second: Tensor, third: int = 0) -> Tensor:
+    """What dropout multiplies each number by: 0 with probability p, else 1 / (1 - p); float32.
 
     Args:
-        seed: (1,) int64. positions: (Q,) or (B, Q) tokens of the queries. tokens: S.
-    Returns:
-        (B, H, Q, S) float32.
+        seed: (1,) int64. first, second: int64 counters that name a number. third: names its tensor.
     """
-    device = positions.device
-    rows = positions.long().expand(batch, -1)[:, None, :, None]  # (B, 1, Q, 1)
-    sequence = torch.arange(batch * heads, device=device).view(batch, heads, 1, 1)
-    counter = rows * tokens + torch.arange(tokens, device=device)
-    bits = philox(seed.to(device), counter, sequence)
+    bits = philox(seed, first, second, third)
     return torch.where(bits >= threshold_of(p), keep_scale_of(p), 0.0).float()

@@ -23,6 +23,7 @@ from dtag_fast.algorithms.sequence import (
 )
 from dtag_fast.data import TrajectoryStore, Windows
 from dtag_fast.models import DecisionTransformer, DecisionTransformerConfig
+from dtag_fast.ops.attention import Backend
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Config:
     weight_decay: float = 1e-4  # AdamW
     betas: tuple[float, float] = (0.9, 0.999)
     warmup: int = 10_000  # updates of linear warm-up
+    attention: Backend | None = None  # of ops.attention; None: kernels on a GPU, PyTorch's elsewhere
     max_grad_norm: float = 0.25
 
     @classmethod
@@ -98,6 +100,7 @@ class DT(Algorithm):
             data.state_std,
             data.action_low,
             data.action_high,
+            attention=c.attention,
         ).to(self.device)
         self.exports = self.modules = {"model": self.model}
         self.optimizer = torch.optim.AdamW(

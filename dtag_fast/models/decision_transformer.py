@@ -70,5 +70,5 @@ class DecisionTransformer(SequenceModel):
         rows = 3 * window.last[:, None] + self.ORDER.index("state")  # (B, 1)
         if window.full:
             rows = rows[0]
-        hidden = self.transformer(tokens, self.window_bias(window, tokens), rows)
+        hidden = self.transformer(tokens, self.window_padding(window), rows)
         return self.bounded(self.action_head(hidden[:, 0])), None

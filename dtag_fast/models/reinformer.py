@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
+from dtag_fast.models.past import Kept
 from dtag_fast.models.sequence import SequenceConfig, SequenceModel, SequenceOutput, Window
 
 LOG_STD_RANGE = (-20.0, 2.0)
@@ -84,18 +85,18 @@ class Reinformer(SequenceModel):
         long the other rows' histories are.
         """
         window = self.window(states, actions, returns_to_go, timesteps, mask, trim)
-        tokens = self.embed(*window[:4], omit=2)  # (B, 3K-2, D), ends with the last state
-        bias = self.window_bias(window, tokens)
+        # Full windows end with the last state; others keep a place behind it for the return.
+        tokens = self.embed(*window[:4], omit=2 if window.full else 1)  # (B, 3K-2 or 3K-1, D)
+        padding = self.window_padding(window)
         rows = 3 * window.last[:, None]  # (B, 1), each window's last state token
-        kept: list[tuple[Tensor, Tensor]] = []
-        hidden = self.transformer(tokens, bias, rows[0] if window.full else rows, keep=kept)
+        if window.full:
+            rows = rows[0]
+        kept: list[Tensor] = []
+        hidden = self.transformer(tokens, padding, rows, keep=kept)
         predicted = self.return_head(hidden[:, 0])  # (B, 1)
 
-        token = self._return_token(window, predicted)
-        seen = (
-            None if window.full else bias.gather(2, rows[:, None, :, None].expand(-1, -1, -1, bias.shape[3]))
-        )
-        hidden = self.transformer.extend(token, kept, seen)
+        past = Kept(kept, rows + 1, append=window.full)
+        hidden = self.transformer.extend(self._return_token(window, predicted), past, padding)
         return self.bounded(self.action_head(hidden[:, 0])), predicted
 
     def _return_token(self, window: Window, returns: Tensor) -> Tensor:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from dtag_fast.models.attention import attention_bias, causal_bias
 from dtag_fast.models.normalizer import ActionBounds, InputNormalizer
 from dtag_fast.models.transformer import ActivationName, Norm, Transformer
+from dtag_fast.ops.attention import Backend, Padding
 from dtag_fast.ops.dropout import dropout
 
 
@@ -80,7 +80,7 @@ class Window(NamedTuple):
     timesteps: Tensor
     mask: Tensor
     last: Tensor  # (B,) column of the last real step
-    full: bool  # True when no column of any row is padding
+    full: bool  # no column of any row is padding; known when windows may be trimmed
 
 
 class SequenceModel(nn.Module):
@@ -94,6 +94,8 @@ class SequenceModel(nn.Module):
         config: architecture.
         state_mean, state_std: (S,) statistics of the training states; identity when absent.
         action_low, action_high: (A,) finite bounds of the actions; -1 and 1 when absent.
+        attention: backend of `ops.attention`, such as "sdpa"; None for the fastest. Weights do not depend on
+        it; it is no part of a checkpoint and may be set at any time.
     """
 
     ORDER: ClassVar[tuple[str, str, str]]
@@ -105,6 +107,7 @@ class SequenceModel(nn.Module):
         state_std: Tensor | None = None,
         action_low: Sequence[float] | None = None,
         action_high: Sequence[float] | None = None,
+        attention: Backend | None = None,
     ):
         super().__init__()
         self.config = config
@@ -120,10 +123,30 @@ class SequenceModel(nn.Module):
         self.transformer = Transformer(
             d, config.n_layer, config.n_head, config.dropout, config.norm, config.activation
         )
+        self.attention = attention
 
     @property
     def padding(self) -> str:
         return self.config.padding
+
+    @property
+    def attention(self) -> Backend | None:
+        """Backend of attention in all blocks; None for the fastest."""
+        return self.transformer.blocks[0].attention.backend
+
+    @attention.setter
+    def attention(self, backend: Backend | None) -> None:
+        if backend is not None and backend not in get_args(Backend):
+            raise ValueError(
+                f"attention: expected one of {', '.join(get_args(Backend))} or None, got {backend!r}"
+            )
+        for block in self.transformer.blocks:
+            block.attention.backend = backend
+
+    @property
+    def predicts_returns(self) -> bool:
+        """True when the return token follows the state token: the model predicts the return it acts on."""
+        return self.ORDER.index("state") < self.ORDER.index("return")
 
     def normalize_states(self, states: Tensor) -> Tensor:
         """Standardise raw states (..., S) with the statistics of the training data."""
@@ -157,11 +180,10 @@ class SequenceModel(nn.Module):
         tokens = self.embed(states, actions, returns_to_go, timesteps)
         if self.training and self.config.norm == "pre":  # GPT-2 drops out its inputs too
             tokens = dropout(tokens, self.config.dropout, generator)
-        valid = mask.repeat_interleave(3, dim=1)[:, :-1]
         first = self.ORDER.index(wanted[0])
         slots = torch.arange(first, first + len(wanted), device=mask.device)
         rows = (3 * torch.arange(steps, device=mask.device)[:, None] + slots).flatten()
-        out = self.transformer(tokens, attention_bias(valid, tokens.dtype), rows, generator)
+        out = self.transformer(tokens, self.padding_of(mask), rows, generator)
         return out.unflatten(1, (steps, len(wanted)))
 
     def window(
@@ -177,10 +199,11 @@ class SequenceModel(nn.Module):
         steps = mask.shape[1]
         lengths = mask.sum(dim=1)
         last = lengths - 1 if self.padding == "right" else torch.full_like(lengths, steps - 1)
-        if mask.device.type != "cpu":  # looking at the lengths would make the host wait for the device
+        # On a GPU looking at the lengths would make the host wait for the device.
+        if not trim or mask.device.type != "cpu":
             return Window(states, actions, returns_to_go, timesteps, mask, last, full=False)
         shortest, longest = (int(x) for x in torch.aminmax(lengths))
-        if trim and longest < steps:
+        if longest < steps:
             columns = slice(0, longest) if self.padding == "right" else slice(steps - longest, steps)
             states, actions, returns_to_go, timesteps, mask = (
                 x[:, columns] for x in (states, actions, returns_to_go, timesteps, mask)
@@ -190,12 +213,26 @@ class SequenceModel(nn.Module):
             states, actions, returns_to_go, timesteps, mask, last, full=shortest == longest == mask.shape[1]
         )
 
-    def window_bias(self, window: Window, tokens: Tensor) -> Tensor:
-        """Attention mask (B or 1, 1, S, S) of `tokens` (B, S, D), the first of a window."""
-        size = tokens.shape[1]
-        if window.full:
-            return causal_bias(size, tokens)
-        return attention_bias(window.mask.repeat_interleave(3, dim=1)[:, :size], tokens.dtype)
+    def padding_of(self, mask: Tensor) -> Padding:
+        """Of the tokens of windows whose real steps are those in `mask` (B, K) bool.
+
+        Raises:
+            ValueError: real steps are not together on their side (looked at on a CPU alone).
+        """
+        if mask.device.type == "cpu" and not torch.compiler.is_compiling():
+            inner, outer = mask[:, :-1], mask[:, 1:]
+            if self.padding == "left":
+                inner, outer = outer, inner
+            if (outer & ~inner).any():
+                raise ValueError(
+                    f"mask: expected the real steps of each row together, padding on the {self.padding}, got "
+                    "False between them or on the other side"
+                )
+        return Padding.of_steps(mask, self.padding, len(self.ORDER))
+
+    def window_padding(self, window: Window) -> Padding:
+        """Of the tokens of a window."""
+        return Padding() if window.full else self.padding_of(window.mask)
 
     def bounded(self, unbounded: Tensor) -> Tensor:
         """tanh, then onto the action bounds."""

@@ -12,7 +12,7 @@ import torch
 from dtag_fast import __version__
 from dtag_fast.data import normalized_score
 from dtag_fast.rollout.environments import Environments, make_env
-from dtag_fast.rollout.policy import ROW_MULTIPLE, SequencePolicy, predicts_returns
+from dtag_fast.rollout.policy import ROW_MULTIPLE, SequencePolicy
 from dtag_fast.rollout.refinement import Refinement
 from dtag_fast.rollout.results import EvaluationResult, Normalized, Paired, SettingResult, WallTime
 from dtag_fast.rollout.runner import Played, Split, Task, Worker, play_all
@@ -115,7 +115,7 @@ def evaluate(
 
 def _targets(policy: LoadedPolicy, wanted: Sequence[float] | None) -> list[float | None]:
     name = type(policy.model).__name__
-    if predicts_returns(policy.model):
+    if policy.model.predicts_returns:
         if wanted:
             raise ValueError(f"target_returns: {name} predicts the returns it acts on; leave them out")
         return [None]

@@ -47,7 +47,7 @@ class SequencePolicy:
         self.model, self.device = model.eval(), next(model.parameters()).device
         self.num_envs, self.batch_invariant = num_envs, batch_invariant
         self.reward_scale, self.reward_shift = reward_scale, reward_shift
-        self.predicts_returns = predicts_returns(model)
+        self.predicts_returns = model.predicts_returns
         self.history = History(
             num_envs, config.context_len, config.state_dim, config.action_dim, model.padding, self.device
         )
@@ -135,8 +135,3 @@ class SequencePolicy:
 def fill_up(rows: np.ndarray) -> np.ndarray:
     """`rows` (R,), its first entry repeated at the end until there is a multiple of ROW_MULTIPLE."""
     return np.concatenate([rows, np.repeat(rows[:1], -len(rows) % ROW_MULTIPLE)])
-
-
-def predicts_returns(model: nn.Module) -> bool:
-    """True when the return token follows the state token: the model predicts the return it acts on."""
-    return model.ORDER.index("state") < model.ORDER.index("return")

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from dtag_fast.data import flatten_observation
-from dtag_fast.rollout.policy import predicts_returns
 
 Improve = Callable[[Tensor, Tensor], Tensor]  # raw state (1, S), action (1, A) -> action (1, A)
 
@@ -64,7 +63,7 @@ def play_episode(
         states = torch.cat([states, model.normalize_states(raw)])
         actions = torch.cat([actions, torch.zeros(1, model.config.action_dim)])
         returns = torch.cat([returns, torch.tensor([[wanted]], dtype=torch.float32)])
-        if predicts_returns(model):
+        if model.predicts_returns:
             window, last = _window(states, actions, returns, k, model.padding)
             returns[-1] = model(*window).returns[0, last]
         window, last = _window(states, actions, returns, k, model.padding)

@@ -113,6 +113,30 @@ def test_padding_changes_no_prediction_of_a_real_step(kind, padding):
     assert torch.equal(model(**batch).actions[mask], expected)
 
 
+@pytest.mark.parametrize("padding", ["left", "right"])
+@pytest.mark.parametrize("wrong", [[1, 0, 1, 1, 1], [0, 1, 1, 1, 0]])
+def test_a_mask_with_holes_is_refused(padding, wrong):
+    batch = windows(LENGTHS["full"], padding)
+    batch["mask"][2] = torch.tensor(wrong).bool()
+    with pytest.raises(ValueError, match=f"mask: expected the real steps .* padding on the {padding}"):
+        make("dt", padding=padding)(**batch)
+
+
+@pytest.mark.parametrize("kind", ["dt", "reinformer"])
+def test_the_backend_of_attention_is_a_switch(kind):
+    model = make(kind)
+    batch, mask = windows(LENGTHS["mixed"], "right"), windows(LENGTHS["mixed"], "right")["mask"]
+    found = {}
+    for backend in (None, "sdpa", "reference"):
+        model.attention = backend
+        assert model.attention == backend
+        found[backend] = model(**batch).actions[mask]
+    assert torch.equal(found[None], found["sdpa"])
+    torch.testing.assert_close(found["reference"], found["sdpa"], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="attention: expected one of triton, sdpa, reference or None"):
+        model.attention = "flash"
+
+
 @pytest.mark.parametrize("kind", ["dt", "reinformer"])
 def test_actions_stay_inside_their_bounds(kind):
     model = make(kind)

@@ -1,5 +1,6 @@
 """Causal attention over short, padded sequences of (return, state, action) tokens."""
 
-from .api import attention, choose_backend
+from .api import Backend, attention, choose_backend
+from .padding import Padding
 
-__all__ = ["attention", "choose_backend"]
+__all__ = ["Backend", "Padding", "attention", "choose_backend"]

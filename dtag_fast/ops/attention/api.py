@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional as F
 
 from dtag_fast.ops import triton_support
-from dtag_fast.ops.dropout import dropout
 from dtag_fast.ops.select_rows import select_rows
 
-from .dropout import dropout_factor
-from .reference import attention_reference, visible
+from .composed import by_reference, by_sdpa
+from .padding import Padding
 from .tiles import MOST_TOKENS, MOST_WIDTH
 
 Backend = Literal["triton", "sdpa", "reference"]
-_BACKENDS = ("triton", "sdpa", "reference")
+_BACKENDS = get_args(Backend)
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -28,6 +26,7 @@ def attention(
     queries: Tensor | None = None,
     start: Tensor | None = None,
     length: Tensor | None = None,
+    padding: Padding | None = None,
     dropout_p: float = 0.0,
     generator: Generator | None = None,
     seed: Tensor | None = None,
@@ -46,6 +45,7 @@ def attention(
         q: (B, Q, H, D) queries made for the tokens in `queries` alone.
         queries: (Q,) or (B, Q) integers, the tokens whose output is wanted; None for all S.
         start, length: (B,) integers; the real tokens of row b are start[b] <= i < length[b]. None: 0 and S.
+        padding: instead of start and length; calls that share one share the masks of "sdpa" too.
         dropout_p: probability in [0, 1) with which a weight is dropped; the rest is scaled by 1 / (1 - p).
         generator: randomness of dropout, on the device of qkv; None takes PyTorch's global one.
         seed: (1,) int64 on the device of qkv, instead of a generator: the same seed drops the same weights,
@@ -60,7 +60,11 @@ def attention(
     Raises:
         ValueError: shapes, devices or numbers that do not fit; a backend that cannot run, with its reason.
     """
-    _check(qkv, q, queries, start, length, dropout_p, seed)
+    if padding is None:
+        padding = Padding(start, length)
+    elif start is not None or length is not None:
+        raise ValueError("padding: expected it instead of start and length, got both")
+    _check(qkv, q, queries, padding.start, padding.length, dropout_p, seed)
     if q is None and queries is not None:
         q, qkv = select_rows(qkv[:, :, 0], queries.long()), qkv[:, :, 1:]
     scale = qkv.shape[-1] ** -0.5 if scale is None else float(scale)
@@ -72,11 +76,11 @@ def attention(
             seed = None
         elif seed is None:
             seed = torch.empty(1, dtype=torch.int64, device=qkv.device).random_(generator=generator)
-        return attention_triton(qkv, q, queries, start, length, seed, float(dropout_p), scale)
+        return attention_triton(qkv, q, queries, padding.start, padding.length, seed, float(dropout_p), scale)
     k, v = qkv.unbind(2)[-2:]
-    positions = torch.arange(qkv.shape[1], device=qkv.device) if queries is None else queries
     q = qkv[:, :, 0] if q is None else q
-    return _composed(chosen, q, k, v, positions, start, length, dropout_p, generator, seed, scale)
+    composed = by_sdpa if chosen == "sdpa" else by_reference
+    return composed(q, k, v, queries, padding, float(dropout_p), generator, seed, scale)
 
 
 def choose_backend(qkv: Tensor, backend: Backend | None = None) -> tuple[Backend, str]:
@@ -141,33 +145,3 @@ def _check(qkv, q, queries, start, length, dropout_p, seed) -> None:
             raise ValueError(f"{name}: expected it on {qkv.device} as qkv, got {x.device}")
     if not 0 <= dropout_p < 1:
         raise ValueError(f"dropout_p: expected a probability in [0, 1), got {dropout_p}")
-
-
-def _composed(backend, q, k, v, positions, start, length, dropout_p, generator, seed, scale) -> Tensor:
-    """By PyTorch's own operators. (B, Q, H * D)"""
-    batch, _, heads, _ = q.shape
-    tokens = k.shape[1]
-    factor = None
-    if dropout_p > 0 and seed is not None:
-        factor = dropout_factor(seed, dropout_p, batch, heads, positions, tokens)
-    if backend == "reference":
-        if dropout_p > 0 and seed is None:
-            factor = dropout(q.new_ones(batch, heads, q.shape[1], tokens), dropout_p, generator)
-        return attention_reference(q, k, v, positions, start, length, scale, factor)
-    seen = visible(tokens, positions, start, length)[:, None]  # (B or 1, 1, Q, S)
-    # Rows that see nothing look at all, so that no NaN arises, and are put to zero at the end.
-    any_seen = seen.any(-1, keepdim=True)
-    bias = q.new_zeros(()).masked_fill(~seen & any_seen, -torch.inf)
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H, ., D)
-    if dropout_p == 0:
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
-    else:
-        # PyTorch's fused attention draws from the global generator; ours must be resumable.
-        weights = torch.softmax((q @ k.transpose(-2, -1)).mul(scale) + bias, dim=-1)
-        weights = (
-            dropout(weights, dropout_p, generator) if factor is None else weights * factor.to(weights.dtype)
-        )
-        mixed = weights @ v
-    if start is not None or length is not None:
-        mixed = mixed.masked_fill(~any_seen, 0.0)
-    return mixed.transpose(1, 2).flatten(2)

@@ -1,0 +1,94 @@
+"""One model on every backend of attention: the same weights, the same outputs, the same learning curve."""
+
+import pytest
+import torch
+
+from dtag_fast.models import DecisionTransformer, DecisionTransformerConfig, Reinformer, ReinformerConfig
+
+pytest.importorskip("triton", reason="triton is not installed")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":
+    from dtag_fast.ops.attention.kernels import attention_forward
+
+    if type(attention_forward).__name__ != "InterpretedFunction":
+        pytest.skip("TRITON_INTERPRET=1 came after the first import of triton", allow_module_level=True)
+
+B, K, S, A = 4, 4, 3, 2
+STYLES = {
+    "dt": (DecisionTransformer, DecisionTransformerConfig, {"padding": "right"}),
+    "gpt2": (
+        DecisionTransformer,
+        DecisionTransformerConfig,
+        {"norm": "pre", "activation": "relu", "padding": "left"},
+    ),
+    "reinformer": (Reinformer, ReinformerConfig, {"padding": "right"}),
+}
+
+
+def make(style: str, n_layer: int = 2, n_head: int = 2):
+    torch.manual_seed(3)
+    model, config, options = STYLES[style]
+    sizes = {"state_dim": S, "action_dim": A, "context_len": K, "max_timestep": 30, "dropout": 0.0}
+    return model(config(**sizes, d_model=32, n_layer=n_layer, n_head=n_head, **options)).to(DEVICE)
+
+
+def batch(padding: str, seed: int = 0):
+    g = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, K + 1, (B, 1), generator=g)
+    lengths[0] = K
+    mask = torch.arange(K) < lengths if padding == "right" else torch.arange(K) >= K - lengths
+    states, actions = torch.randn(B, K, S, generator=g), torch.rand(B, K, A, generator=g) * 2 - 1
+    times = torch.randint(0, 30, (B, K), generator=g)
+    returns = states.sum(-1, keepdim=True) + actions.sum(-1, keepdim=True)
+    return [x.to(DEVICE) for x in (states, actions, returns, times, mask)]
+
+
+def loss_of(model, inputs):
+    out, mask = model(*inputs), inputs[-1][..., None]
+    loss = ((out.actions - inputs[1]) * mask).square().sum() / mask.sum()
+    if out.returns is not None:
+        loss = loss + ((out.returns - inputs[2]) * mask).square().sum() / mask.sum()
+    return loss
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_outputs_gradients_and_weights_do_not_depend_on_the_backend(style):
+    inputs = batch(STYLES[style][2]["padding"])
+    found = {}
+    for backend in ("sdpa", "triton"):
+        model = make(style)
+        model.load_state_dict(make(style).state_dict())
+        model.attention = backend
+        loss = loss_of(model, inputs)
+        loss.backward()
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        actions = model(*inputs).actions[inputs[-1]]
+        found[backend] = loss.detach(), actions.detach(), gradients, model.eval().act(*inputs)
+    (loss_a, actions_a, gradients_a, acted_a), (loss_b, actions_b, gradients_b, acted_b) = found.values()
+    torch.testing.assert_close(loss_a, loss_b, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(actions_a, actions_b, rtol=1e-5, atol=1e-5)
+    assert gradients_a.keys() == gradients_b.keys()
+    for name, gradient in gradients_a.items():
+        torch.testing.assert_close(gradient, gradients_b[name], rtol=1e-4, atol=1e-5, msg=name)
+    for a, b in zip(acted_a, acted_b, strict=True):
+        assert a is b is None or torch.allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_200_updates_with_the_kernels_follow_those_with_the_reference():
+    curves = {}
+    for backend in ("reference", "triton"):
+        model = make("dt", n_layer=1, n_head=1)
+        model.attention = backend
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+        curve = []
+        for step in range(200):
+            loss = loss_of(model, batch("right", seed=step % 20))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            curve.append(loss.detach())
+        curves[backend] = torch.stack(curve).double()
+    difference = (curves["triton"] - curves["reference"]).abs() / curves["reference"]
+    assert difference[:50].max() < 1e-4 and difference.max() < 5e-2
+    ends = {backend: (curve[:20].mean(), curve[-20:].mean()) for backend, curve in curves.items()}
+    assert all(last < 0.5 * first for first, last in ends.values()), ends

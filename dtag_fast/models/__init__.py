@@ -2,6 +2,7 @@
 
 from dtag_fast.models.critics import TwinCritic, ValueNet
 from dtag_fast.models.decision_transformer import DecisionTransformer, DecisionTransformerConfig
+from dtag_fast.models.decoder import Decoder
 from dtag_fast.models.normalizer import ActionBounds, InputNormalizer
 from dtag_fast.models.policies import GaussianPolicy
 from dtag_fast.models.reinformer import Reinformer, ReinformerConfig
@@ -11,6 +12,7 @@ __all__ = [
     "ActionBounds",
     "DecisionTransformer",
     "DecisionTransformerConfig",
+    "Decoder",
     "GaussianPolicy",
     "InputNormalizer",
     "Reinformer",

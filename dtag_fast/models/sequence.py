@@ -163,7 +163,8 @@ class SequenceModel(nn.Module):
         }
         tokens = torch.stack([by_name[name] for name in self.ORDER], dim=2)  # (B, K, 3, D)
         tokens += self.embed_timestep(timesteps)[:, :, None]
-        return self.embed_norm(tokens.flatten(1, 2)[:, :-omit])
+        tokens = tokens.flatten(1, 2)
+        return self.embed_norm(tokens[:, : tokens.shape[1] - omit])
 
     def hidden(
         self,

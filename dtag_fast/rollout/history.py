@@ -73,6 +73,18 @@ class History:
         """Enter the executed actions (R, A) of the current step."""
         self._actions[self._current(rows)] = actions
 
+    def previous_actions(self, rows: np.ndarray) -> Tensor:
+        """(R, A) actions of the steps begun last; zeros before the first."""
+        return self._actions[self._current(rows)]
+
+    def steps(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """All that is remembered, step t at place t mod K, zeros where no step has come to: states (N, K, S),
+        actions (N, K, A), returns (N, K, 1), timesteps (N, K)."""
+        k = self.context_len
+        latest = self.lengths[:, None] - 1  # (N, 1)
+        timesteps = latest - (latest - np.arange(k)) % k
+        return self._states, self._actions, self._returns, self._on_device(np.maximum(timesteps, 0))
+
     def window(self, rows: np.ndarray) -> Window:
         """The last K steps of `rows` (R,), oldest first, the current step included."""
         k = self.context_len

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dtag_fast.models import Decoder
 from dtag_fast.rollout.history import History
 
 # Matrix products treat the rows left over after their last full tile differently. Measured on one thread of
@@ -29,6 +30,7 @@ class SequencePolicy:
         batch_invariant: make an action's bits independent of which other rollouts are active and of how old
             they are: windows are never shortened and batches are filled up to a multiple of `ROW_MULTIPLE`.
             Holds where matrix products of such sizes round every row alike, as on one CPU thread.
+        incremental: compute at each step only what is new (`models.Decoder`), instead of the whole window.
 
     Raises:
         ValueError: a target return missing or not wanted.
@@ -42,6 +44,7 @@ class SequencePolicy:
         reward_scale: float = 1.0,
         reward_shift: float = 0.0,
         batch_invariant: bool = False,
+        incremental: bool = True,
     ):
         config = model.config
         self.model, self.device = model.eval(), next(model.parameters()).device
@@ -51,6 +54,7 @@ class SequencePolicy:
         self.history = History(
             num_envs, config.context_len, config.state_dim, config.action_dim, model.padding, self.device
         )
+        self.decoder = Decoder(model, num_envs) if incremental else None
         # Kept in float64 so that a thousand subtractions do not drift; the model sees float32.
         self._returns_to_go = np.zeros(num_envs)  # (N,), divided by return_scale
         self.reset(np.ones(num_envs, bool), target_return)
@@ -64,6 +68,8 @@ class SequencePolicy:
         """
         rows = np.flatnonzero(which)
         self.history.reset(rows)
+        if self.decoder is not None:
+            self.decoder.reset(torch.from_numpy(rows).to(self.device))
         self._check_target(target_return)
         if target_return is not None:
             self._returns_to_go[rows] = np.asarray(target_return, np.float64) / self.model.config.return_scale
@@ -92,17 +98,55 @@ class SequencePolicy:
                 "is longer; train it with a larger max_timestep or limit the episode"
             )
         states = self.model.normalize_states(self._tensor(observations[rows]))
-        self.history.begin(rows, states, self._tensor(self._returns_to_go[rows]))
-        batch = fill_up(rows) if self.batch_invariant else rows
-        chosen, predicted = self.model.act(*self.history.window(batch), trim=not self.batch_invariant)
-        if predicted is not None:
-            self.history.set_returns(rows, predicted[: rows.size])
-        actions[rows] = chosen[: rows.size].float().cpu().numpy()
+        returns = self._tensor(self._returns_to_go[rows])
+        if self.decoder is None:
+            self.history.begin(rows, states, returns)
+            batch = self._batch(rows)
+            chosen, predicted = self.model.act(*self.history.window(batch), trim=not self.batch_invariant)
+            self._keep(rows, chosen, predicted, actions)
+        else:
+            self._decode(rows, states, returns, actions)
         if not np.isfinite(actions).all():
             raise ValueError(
                 "policy: it gave an action that is not finite; its parameters or the observations hold NaN"
             )
         return actions
+
+    def _decode(self, rows: np.ndarray, states: Tensor, returns: Tensor, actions: np.ndarray) -> None:
+        """Act by the decoder: rollouts whose window is not full yet, then those whose window slides."""
+        if self.decoder.stale():
+            self.decoder.refill(*self.history.steps())
+        previous = self.history.previous_actions(rows)
+        self.history.begin(rows, states, returns)
+        timesteps = self.history.lengths[rows] - 1
+        sliding = timesteps >= self.history.context_len
+        for group, slides in ((np.flatnonzero(~sliding), False), (np.flatnonzero(sliding), True)):
+            if group.size == 0:
+                continue
+            batch = self._batch(group)
+            at = torch.from_numpy(batch).to(self.device)
+            everyone = batch.size == self.num_envs and (rows[batch] == np.arange(self.num_envs)).all()
+            arguments = (
+                None if everyone else torch.from_numpy(rows[batch]).to(self.device),
+                torch.from_numpy(timesteps[batch]).to(self.device),
+                previous[at],
+                states[at],
+                None if self.predicts_returns else returns[at, None],
+            )
+            if slides:
+                chosen, predicted = self.decoder.slide(*arguments, all_full=True)
+            else:
+                chosen, predicted = self.decoder.decode(*arguments)
+            self._keep(rows[group], chosen, predicted, actions)
+
+    def _batch(self, rows: np.ndarray) -> np.ndarray:
+        return fill_up(rows) if self.batch_invariant else rows
+
+    def _keep(self, rows: np.ndarray, chosen: Tensor, predicted: Tensor | None, actions: np.ndarray) -> None:
+        """Take the actions and predicted returns of `rows` out of a batch that may have been filled up."""
+        if predicted is not None:
+            self.history.set_returns(rows, predicted[: rows.size])
+        actions[rows] = chosen[: rows.size].float().cpu().numpy()
 
     @torch.inference_mode()
     def record(self, executed_actions: np.ndarray, rewards: np.ndarray, active: np.ndarray) -> None:

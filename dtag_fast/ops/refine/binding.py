@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dtag_fast.ops.watch import Slot, Watch, structure_of
+
 from .backends import FAST_BACKENDS, Choice, choose, executor_class
 from .critic import CriticCall, CriticError, unwrap
 from .lowering import Lowered, lower
 from .options import RefineOptions
 from .program import CriticProgram
 from .reference import TorchExecutor, evaluate_program
-from .watch import Slot, Watch, structure_of
 
 
 class Critic:

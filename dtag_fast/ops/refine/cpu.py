@@ -13,12 +13,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dtag_fast.ops.watch import Seen
+
 from .executor import InfoBuffers, PreparedCall
 from .openmp import share_threads
 from .options import RefineOptions
 from .plan_arguments import ARRAY_TYPES, call_arguments, plan_settings
 from .program import Activation, CriticProgram, LayerNorm, Linear
-from .watch import Seen
 
 try:
     from dtag_fast import _C

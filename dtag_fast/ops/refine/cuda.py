@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dtag_fast.ops.watch import Seen
+
 from .cpu import _C
 from .executor import InfoBuffers, PreparedCall
 from .options import RefineOptions
 from .plan_arguments import ARRAY_TYPES, call_arguments, layer_kinds, plan_settings
 from .program import CriticProgram, Layer, LayerNorm, Linear
 from .streams import streams_of
-from .watch import Seen
 
 MOST_STEPS = 1_000_000  # where only the device knows a call's largest number of steps
 

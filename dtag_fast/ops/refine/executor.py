@@ -33,8 +33,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from dtag_fast.ops.watch import Seen
+
 from .program import CriticProgram
-from .watch import Seen
 
 
 @dataclass

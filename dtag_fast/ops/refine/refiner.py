@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
+from dtag_fast.ops.watch import structure_of
+
 from . import inputs, options
 from .backends import BACKENDS, PRECISIONS
 from .binding import Binding, Critic, Lowering, tensors_of
@@ -25,7 +27,6 @@ from .executor import PreparedCall
 from .info import allocate, to_info
 from .program import CriticProgram
 from .streams import streams_of
-from .watch import structure_of
 
 
 class DefaultBounds(NamedTuple):

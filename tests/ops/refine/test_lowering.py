@@ -14,7 +14,7 @@ from dtag_fast.ops.refine.lowering import Lowered, lower
 from dtag_fast.ops.refine.lowering.verify import value_and_slope
 from dtag_fast.ops.refine.program import Activation, LayerNorm, Linear
 from dtag_fast.ops.refine.reference import evaluate_program
-from dtag_fast.ops.refine.watch import Watch
+from dtag_fast.ops.watch import Watch
 
 
 def parts_of(critic):

@@ -11,7 +11,7 @@ from torch import nn
 
 from dtag_fast import Refiner
 from dtag_fast.ops.refine.program import CriticProgram, Linear
-from dtag_fast.ops.refine.watch import Watch, slots_of
+from dtag_fast.ops.watch import Watch, slots_of
 
 _C = pytest.importorskip("dtag_fast._C", reason="the compiled module is not built")
 S, A = 3, 2

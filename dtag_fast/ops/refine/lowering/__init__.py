@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dtag_fast.ops.watch import Slot
+
 from ..critic import CriticCall
 from ..program import (
     MAX_ACTION,
@@ -27,7 +29,6 @@ from ..program import (
     LayerNorm,
     Linear,
 )
-from ..watch import Slot
 from .constants import Recipe
 from .heads import Heads
 from .interpret import interpret

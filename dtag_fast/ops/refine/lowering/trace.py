@@ -10,8 +10,9 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call, functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from dtag_fast.ops.watch import Slot, slots_of
+
 from ..critic import CriticCall, call, flat_outputs
-from ..watch import Slot, slots_of
 
 TRACE_ROWS = 7  # unlike the batch sizes of the probes and of the verification
 

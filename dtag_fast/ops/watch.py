@@ -1,8 +1,9 @@
-"""Noticing that a critic's numbers changed, cheaply enough for every call.
+"""Noticing that a network's numbers changed, cheaply enough for every call.
 
 A slot is a (dict, name) pair such as (module._parameters, "weight"); holding the dict instead of the module
-keeps a cache from prolonging the critic's life. In-place changes bump `Tensor._version`, replaced tensors
-are another object. Writes through `.data` and CUDA graph replays do neither: they need `Refiner.refresh()`.
+keeps a cache from prolonging the network's life. In-place changes bump `Tensor._version`, replaced tensors
+are another object. Writes through `.data` and CUDA graph replays do neither: `Refiner.refresh()` tells of
+them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,200 @@
+"""Acting step by step for many rollouts, without computing again what earlier steps have computed.
+
+The original Decision Transformer runs its last K steps at every step of an episode. Of that, what depends on
+one token alone never changes: the tokens and their projections in the first block (the timestep embedding is
+absolute). While an episode is younger than K steps nothing falls out of its window, so the keys and values of
+every block stay as they are too and only the new tokens are computed. From then on the later blocks are
+computed anew: their keys and values still held what has fallen out of the window.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dtag_fast.models.past import Kept
+from dtag_fast.models.sequence import SequenceModel
+from dtag_fast.ops.attention import Padding
+from dtag_fast.ops.watch import Watch, slots_of
+
+STEP = 3  # tokens of a step
+
+
+class Decoder:
+    """Equal, within rounding, to `model.act` on the window of each rollout.
+
+    Step t of a rollout has its tokens in the slots 3 (t mod K) and following of rings; `decode` is for
+    rollouts younger than K steps, `slide` for all.
+
+    Args:
+        model: a DecisionTransformer or Reinformer in eval mode; the rings lie on its device.
+        num_rollouts: N.
+    """
+
+    def __init__(self, model: SequenceModel, num_rollouts: int):
+        self.model, self.blocks = model, list(model.transformer.blocks)
+        c, weight = model.config, model.embed_state.weight
+        self.context_len, self.num_rollouts = c.context_len, num_rollouts
+        shape, heads = (num_rollouts, STEP * c.context_len), (c.n_head, c.d_model // c.n_head)
+        self._tokens = weight.new_zeros(*shape, c.d_model)  # (N, 3K, D)
+        self._projected = weight.new_zeros(*shape, 3, *heads)  # by the first block
+        self._kept = [weight.new_zeros(*shape, 2, *heads) for _ in self.blocks[1:]]
+        known = 2 if model.predicts_returns else 3  # tokens of a step that nothing has to be predicted for
+        self._last_known = torch.tensor([known - 1], device=weight.device)
+        self._watch = Watch(list(slots_of([model]).values()))
+        self._watch.accept(self._watch.snapshot())
+
+    def reset(self, rows: Tensor) -> None:
+        """Forget rollouts (R,). What is left behind is hidden from a new episode, unless it is not finite."""
+        for ring in (self._tokens, self._projected, *self._kept):
+            ring[rows] = 0.0
+
+    def stale(self) -> bool:
+        """Whether the model's numbers have changed since the rings were filled: `refill` them."""
+        return self._watch.changed()
+
+    @torch.inference_mode()
+    def refill(self, states: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor) -> None:
+        """Fill the rings of all rollouts from what happened.
+
+        Args:
+            states (N, K, S) standardised, actions (N, K, A), returns_to_go (N, K, 1) scaled, timesteps
+            (N, K): step t at place t mod K; places that no step has come to hold anything finite.
+        """
+        self._watch.accept(self._watch.snapshot())
+        self._tokens[:] = self.model.embed(states, actions, returns_to_go, timesteps, omit=0)
+        self._projected[:] = self.blocks[0].project(self._tokens)
+        kept: list[Tensor] = []
+        self.model.transformer(self._tokens, Padding(), keep=kept, projected=self._projected)
+        for ring, fresh in zip(self._kept, kept[1:], strict=True):
+            ring[:] = fresh
+
+    def decode(
+        self,
+        rows: Tensor | None,
+        timesteps: Tensor,
+        previous_actions: Tensor,
+        states: Tensor,
+        returns_to_go: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Act in rollouts younger than K steps.
+
+        Args:
+            rows: (R,) rollouts; None for all N, in order. timesteps: (R,) int64, t of the present step.
+            previous_actions: (R, A) executed at t - 1; anything finite where t = 0.
+            states: (R, S) standardised. returns_to_go: (R, 1) scaled; None where the model predicts them.
+        Returns:
+            (R, A) actions, (R, 1) predicted scaled returns or None.
+        """
+        slots = self._slots(timesteps)
+        new = self._new_tokens(timesteps, previous_actions, states, returns_to_go)
+        n = new.shape[1]
+        hidden = self._extend(new, _Rings(self, rows, slots[:, :n]), self._last_known)
+        if not self.model.predicts_returns:
+            return self._action(hidden), None
+        predicted = self.model.return_head(hidden[:, 0])
+        token = self._token("return", predicted, timesteps)
+        return self._action(self._extend(token, _Rings(self, rows, slots[:, n:]), None)), predicted
+
+    def slide(
+        self,
+        rows: Tensor | None,
+        timesteps: Tensor,
+        previous_actions: Tensor,
+        states: Tensor,
+        returns_to_go: Tensor | None,
+        *,
+        all_full: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Act in rollouts of any age, over the whole window; arguments and result as for `decode`.
+
+        Args:
+            all_full: every t is at least K - 1, which saves a little.
+        """
+        slots = self._slots(timesteps)
+        new = self._new_tokens(timesteps, previous_actions, states, returns_to_go)
+        n = new.shape[1]
+        self._write(new, rows, slots[:, :n])
+        k, predicts = self.context_len, self.model.predicts_returns
+        # The tokens up to the last known one; behind it a place for the return that is to be predicted.
+        size = STEP * k - 1 - int(predicts and all_full)
+        first = (timesteps - (k - 1)).clamp(min=0)  # (R,) step at the window's start
+        at = (STEP * first[:, None] + torch.arange(size, device=first.device)) % (STEP * k)  # (R, size)
+        tokens, projected = (_gather(ring, rows, at) for ring in (self._tokens, self._projected))
+
+        last = torch.full_like(timesteps, k - 1) if all_full else timesteps.clamp(max=k - 1)
+        queries = STEP * last[:, None] + (0 if predicts else 1)  # (R, 1) place of the last known token
+        if all_full:
+            queries = queries[0]
+        kept: list[Tensor] | None = [] if predicts else None
+        transformer = self.model.transformer
+        hidden = transformer(tokens, Padding(), queries, keep=kept, projected=projected)
+        if not predicts:
+            return self._action(hidden), None
+        predicted = self.model.return_head(hidden[:, 0])
+        token = self._token("return", predicted, timesteps)
+        made = self._write(token, rows, slots[:, n:])
+        past = Kept(kept, queries + 1, append=all_full)
+        return self._action(transformer.extend(token, past, Padding(), projected=made)), predicted
+
+    def _slots(self, timesteps: Tensor) -> Tensor:
+        """(R, 3) places of the tokens that a step adds: the action before it, then its own two. Step 0 has no
+        action before it; what stands for one goes to the last slot, which no step before K looks at."""
+        ahead = torch.arange(-1, STEP - 1, device=timesteps.device)
+        return (STEP * timesteps[:, None] + ahead) % (STEP * self.context_len)
+
+    def _new_tokens(self, timesteps, previous_actions, states, returns_to_go) -> Tensor:
+        """(R, 2 or 3, D), those known before anything is predicted."""
+        model = self.model
+        parts = [model.embed_action(previous_actions), model.embed_state(states)]
+        times = [(timesteps - 1).clamp(min=0), timesteps]
+        if not model.predicts_returns:
+            parts.insert(1, model.embed_return(returns_to_go))
+            times.append(timesteps)
+        x = torch.stack(parts, dim=1) + model.embed_timestep(torch.stack(times, dim=1))
+        return model.embed_norm(x)
+
+    def _token(self, kind: str, x: Tensor, timesteps: Tensor) -> Tensor:
+        embed = getattr(self.model, f"embed_{kind}")
+        return self.model.embed_norm(embed(x) + self.model.embed_timestep(timesteps))[:, None]
+
+    def _write(self, tokens: Tensor, rows: Tensor | None, slots: Tensor) -> Tensor:
+        """Put tokens (R, n, D) and their first projections into the rings; returns the projections."""
+        projected = self.blocks[0].project(tokens)
+        _scatter(self._tokens, rows, slots, tokens)
+        _scatter(self._projected, rows, slots, projected)
+        return projected
+
+    def _extend(self, tokens: Tensor, past: _Rings, last: Tensor | None) -> Tensor:
+        projected = self._write(tokens, past.rows, past.at)
+        return self.model.transformer.extend(tokens, past, Padding(), last, projected)
+
+    def _action(self, hidden: Tensor) -> Tensor:
+        return self.model.bounded(self.model.action_head(hidden[:, -1]))
+
+
+class _Rings:
+    """The keys and values in a decoder's rings, as a transformer's `Past`."""
+
+    def __init__(self, decoder: Decoder, rows: Tensor | None, at: Tensor):
+        self.rows, self.at = rows, at
+        self._rings = [decoder._projected[:, :, 1:], *decoder._kept]
+
+    def put(self, block: int, new: Tensor) -> Tensor:
+        ring = self._rings[block]
+        if block > 0:  # those of the first are there already
+            _scatter(ring, self.rows, self.at, new)
+        return ring if self.rows is None else ring.index_select(0, self.rows)
+
+
+def _scatter(ring: Tensor, rows: Tensor | None, slots: Tensor, x: Tensor) -> None:
+    """ring (N, 3K, ...)[rows, slots] = x (R, n, ...)"""
+    rows = torch.arange(len(ring), device=ring.device) if rows is None else rows
+    ring[rows[:, None], slots] = x
+
+
+def _gather(ring: Tensor, rows: Tensor | None, slots: Tensor) -> Tensor:
+    """ring (N, 3K, ...)[rows, slots], (R, S, ...)"""
+    first = torch.arange(len(ring), device=ring.device) if rows is None else rows
+    flat = (first[:, None] * ring.shape[1] + slots).flatten()
+    return ring.flatten(0, 1).index_select(0, flat).unflatten(0, slots.shape)

@@ -39,8 +39,16 @@ class Decoder:
         self._tokens = weight.new_zeros(*shape, c.d_model)  # (N, 3K, D)
         self._projected = weight.new_zeros(*shape, 3, *heads)  # by the first block
         self._kept = [weight.new_zeros(*shape, 2, *heads) for _ in self.blocks[1:]]
-        known = 2 if model.predicts_returns else 3  # tokens of a step that nothing has to be predicted for
-        self._last_known = torch.tensor([known - 1], device=weight.device)
+        # Small tensors that every step needs, and the masks of full windows, made once.
+        self._everyone = torch.arange(num_rollouts, device=weight.device)
+        self._places = torch.arange(STEP * c.context_len, device=weight.device)
+        self._ahead = torch.arange(-1, STEP - 1, device=weight.device)
+        known = 2 if model.predicts_returns else 3  # new tokens that nothing has to be predicted for
+        self._last_known = self._places[known - 1 : known]
+        end = STEP * c.context_len - (3 if model.predicts_returns else 2)
+        self._last_of_full = self._places[end : end + 1]
+        self._behind_full = self._places[end + 1 : end + 2]
+        self._full = Padding()
         self._watch = Watch(list(slots_of([model]).values()))
         self._watch.accept(self._watch.snapshot())
 
@@ -119,29 +127,29 @@ class Decoder:
         # The tokens up to the last known one; behind it a place for the return that is to be predicted.
         size = STEP * k - 1 - int(predicts and all_full)
         first = (timesteps - (k - 1)).clamp(min=0)  # (R,) step at the window's start
-        at = (STEP * first[:, None] + torch.arange(size, device=first.device)) % (STEP * k)  # (R, size)
-        tokens, projected = (_gather(ring, rows, at) for ring in (self._tokens, self._projected))
+        at = (STEP * first[:, None] + self._places[:size]) % (STEP * k)  # (R, size)
+        tokens, projected = (_gather(ring, self._index(rows), at) for ring in (self._tokens, self._projected))
 
-        last = torch.full_like(timesteps, k - 1) if all_full else timesteps.clamp(max=k - 1)
-        queries = STEP * last[:, None] + (0 if predicts else 1)  # (R, 1) place of the last known token
         if all_full:
-            queries = queries[0]
+            queries, behind, padding = self._last_of_full, self._behind_full, self._full
+        else:  # (R, 1) place of the last known token
+            queries = STEP * timesteps.clamp(max=k - 1)[:, None] + (0 if predicts else 1)
+            behind, padding = queries + 1, Padding()
         kept: list[Tensor] | None = [] if predicts else None
         transformer = self.model.transformer
-        hidden = transformer(tokens, Padding(), queries, keep=kept, projected=projected)
+        hidden = transformer(tokens, padding, queries, keep=kept, projected=projected)
         if not predicts:
             return self._action(hidden), None
         predicted = self.model.return_head(hidden[:, 0])
         token = self._token("return", predicted, timesteps)
         made = self._write(token, rows, slots[:, n:])
-        past = Kept(kept, queries + 1, append=all_full)
-        return self._action(transformer.extend(token, past, Padding(), projected=made)), predicted
+        past = Kept(kept, behind, append=all_full)
+        return self._action(transformer.extend(token, past, padding, projected=made)), predicted
 
     def _slots(self, timesteps: Tensor) -> Tensor:
         """(R, 3) places of the tokens that a step adds: the action before it, then its own two. Step 0 has no
         action before it; what stands for one goes to the last slot, which no step before K looks at."""
-        ahead = torch.arange(-1, STEP - 1, device=timesteps.device)
-        return (STEP * timesteps[:, None] + ahead) % (STEP * self.context_len)
+        return (STEP * timesteps[:, None] + self._ahead) % (STEP * self.context_len)
 
     def _new_tokens(self, timesteps, previous_actions, states, returns_to_go) -> Tensor:
         """(R, 2 or 3, D), those known before anything is predicted."""
@@ -161,9 +169,12 @@ class Decoder:
     def _write(self, tokens: Tensor, rows: Tensor | None, slots: Tensor) -> Tensor:
         """Put tokens (R, n, D) and their first projections into the rings; returns the projections."""
         projected = self.blocks[0].project(tokens)
-        _scatter(self._tokens, rows, slots, tokens)
-        _scatter(self._projected, rows, slots, projected)
+        _scatter(self._tokens, self._index(rows), slots, tokens)
+        _scatter(self._projected, self._index(rows), slots, projected)
         return projected
+
+    def _index(self, rows: Tensor | None) -> Tensor:
+        return self._everyone if rows is None else rows
 
     def _extend(self, tokens: Tensor, past: _Rings, last: Tensor | None) -> Tensor:
         projected = self._write(tokens, past.rows, past.at)
@@ -178,23 +189,22 @@ class _Rings:
 
     def __init__(self, decoder: Decoder, rows: Tensor | None, at: Tensor):
         self.rows, self.at = rows, at
+        self._index = decoder._index(rows)
         self._rings = [decoder._projected[:, :, 1:], *decoder._kept]
 
     def put(self, block: int, new: Tensor) -> Tensor:
         ring = self._rings[block]
         if block > 0:  # those of the first are there already
-            _scatter(ring, self.rows, self.at, new)
+            _scatter(ring, self._index, self.at, new)
         return ring if self.rows is None else ring.index_select(0, self.rows)
 
 
-def _scatter(ring: Tensor, rows: Tensor | None, slots: Tensor, x: Tensor) -> None:
+def _scatter(ring: Tensor, rows: Tensor, slots: Tensor, x: Tensor) -> None:
     """ring (N, 3K, ...)[rows, slots] = x (R, n, ...)"""
-    rows = torch.arange(len(ring), device=ring.device) if rows is None else rows
     ring[rows[:, None], slots] = x
 
 
-def _gather(ring: Tensor, rows: Tensor | None, slots: Tensor) -> Tensor:
+def _gather(ring: Tensor, rows: Tensor, slots: Tensor) -> Tensor:
     """ring (N, 3K, ...)[rows, slots], (R, S, ...)"""
-    first = torch.arange(len(ring), device=ring.device) if rows is None else rows
-    flat = (first[:, None] * ring.shape[1] + slots).flatten()
+    flat = (rows[:, None] * ring.shape[1] + slots).flatten()
     return ring.flatten(0, 1).index_select(0, flat).unflatten(0, slots.shape)

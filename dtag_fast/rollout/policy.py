@@ -6,6 +6,8 @@ in the history, nothing is subtracted (Zhuang et al., 2024). In both, the execut
 with Action Gradient that is the refined one.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -18,11 +20,26 @@ from dtag_fast.rollout.history import History
 ROW_MULTIPLE = 8
 
 
+class Step(NamedTuple):
+    """What R rollouts act on.
+
+    rows (R,) their numbers; timesteps (R,) t of the present step; previous_actions (R, A) executed at t - 1,
+    zeros at the start; states (R, S) raw; returns_to_go (R, 1) scaled, without meaning where they are
+    predicted.
+    """
+
+    rows: np.ndarray
+    timesteps: np.ndarray
+    previous_actions: np.ndarray
+    states: np.ndarray
+    returns_to_go: np.ndarray
+
+
 class SequencePolicy:
     """Acts for N rollouts that start and end on their own.
 
     Args:
-        model: a DecisionTransformer or Reinformer; put into eval mode. The history lives on its device.
+        model: a DecisionTransformer or Reinformer; put into eval mode.
         num_envs: N >= 1.
         target_return: what to ask for, in units of the environment's return: one number or (N,). Needed by
             models that do not predict returns themselves, not taken by those that do.
@@ -50,9 +67,8 @@ class SequencePolicy:
         self.model, self.device = model.eval(), next(model.parameters()).device
         self.num_envs, self.batch_invariant = num_envs, batch_invariant
         self.reward_scale, self.reward_shift = reward_scale, reward_shift
-        self.predicts_returns = model.predicts_returns
         self.history = History(
-            num_envs, config.context_len, config.state_dim, config.action_dim, model.padding, self.device
+            num_envs, config.context_len, config.state_dim, config.action_dim, model.padding
         )
         self.decoder = Decoder(model, num_envs) if incremental else None
         # Kept in float64 so that a thousand subtractions do not drift; the model sees float32.
@@ -69,7 +85,7 @@ class SequencePolicy:
         rows = np.flatnonzero(which)
         self.history.reset(rows)
         if self.decoder is not None:
-            self.decoder.reset(torch.from_numpy(rows).to(self.device))
+            self.decoder.reset(self._tensor(rows))
         self._check_target(target_return)
         if target_return is not None:
             self._returns_to_go[rows] = np.asarray(target_return, np.float64) / self.model.config.return_scale
@@ -88,67 +104,56 @@ class SequencePolicy:
         Raises:
             ValueError: a rollout longer than the model's timestep table, or an action that is not finite.
         """
+        step = self.begin(observations, active)
+        actions = np.zeros((len(step.rows), self.model.config.action_dim), np.float32)
+        returns = np.zeros((len(step.rows), 1), np.float32)
+        sliding = step.timesteps >= self.history.context_len
+        if self.decoder is None:
+            groups = [np.arange(len(step.rows))]
+        else:  # rollouts whose window is not full yet apart from those whose window slides
+            self.update_decoder()
+            groups = [np.flatnonzero(~sliding), np.flatnonzero(sliding)]
+        for group in filter(len, groups):
+            batch = fill_up(group) if self.batch_invariant else group
+            chosen, predicted = self._compute(Step(*(part[batch] for part in step)))
+            actions[group] = chosen[: len(group)].float().cpu().numpy()
+            if predicted is not None:
+                returns[group] = predicted[: len(group)].float().cpu().numpy()
+        return self.finish(step, actions, returns)
+
+    def begin(self, observations: np.ndarray, active: np.ndarray) -> Step:
+        """Enter what the active rollouts see; arguments and errors as for `act`."""
         rows = np.flatnonzero(active)
-        actions = np.zeros((self.num_envs, self.model.config.action_dim), np.float32)
-        if rows.size == 0:
-            return actions
-        if self.history.lengths[rows].max() >= self.model.config.max_timestep:
+        if rows.size and self.history.lengths[rows].max() >= self.model.config.max_timestep:
             raise ValueError(
                 f"max_timestep: the policy knows {self.model.config.max_timestep} timesteps and the episode "
                 "is longer; train it with a larger max_timestep or limit the episode"
             )
-        states = self.model.normalize_states(self._tensor(observations[rows]))
-        returns = self._tensor(self._returns_to_go[rows])
-        if self.decoder is None:
-            self.history.begin(rows, states, returns)
-            batch = self._batch(rows)
-            chosen, predicted = self.model.act(*self.history.window(batch), trim=not self.batch_invariant)
-            self._keep(rows, chosen, predicted, actions)
-        else:
-            self._decode(rows, states, returns, actions)
+        previous = self.history.previous_actions(rows)
+        states, returns = np.asarray(observations[rows], np.float32), self._returns_to_go[rows]
+        self.history.begin(rows, states, returns)
+        return Step(
+            rows, self.history.lengths[rows] - 1, previous, states, returns[:, None].astype(np.float32)
+        )
+
+    def finish(self, step: Step, actions: np.ndarray, returns: np.ndarray) -> np.ndarray:
+        """Enter what was predicted for a step, actions (R, A) and returns (R, 1); returns what `act` does."""
         if not np.isfinite(actions).all():
             raise ValueError(
                 "policy: it gave an action that is not finite; its parameters or the observations hold NaN"
             )
-        return actions
+        if self.model.predicts_returns:
+            self.history.set_returns(step.rows, returns)
+        everywhere = np.zeros((self.num_envs, actions.shape[1]), np.float32)
+        everywhere[step.rows] = actions
+        return everywhere
 
-    def _decode(self, rows: np.ndarray, states: Tensor, returns: Tensor, actions: np.ndarray) -> None:
-        """Act by the decoder: rollouts whose window is not full yet, then those whose window slides."""
+    def update_decoder(self) -> None:
+        """Fill the decoder's rings anew if the model was trained since; for after `begin`."""
         if self.decoder.stale():
-            self.decoder.refill(*self.history.steps())
-        previous = self.history.previous_actions(rows)
-        self.history.begin(rows, states, returns)
-        timesteps = self.history.lengths[rows] - 1
-        sliding = timesteps >= self.history.context_len
-        for group, slides in ((np.flatnonzero(~sliding), False), (np.flatnonzero(sliding), True)):
-            if group.size == 0:
-                continue
-            batch = self._batch(group)
-            at = torch.from_numpy(batch).to(self.device)
-            everyone = batch.size == self.num_envs and (rows[batch] == np.arange(self.num_envs)).all()
-            arguments = (
-                None if everyone else torch.from_numpy(rows[batch]).to(self.device),
-                torch.from_numpy(timesteps[batch]).to(self.device),
-                previous[at],
-                states[at],
-                None if self.predicts_returns else returns[at, None],
-            )
-            if slides:
-                chosen, predicted = self.decoder.slide(*arguments, all_full=True)
-            else:
-                chosen, predicted = self.decoder.decode(*arguments)
-            self._keep(rows[group], chosen, predicted, actions)
+            states, *others = map(self._tensor, self.history.steps())
+            self.decoder.refill(self.model.normalize_states(states), *others)
 
-    def _batch(self, rows: np.ndarray) -> np.ndarray:
-        return fill_up(rows) if self.batch_invariant else rows
-
-    def _keep(self, rows: np.ndarray, chosen: Tensor, predicted: Tensor | None, actions: np.ndarray) -> None:
-        """Take the actions and predicted returns of `rows` out of a batch that may have been filled up."""
-        if predicted is not None:
-            self.history.set_returns(rows, predicted[: rows.size])
-        actions[rows] = chosen[: rows.size].float().cpu().numpy()
-
-    @torch.inference_mode()
     def record(self, executed_actions: np.ndarray, rewards: np.ndarray, active: np.ndarray) -> None:
         """Enter what was executed and what it earned.
 
@@ -158,22 +163,42 @@ class SequencePolicy:
             active: (N,) bool, the same as in `act`.
         """
         rows = np.flatnonzero(active)
-        self.history.set_actions(rows, self._tensor(executed_actions[rows]))
-        if not self.predicts_returns:
+        self.history.set_actions(rows, executed_actions[rows])
+        if not self.model.predicts_returns:
             scaled = rewards[rows] * self.reward_scale + self.reward_shift
             self._returns_to_go[rows] -= scaled / self.model.config.return_scale
 
+    def _compute(self, step: Step) -> tuple[Tensor, Tensor | None]:
+        """Actions and predicted returns of rollouts that are all of one kind."""
+        if self.decoder is None:
+            states, *others = map(self._tensor, self.history.window(step.rows))
+            states = self.model.normalize_states(states)
+            return self.model.act(states, *others, trim=not self.batch_invariant)
+        everyone = np.array_equal(step.rows, np.arange(self.num_envs))
+        arguments = (
+            None if everyone else self._tensor(step.rows),
+            self._tensor(step.timesteps),
+            self._tensor(step.previous_actions),
+            self.model.normalize_states(self._tensor(step.states)),
+            None if self.model.predicts_returns else self._tensor(step.returns_to_go),
+        )
+        if step.timesteps[0] < self.history.context_len:
+            return self.decoder.decode(*arguments)
+        return self.decoder.slide(*arguments, all_full=True)
+
     def _check_target(self, target_return: float | np.ndarray | None) -> None:
         name = type(self.model).__name__
-        if self.predicts_returns and target_return is not None:
+        if self.model.predicts_returns and target_return is not None:
             raise ValueError(
                 f"target_return: {name} predicts the returns it acts on, got {target_return}; leave it out"
             )
-        if not self.predicts_returns and (target_return is None or not np.isfinite(target_return).all()):
+        if not self.model.predicts_returns and (
+            target_return is None or not np.isfinite(target_return).all()
+        ):
             raise ValueError(f"target_return: {name} needs a finite return to aim for, got {target_return}")
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.asarray(array, np.float32)).to(self.device)
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
 
 def fill_up(rows: np.ndarray) -> np.ndarray:

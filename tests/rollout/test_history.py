@@ -26,7 +26,7 @@ def test_windows_equal_a_growing_history(padding, k):
         r = rows.size
         states, actions = rng.normal(size=(r, 3)).astype("f4"), rng.normal(size=(r, 2)).astype("f4")
         returns, predicted = rng.normal(size=(2, r)).astype("f4")
-        history.begin(rows, torch.from_numpy(states), torch.from_numpy(returns))
+        history.begin(rows, states, returns)
         for i, row in enumerate(rows):
             grown[row]["states"].append(states[i])
             grown[row]["actions"].append(np.zeros(2, "f4"))
@@ -34,8 +34,8 @@ def test_windows_equal_a_growing_history(padding, k):
         window = history.window(rows)
         for i, row in enumerate(rows):
             assert_window(window, i, grown[row], k, padding)
-        history.set_returns(rows, torch.from_numpy(predicted)[:, None])
-        history.set_actions(rows, torch.from_numpy(actions))
+        history.set_returns(rows, predicted[:, None])
+        history.set_actions(rows, actions)
         for i, row in enumerate(rows):
             grown[row]["actions"][-1], grown[row]["returns"][-1] = actions[i], predicted[i]
             assert_window(history.window(rows), i, grown[row], k, padding)
@@ -47,13 +47,13 @@ def assert_window(window, i, grown, k, padding):
     columns = slice(k - real, k) if padding == "left" else slice(0, real)
     expected_mask = np.zeros(k, bool)
     expected_mask[columns] = True
-    assert (window.mask[i].numpy() == expected_mask).all()
-    assert (window.timesteps[i].numpy()[columns] == np.arange(length - real, length)).all()
-    assert (window.states[i].numpy()[columns] == np.array(grown["states"][-real:])).all()
-    assert (window.actions[i].numpy()[columns] == np.array(grown["actions"][-real:])).all()
-    assert (window.returns_to_go[i, :, 0].numpy()[columns] == np.array(grown["returns"][-real:])).all()
+    assert (window.mask[i] == expected_mask).all()
+    assert (window.timesteps[i][columns] == np.arange(length - real, length)).all()
+    assert (window.states[i][columns] == np.array(grown["states"][-real:])).all()
+    assert (window.actions[i][columns] == np.array(grown["actions"][-real:])).all()
+    assert (window.returns_to_go[i, :, 0][columns] == np.array(grown["returns"][-real:])).all()
     for tensor in (window.states, window.actions, window.returns_to_go, window.timesteps):
-        assert (tensor[i].numpy()[~expected_mask] == 0).all()
+        assert (tensor[i][~expected_mask] == 0).all()
 
 
 def test_returns_to_go_fall_by_the_scaled_reward(make_policy):
@@ -68,7 +68,7 @@ def test_returns_to_go_fall_by_the_scaled_reward(make_policy):
     spent = np.concatenate([np.zeros((1, 2)), np.cumsum(2.0 * rewards - 1.0, axis=0)])
     expected = (np.array([50.0, 30.0]) - spent) / 10.0  # (4, 2)
     window = actor.history.window(np.arange(2))
-    assert np.allclose(window.returns_to_go[..., 0].numpy().T, expected, atol=1e-6)
+    assert np.allclose(window.returns_to_go[..., 0].T, expected, atol=1e-6)
 
 
 def test_the_executed_action_and_the_predicted_return_stay_in_the_history(make_policy):
@@ -81,7 +81,7 @@ def test_the_executed_action_and_the_predicted_return_stay_in_the_history(make_p
     actor.record(executed, np.array([5.0]), active)
     actor.act(observations, active)
     window = actor.history.window(np.arange(1))
-    assert (window.actions[0, 0].numpy() == executed[0]).all()
+    assert (window.actions[0, 0] == executed[0]).all()
     assert window.returns_to_go[0, 0].item() == first != 0.0
 
 
@@ -107,6 +107,32 @@ def test_a_restarted_rollout_forgets(make_policy):
     assert np.allclose(again[1], fresh[1], atol=1e-6) and not np.allclose(later[1], fresh[1], atol=1e-4)
     with pytest.raises(ValueError, match="needs a finite return to aim for, got None"):
         actor.reset(active)
+
+
+@pytest.mark.parametrize("batch_invariant", [False, True])
+def test_computing_only_what_is_new_changes_nothing(policy, batch_invariant):
+    """Also where rollouts pause, restart, and the model is trained in the middle of an episode."""
+    model, rng, n = policy.model, np.random.default_rng(0), 5
+    target = None if model.predicts_returns else 50.0
+    actors = [SequencePolicy(model, n, target, incremental=new) for new in (True, False)]
+    actors[0].batch_invariant = batch_invariant
+    ages = set()
+    for step in range(14):
+        over = rng.random(n) < 0.15
+        for actor in actors:
+            actor.reset(over, target)
+        if step == 9:
+            with torch.no_grad():
+                model.action_head.weight.mul_(-0.5)
+                model.embed_state.bias.add_(0.3)
+        active = rng.random(n) < 0.8
+        observations, rewards = rng.normal(size=(n, 3)).astype("f4"), rng.normal(size=n)
+        chosen = [actor.act(observations, active) for actor in actors]
+        assert np.allclose(*chosen, rtol=1e-4, atol=1e-5)
+        ages |= set(actors[0].history.lengths[active].tolist())
+        for actor in actors:
+            actor.record(chosen[0] * 0.9, rewards, active)
+    assert {1, 2, 3, 4, 5} <= ages  # K is 3
 
 
 def test_unknown_padding_is_refused():

@@ -106,7 +106,7 @@ def evaluate(
         settings=_settings(settings, targets, episodes, tasks, played, _task(info, env_id)),
         steps=steps,
         steps_per_second=steps / seconds,
-        wall_time=WallTime(seconds, workers, _shares(split)),
+        wall_time=WallTime(seconds, workers, _shares(split), crew[0].not_captured),
         policy=_about(info),
         critic=None if critic is None else _about(critic.info),
         versions=_versions(),

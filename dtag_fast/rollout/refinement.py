@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dtag_fast import Refiner
+from dtag_fast.ops.refine.binding import Binding
 from dtag_fast.rollout.policy import fill_up
 from dtag_fast.rollout.settings import AGSetting
 
@@ -71,7 +72,31 @@ class Refinement:
             result.q_best[rows] = info.q_best[: rows.size].cpu().numpy()
         return result
 
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+    def why_not_captured(self, state_dim: int, action_dim: int) -> str | None:
+        """Why a call cannot be part of a CUDA graph, or None."""
+        if len(self._refiners) > 1:
+            return f"the settings need {len(self._refiners)} calls of refine, not one"
+        choice = self.update(state_dim, action_dim).choice
+        if choice.backend == "torch":
+            return f"refine runs on the autograd reference: {choice.slow_reason}"
+        return None
+
+    def numbers(self, settings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """steps and lr (R,) of these settings."""
+        return self._steps[settings], self._lr[settings]
+
+    def update(self, state_dim: int, action_dim: int) -> Binding:
+        """The critic's numbers as refine has prepared them, read again in place if they have changed."""
+        return self._refiners[0].binding(state_dim, action_dim, self.device)
+
+    def on_device(
+        self, states: Tensor, actions: Tensor, steps: Tensor, lr: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The only call of refine on tensors of the device: refined actions (R, A), q_0, q_best (R,)."""
+        refined, info = self._refiners[0].run(states, actions, steps=steps.int(), lr=lr)
+        return refined, info.q_0, info.q_best
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)
 
 

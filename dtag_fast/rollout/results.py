@@ -70,11 +70,14 @@ class SettingResult:
 
 @dataclass(frozen=True)
 class WallTime:
-    """seconds: from first reset to last step. split: share of the workers' time, adding up to 1."""
+    """seconds: from first reset to last step. split: share of the workers' time, adding up to 1.
+    not_captured: why policy and Action Gradient were not one CUDA graph; None where they were, and "policy"
+    is the time of both."""
 
     seconds: float
     workers: int
     split: dict[str, float]
+    not_captured: str | None
 
 
 @dataclass(frozen=True)

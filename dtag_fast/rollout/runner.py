@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
+from dtag_fast.rollout.captured import CapturedStep, why_not_captured
 from dtag_fast.rollout.environments import Environments
 from dtag_fast.rollout.policy import SequencePolicy
 from dtag_fast.rollout.refinement import Refinement
@@ -44,7 +45,7 @@ class Played:
 
 @dataclass
 class Split:
-    """Wall time in seconds, summed over workers: where the loop spent it."""
+    """Wall time in seconds, summed over workers: where the loop spent it. A captured step is policy."""
 
     policy: float = 0.0
     refine: float = 0.0
@@ -63,12 +64,17 @@ class Worker:
         policy: over as many rollouts as there are environments.
         environments: the slots.
         refinement: None plays the policy's own actions.
+
+    Attributes:
+        not_captured: why policy and refinement are not one CUDA graph; None where they are.
     """
 
     def __init__(
         self, policy: SequencePolicy, environments: Environments, refinement: Refinement | None = None
     ):
         self.policy, self.environments, self.refinement = policy, environments, refinement
+        self.not_captured = why_not_captured(policy, refinement)
+        self.captured = CapturedStep(policy, refinement) if self.not_captured is None else None
 
     def play(
         self, tasks: Sequence[Task], done: Callable[[int], None], stop: threading.Event
@@ -109,11 +115,18 @@ class Worker:
             rows = np.flatnonzero(active)
             if rows.size == 0:
                 break
-            mark = clock()
-            actions = self.policy.act(self.environments.observations, active)
-            acted = clock()
-            if self.refinement is not None:
-                refined = self.refinement(self.environments.observations[rows], actions[rows], settings[rows])
+            mark = acted = clock()
+            observations, refined = self.environments.observations, None
+            if self.captured is not None:
+                refined = self.captured.act(observations, active, settings)
+                actions = np.zeros((slots, refined.actions.shape[1]), np.float32)
+                acted = clock()
+            else:
+                actions = self.policy.act(observations, active)
+                acted = clock()
+                if self.refinement is not None:
+                    refined = self.refinement(observations[rows], actions[rows], settings[rows])
+            if refined is not None:
                 actions[rows] = refined.actions
                 totals[1, rows] += refined.q_0
                 totals[2, rows] += refined.q_best - refined.q_0

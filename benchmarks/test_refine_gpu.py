@@ -11,30 +11,13 @@ import torch
 from . import roofline
 from .interleave import measure
 from .peers import Problem
-from .peers.on_gpu import REFERENCE, Call, explain, precision_of, prepare_all
+from .peers.on_gpu import REFERENCE, explain, precision_of, prepare_all
+from .variants import Call, device_time
 
 DRY_RUN = (1, 64)
 AUTOTUNED = (1, 4096)  # a search takes most of a minute
 # Of the largest Q.
 TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}
-
-
-def device_time(call: Call, *, rounds: int = 15, seconds: float = 2e-3) -> dict[str, float]:
-    """Seconds per call between two events with k calls between them, k so that they fill `seconds`."""
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    samples, k = [], 1
-    for i in range(rounds + 2):
-        torch.cuda.synchronize()
-        begin.record()
-        for _ in range(k):
-            call()
-        end.record()
-        end.synchronize()
-        samples.append(begin.elapsed_time(end) * 1e-3 / k)
-        if i == 1:
-            k = max(1, min(1000, round(seconds / max(samples[-1], 1e-7))))
-    q25, median, q75 = np.quantile(samples[2:], [0.25, 0.5, 0.75]).tolist()
-    return {"median": median, "q25": q25, "q75": q75, "calls": k}
 
 
 def disagreements(problem: Problem, calls: dict[str, Call]) -> dict[str, str]:

@@ -1,22 +1,16 @@
 """Every way to run a problem on its device, by name; what cannot run here is left out with the reason."""
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import util
 
 import dtag_fast
 from dtag_fast.ops.refine import Explanation
 
+from ..variants import Call, LeftOut, prepare_each
 from . import compiled, cuda_graph, eager, handwritten
 from .problem import Problem
 
-Call = Callable[[], object]
 REFERENCE = "gradient by hand"
-
-
-class LeftOut(Exception):
-    """Why a variant does not take part."""
 
 
 def makers(problem: Problem, with_compile: bool, autotune: bool) -> dict[str, Callable[[], Call]]:
@@ -83,33 +77,4 @@ def prepare_all(
     problem: Problem, *, with_compile: bool, autotune: bool, limit: float
 ) -> tuple[dict[str, Call], dict[str, str]]:
     """(name -> call, name -> why it is left out). Each is called once, within `limit` seconds in all."""
-    calls, left_out = {}, {}
-    for name, make in makers(problem, with_compile, autotune).items():
-        try:
-            with at_most(limit):
-                call = make()
-                call()
-        except Exception as error:  # a peer that fails must not take the others' times with it
-            reason = str(error) or type(error).__name__
-            left_out[name] = (
-                reason if isinstance(error, LeftOut) else f"{type(error).__name__}: {reason}"[:500]
-            )
-        else:
-            calls[name] = call
-    return calls, left_out
-
-
-@contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    """Interrupts what takes longer, such as a search over kernels by the compiler."""
-
-    def stop(*_):
-        raise TimeoutError(f"not ready after {seconds:.0f} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    return prepare_each(makers(problem, with_compile, autotune), limit)

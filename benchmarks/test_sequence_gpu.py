@@ -1,0 +1,146 @@
+"""Attention, training and policy steps on a GPU against the usual ways. `--device cpu` is a dry run.
+
+Times as in test_refine_gpu.py: from the call to the result, waited for; and back to back on the device.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from dtag_fast.ops.attention import attention, choose_backend
+
+from .interleave import measure
+from .peers import cuda_graph
+from .peers.sequence import gpt2, heads, sdpa, seen
+from .variants import Call, LeftOut, device_time, prepare_each
+
+BATCHES, CONTEXTS = (1, 64, 1024, 4096), (5, 20, 50, 100)
+DRY_RUN = (1, 5)  # batch, steps
+WIDTH = 128  # one head
+SDPA_BACKENDS = {
+    "SDPA": None,
+    "SDPA, efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "SDPA, cuDNN": SDPBackend.CUDNN_ATTENTION,
+    "SDPA, math": SDPBackend.MATH,
+}
+FLEX_CONTEXT = 20  # it compiles for each shape
+TOLERANCE = {torch.bfloat16: 2e-2, torch.float32: 5e-3}  # of the largest number; float32 may be tf32
+
+
+def on_device(request, *shape: int) -> torch.device:
+    """The device to run on; skips what does not run there."""
+    device = torch.device(request.config.getoption("device"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device; --device cpu runs it dry")
+    if device.type == "cpu" and any(size > most for size, most in zip(shape, DRY_RUN, strict=False)):
+        pytest.skip("the dry run has small shapes only")
+    return device
+
+
+def report(benchmark, request, makers: dict[str, Callable[[], Call]], reference: str, **about) -> None:
+    """Prepare, compare and time the variants; `reference` is the one the others are compared with."""
+    calls, left_out = prepare_each(makers, request.config.getoption("prepare_seconds"))
+    assert reference in calls, left_out
+    for name, reason in left_out.items():
+        print(f"{benchmark.name}: {name} left out: {reason}")
+    on_cuda = request.config.getoption("device") == "cuda"
+    finish = torch.cuda.synchronize if on_cuda else (lambda: None)
+    waited = {name: lambda call=call: (call(), finish()) for name, call in calls.items()}
+    benchmark.extra_info |= {
+        "reference": reference,
+        "variants": measure(waited, seconds=request.config.getoption("seconds"), min_rounds=5),
+        "left_out": left_out,
+        **about,
+    }
+    if on_cuda:
+        benchmark.extra_info["device"] = {name: device_time(call) for name, call in calls.items()}
+        benchmark.extra_info["device_name"] = torch.cuda.get_device_name()
+    benchmark(waited[reference])
+
+
+def flex(start: Tensor, batch: int, tokens: int) -> Callable[[Tensor], Tensor]:
+    """FlexAttention with the same mask, compiled."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    def visible(b, h, q, k):
+        return ((q >= k) & (k >= start[b])) | (q == k)
+
+    mask = create_block_mask(visible, batch, None, tokens, tokens, device=start.device)
+    compiled = torch.compile(flex_attention, dynamic=False)
+    return lambda qkv: compiled(*heads(qkv), block_mask=mask).transpose(1, 2).flatten(2)
+
+
+def attention_makers(
+    qkv: Tensor, start: Tensor, steps: int, backward: bool, with_compile: bool
+) -> dict[str, Callable[[], Call]]:
+    """name -> what prepares that variant; the call returns the output, or the gradient of qkv."""
+    batch, tokens = qkv.shape[:2]
+    mask, real = seen(start, tokens), torch.arange(tokens, device=start.device) >= start[:, None]
+    grad = torch.randn(batch, tokens, WIDTH, device=qkv.device).to(qkv.dtype) * real[..., None]
+    leaf = qkv.detach().requires_grad_(backward)
+    ours = attention(leaf, start=start).detach()
+
+    def call_of(function: Callable[[Tensor], Tensor], context=nullcontext) -> Call:
+        def call():
+            with context():
+                out = function(leaf)
+                return torch.autograd.grad(out, leaf, grad)[0] if backward else out
+
+        return call
+
+    def checked(function: Callable[[Tensor], Tensor], context=nullcontext) -> Callable[[], Call]:
+        def make() -> Call:
+            with context():
+                out = function(leaf).detach()
+            error = ((out - ours) * real[..., None]).abs().max() / ours.abs().max()
+            if not error < TOLERANCE[qkv.dtype]:
+                raise LeftOut(f"its output differs by {error:.2g} of the largest number")
+            return call_of(function, context)
+
+        return make
+
+    def by(kernel: SDPBackend | None):
+        return nullcontext if kernel is None else lambda: sdpa_kernel(kernel)
+
+    found = {
+        "dtag_fast": checked(lambda x: attention(x, start=start)),
+        "attention of GPT-2": checked(lambda x: gpt2(x, mask)),
+    }
+    for name, kernel in SDPA_BACKENDS.items():
+        found[name] = checked(lambda x: sdpa(x, mask), by(kernel))
+    if with_compile and steps == FLEX_CONTEXT and qkv.is_cuda:
+        found["FlexAttention"] = lambda: checked(flex(start, batch, tokens))()
+    if with_compile and steps == FLEX_CONTEXT:
+        found["attention of GPT-2, compiled"] = lambda: checked(
+            torch.compile(lambda x: gpt2(x, mask), dynamic=False)
+        )()
+    if qkv.is_cuda and not backward:
+        found["dtag_fast, CUDA graph"] = lambda: cuda_graph.capture(found["dtag_fast"]())
+        found["SDPA, CUDA graph"] = lambda: cuda_graph.capture(found["SDPA"]())
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("passes", ["forward", "both"])
+@pytest.mark.parametrize("steps", CONTEXTS, ids="K={}".format)
+@pytest.mark.parametrize("batch", BATCHES, ids="B={}".format)
+def test_attention_gpu(benchmark, request, batch: int, steps: int, passes: str, dtype: str):
+    """Left padding of random length, one head of 128, three tokens a step."""
+    device = on_device(request, batch, steps)
+    if dtype == "fp32" and steps != FLEX_CONTEXT and device.type == "cuda":
+        pytest.skip(f"float32 is timed at K={FLEX_CONTEXT} alone")
+    g, tokens = torch.Generator().manual_seed(0), 3 * steps
+    kind = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
+    qkv = torch.randn(batch, tokens, 3, 1, WIDTH, generator=g).to(device, kind)
+    start = 3 * torch.randint(0, steps, (batch,), generator=g).to(device)
+    with_compile = not request.config.getoption("without_compile")
+    makers = attention_makers(qkv, start, steps, passes == "both", with_compile)
+    flops = 2 * 2 * batch * tokens * tokens * WIDTH * (3.5 if passes == "both" else 1)
+    about = {"batch": batch, "steps": steps, "flops": flops, "explain": ": ".join(choose_backend(qkv))}
+    precision = {"fp32": "fp32", "bf16": "bf16"}[dtype]
+    about["precisions"] = dict.fromkeys(makers, precision)
+    report(benchmark, request, makers, "dtag_fast", **about)

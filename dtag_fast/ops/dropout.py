@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Generator, Tensor, empty, int16, int64
+import torch
+from torch import Generator, Tensor
 
 _LEVELS = 1 << 16  # keep/drop is decided by comparing 16 random bits with a threshold
 
@@ -21,8 +22,24 @@ def dropout(x: Tensor, p: float, generator: Generator | None) -> Tensor:
     threshold = round(p * _LEVELS)
     if threshold == 0:
         return x
-    words = empty((x.numel() + 3) // 4, dtype=int64, device=x.device)
-    words.random_(-(2**63), None, generator=generator)
-    bits = words.view(int16)[: x.numel()].view(x.shape)
+    words = random_words((x.numel() + 3) // 4, x.device, generator)
+    bits = words.view(torch.int16)[: x.numel()].view(x.shape)
     keep = (bits >= threshold - _LEVELS // 2).to(x.dtype)
     return x * keep.mul_(_LEVELS / (_LEVELS - threshold))
+
+
+def random_words(count: int, device: torch.device, generator: Generator | None) -> Tensor:
+    """(count,) int64 of 64 random bits each.
+
+    Raises:
+        ValueError: a generator under torch.compile, which cannot trace one.
+    """
+    if not torch.compiler.is_compiling():
+        words = torch.empty(count, dtype=torch.int64, device=device)
+        return words.random_(-(2**63), None, generator=generator)
+    if generator is not None:
+        raise ValueError(
+            "generator: not taken under torch.compile, which cannot trace one; leave it out, or hand a seed "
+            "drawn outside to where one is taken"
+        )
+    return torch.randint(-(2**63), 2**63 - 1, (count,), dtype=torch.int64, device=device)

@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from dtag_fast.ops import triton_support
+from dtag_fast.ops.dropout import random_words
 from dtag_fast.ops.select_rows import select_rows
 
 from .composed import by_reference, by_sdpa
@@ -47,7 +48,8 @@ def attention(
         start, length: (B,) integers; the real tokens of row b are start[b] <= i < length[b]. None: 0 and S.
         padding: instead of start and length; calls that share one share the masks of "sdpa" too.
         dropout_p: probability in [0, 1) with which a weight is dropped; the rest is scaled by 1 / (1 - p).
-        generator: randomness of dropout, on the device of qkv; None takes PyTorch's global one.
+        generator: randomness of dropout, on the device of qkv; None takes PyTorch's global one. Not under
+            torch.compile.
         seed: (1,) int64 on the device of qkv, instead of a generator: the same seed drops the same weights,
             on every backend.
         scale: of q k^T; 1 / sqrt(D) by default.
@@ -75,7 +77,7 @@ def attention(
         if dropout_p == 0:
             seed = None
         elif seed is None:
-            seed = torch.empty(1, dtype=torch.int64, device=qkv.device).random_(generator=generator)
+            seed = random_words(1, qkv.device, generator)
         return attention_triton(qkv, q, queries, padding.start, padding.length, seed, float(dropout_p), scale)
     k, v = qkv.unbind(2)[-2:]
     q = qkv[:, :, 0] if q is None else q

@@ -1,5 +1,7 @@
 """The registered operators: torch.library's own checks, torch.compile without graph breaks."""
 
+from functools import partial
+
 import pytest
 import torch
 from attention_cases import assert_near, exact, make_padding, make_qkv
@@ -52,3 +54,21 @@ def test_compiled_without_a_graph_break(backend):
     value.backward()
     wanted_out, wanted_grad = exact(qkv * 1.5, **options)
     assert_near((out.detach().double(), leaf.grad.double()), (wanted_out, 1.5 * wanted_grad), 1e-5)
+
+
+@pytest.mark.parametrize("backend", ["triton", "sdpa", "reference"])
+def test_dropout_compiles_with_a_seed_or_the_global_generator(backend):
+    qkv = make_qkv(2, 8, 1, 16).to(DEVICE)
+    seed = torch.tensor([3], device=DEVICE)
+
+    def compiled(**source):
+        torch._dynamo.reset()
+        call = partial(attention, backend=backend, dropout_p=0.3, **source)
+        return torch.compile(lambda x: call(x), fullgraph=True, backend="aot_eager")
+
+    same = attention(qkv, backend=backend, dropout_p=0.3, seed=seed)
+    torch.testing.assert_close(compiled(seed=seed)(qkv), same, rtol=1e-5, atol=1e-6)
+    drawn = compiled()
+    assert not torch.equal(drawn(qkv), drawn(qkv))
+    with pytest.raises(Exception, match=r"generator: not taken under torch\.compile"):
+        compiled(generator=torch.Generator(DEVICE))(qkv)

@@ -65,6 +65,13 @@ class Algorithm(ABC):
         exports: networks a checkpoint offers to others, by file name: "model" (a policy), "critic".
         modules: all networks, the exported ones included. optimizers: all optimizers.
         generator: source of dropout noise. updates_done: number of updates so far.
+        capturable: whether all that changes from update to update lies on the device, learning rates and
+            counts too, so that a CUDA graph of updates can be replayed.
+        schedule_step: updates_done as schedules take it; when capturable, a 0-dim float64 tensor.
+
+    Args:
+        config, data: the algorithm's settings and the facts about its dataset.
+        seed: of weights and dropout. device: where it trains. capturable: see above.
     """
 
     name: ClassVar[str]
@@ -73,11 +80,22 @@ class Algorithm(ABC):
     modules: dict[str, nn.Module]
     optimizers: dict[str, Optimizer]
 
-    def __init__(self, config: Any, data: DataSpec, *, seed: int = 0, device: str | torch.device = "cpu"):
-        self.config, self.data = config, data
+    def __init__(
+        self,
+        config: Any,
+        data: DataSpec,
+        *,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        capturable: bool = False,
+    ):
+        self.config, self.data, self.capturable = config, data, capturable
         self.device = torch.device(device)
         self.generator = Generator(self.device).manual_seed(stream_seed(seed, "dropout"))
         self.updates_done = 0
+        self.schedule_step: int | Tensor = (
+            torch.zeros((), dtype=torch.float64, device=self.device) if capturable else 0
+        )
         with seeded_initialisation(stream_seed(seed, "weights")):
             self._build()
 
@@ -91,7 +109,19 @@ class Algorithm(ABC):
 
     @abstractmethod
     def update(self, batch) -> dict[str, Tensor]:
-        """One gradient step; returns 0-dim tensors to log. Never waits for the device."""
+        """One gradient step, ended by `count_update`; returns 0-dim tensors to log.
+
+        Never waits for the device. When capturable, nothing but `updates_done` changes on the host.
+        """
+
+    def count_update(self) -> None:
+        """Count an update as made."""
+        self.updates_done += 1
+        self.schedule_step += 1
+
+    def scheduled(self, lr: float) -> float | Tensor:
+        """A learning rate that `set_lr` will change, as an optimizer of this algorithm takes it."""
+        return torch.tensor(lr, dtype=torch.float32, device=self.device) if self.capturable else lr
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint must say besides the config: scales as resolved from the data (JSON values)."""
@@ -114,14 +144,28 @@ class Algorithm(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave; the exported networks are loaded separately."""
         self.updates_done = state["updates_done"]
+        self.schedule_step += self.updates_done - self.schedule_step  # in place where it is a tensor
         for name, module_state in state["modules"].items():
             self.modules[name].load_state_dict(module_state)
         for name, optimizer_state in state["optimizers"].items():
-            self.optimizers[name].load_state_dict(optimizer_state)
+            load_optimizer(self.optimizers[name], optimizer_state)
         self.generator.set_state(state["generator"])
         with torch.no_grad():
             for name, tensor in self.extra_tensors().items():
                 tensor.copy_(state["extra"][name])
+
+
+def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """load_state_dict that leaves alone how the optimizer counts and where its learning rate lies.
+
+    These belong to the process and not to the run: a run may go on with another choice of `capturable`. The
+    learning rate follows from the config and the number of updates.
+    """
+    groups = [
+        saved | {key: own[key] for key in ("lr", "capturable", "fused") if key in own}
+        for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict(state | {"param_groups": groups})
 
 
 def stream_seed(seed: int, stream: str) -> int:

@@ -104,7 +104,12 @@ class DT(Algorithm):
         ).to(self.device)
         self.exports = self.modules = {"model": self.model}
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=c.lr, betas=c.betas, weight_decay=c.weight_decay, fused=True
+            self.model.parameters(),
+            lr=self.scheduled(c.lr),
+            betas=c.betas,
+            weight_decay=c.weight_decay,
+            fused=True,
+            capturable=self.capturable,
         )
         self.optimizers = {"model": self.optimizer}
 
@@ -116,11 +121,12 @@ class DT(Algorithm):
         predicted = self.model(*batch, generator=self.generator).actions  # (B, K, A)
         loss = masked_mse(predicted, batch.actions, batch.mask)
         loss.backward()
-        grad_norm = clip_([p.grad for p in self.model.parameters()], self.config.max_grad_norm)
-        set_lr(self.optimizer, self.config.lr * warmup(self.updates_done, self.config.warmup))
+        grads = [p.grad for p in self.model.parameters()]
+        grad_norm = clip_(grads, self.config.max_grad_norm, self.capturable)
+        set_lr(self.optimizer, self.config.lr * warmup(self.schedule_step, self.config.warmup))
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.updates_done += 1
+        self.count_update()
         return {"loss": loss.detach(), "grad_norm": grad_norm}
 
     def facts(self) -> dict[str, Any]:

@@ -113,7 +113,12 @@ class IQL(Algorithm):
             ).to(self.device)
             self.exports["model"] = self.modules["model"] = self.policy
         self.optimizers = {
-            name: torch.optim.Adam(self.modules[name].parameters(), lr=c.lr, fused=True)
+            name: torch.optim.Adam(
+                self.modules[name].parameters(),
+                lr=self.scheduled(c.lr) if name == "model" else c.lr,
+                fused=True,
+                capturable=self.capturable,
+            )
             for name in ("value", "model", "critic")
             if name in self.modules
         }
@@ -143,7 +148,7 @@ class IQL(Algorithm):
         self._step("critic", critic_loss)
         with torch.no_grad():
             torch._foreach_lerp_(self._averaged, self._online, c.polyak)
-        self.updates_done += 1
+        self.count_update()
         return metrics | {"critic_loss": critic_loss.detach(), "q": q.detach().mean()}
 
     def _update_policy(self, batch: Transitions, target_q: Tensor) -> Tensor:
@@ -157,7 +162,7 @@ class IQL(Algorithm):
         margin = bounds.half_range * (1 - ACTION_MARGIN)
         actions = batch.actions.clamp(bounds.centre - margin, bounds.centre + margin)
         loss = (weight * gaussian_nll(actions, mean, log_std)).mean()
-        set_lr(self.optimizers["model"], c.lr * cosine(self.updates_done, c.policy_horizon))
+        set_lr(self.optimizers["model"], c.lr * cosine(self.schedule_step, c.policy_horizon))
         self._step("model", loss)
         return loss.detach()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,29 +18,49 @@ class Lamb(Optimizer):
         u  = (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps) + weight_decay * w
         w <- w - lr * (||w|| / ||u||) * u                               ratio 1 when either norm is 0
 
-    The ratio is applied in groups with weight_decay != 0 only, as in the implementations in use.
+    The ratio is applied in groups with weight_decay != 0 only, as in the implementations in use. t is counted
+    per group, in its entry "step".
 
     Args:
         params: parameters, or groups of them.
-        lr: step length. betas, eps: as in Adam. weight_decay: pull towards 0 inside u.
+        lr: step length; a 0-dim tensor on the device of the parameters when it changes under capture.
+        betas, eps: as in Adam. weight_decay: pull towards 0 inside u.
         max_grad_norm: global L2 norm above which gradients are scaled down, in place.
+        capturable: count t on the device and never look at a number from the host, so that a CUDA graph of
+            the step can be replayed; all parameters of a group then lie on one device.
     """
 
     def __init__(
         self,
         params: Iterable,
-        lr: float = 1e-3,
+        lr: float | Tensor = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-4,
         max_grad_norm: float = 1.0,
+        capturable: bool = False,
     ):
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas: expected two numbers in [0, 1), got {betas}")
         if not max_grad_norm > 0:
             raise ValueError(f"max_grad_norm: expected a positive number, got {max_grad_norm}")
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults | {"capturable": capturable, "step": 0})
         self.max_grad_norm = max_grad_norm
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As every optimizer's."""
+        super().add_param_group(param_group)
+        _place_count(self.param_groups[-1])
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("capturable", False)
+            # in older states every parameter counts for itself
+            counts = [self.state[p].pop("step") for p in group["params"] if "step" in self.state.get(p, ())]
+            group.setdefault("step", max(counts, default=0))
+            _place_count(group)
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -51,7 +72,7 @@ class Lamb(Optimizer):
         groups = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
         grads = [p.grad for params in groups for p in params]
         if grads:
-            clip_(grads, self.max_grad_norm)
+            clip_(grads, self.max_grad_norm, any(group["capturable"] for group in self.param_groups))
         for group, params in zip(self.param_groups, groups, strict=True):
             if params:
                 self._update(params, group)
@@ -61,10 +82,8 @@ class Lamb(Optimizer):
         for p in params:
             state = self.state[p]
             if not state:
-                state["step"] = 0
                 state["exp_avg"] = torch.zeros_like(p)
                 state["exp_avg_sq"] = torch.zeros_like(p)
-            state["step"] += 1
         states = [self.state[p] for p in params]
         grads = [p.grad for p in params]
         first = [state["exp_avg"] for state in states]
@@ -74,30 +93,46 @@ class Lamb(Optimizer):
         torch._foreach_mul_(second, beta2)
         torch._foreach_addcmul_(second, grads, grads, 1 - beta2)
 
-        # with r = sqrt(c2):  (m / c1) / (sqrt(v / c2) + eps) = (r / c1) m / (sqrt(v) + r eps)
-        roots = [(1 - beta2 ** state["step"]) ** 0.5 for state in states]
-        factors = [r / (1 - beta1 ** state["step"]) for r, state in zip(roots, states, strict=True)]
+        # With r = sqrt(1 - b2^t), f = r / (1 - b1^t):  u = f (m / (sqrt(v) + r eps) + (weight_decay / f) w).
+        # What is kept is u / f: numbers and tensors alike can do that, and a ratio of norms takes the f back.
+        group["step"] += 1
+        root = (1 - beta2 ** group["step"]) ** 0.5
+        factor = root / (1 - beta1 ** group["step"])
+        epsilon, decay = root * group["eps"], group["weight_decay"] / factor
         denominators = torch._foreach_sqrt(second)
-        torch._foreach_add_(denominators, [r * group["eps"] for r in roots])
-        updates = torch._foreach_mul(params, group["weight_decay"])
-        torch._foreach_addcdiv_(updates, first, denominators, factors)
+        if group["capturable"]:
+            epsilon, decay, factor = (x.to(params[0].dtype) for x in (epsilon, decay, factor))
+            torch._foreach_add_(denominators, epsilon, alpha=1)  # without alpha, the host reads epsilon
+        else:
+            torch._foreach_add_(denominators, epsilon)
+        updates = torch._foreach_mul(params, decay)
+        torch._foreach_addcdiv_(updates, first, denominators)
         if group["weight_decay"] != 0:
-            torch._foreach_mul_(updates, trust_ratios(params, updates))
-        torch._foreach_add_(params, updates, alpha=-group["lr"])
+            lengths = group["lr"] * trust_ratios(params, updates, otherwise=factor)
+            torch._foreach_mul_(updates, list(lengths.unbind()))
+        else:
+            torch._foreach_mul_(updates, group["lr"] * factor)
+        torch._foreach_sub_(params, updates)
 
 
-def trust_ratios(params: list[Tensor], updates: list[Tensor]) -> list[Tensor]:
-    """||w|| / ||u|| for each pair, 1 where either norm is 0; 0-dim tensors."""
+def _place_count(group: dict[str, Any]) -> None:
+    """Put t of a group where its capturable says; in float64, as 1 - beta^t loses digits."""
+    step, device = int(group["step"]), group["params"][0].device
+    group["step"] = torch.tensor(step, dtype=torch.float64, device=device) if group["capturable"] else step
+
+
+def trust_ratios(params: list[Tensor], updates: list[Tensor], otherwise: float | Tensor = 1.0) -> Tensor:
+    """||w|| / ||u|| for each of N pairs, `otherwise` where either norm is 0; (N,)."""
     weight_norms = torch.stack(torch._foreach_norm(params))
     update_norms = torch.stack(torch._foreach_norm(updates))
     both = (weight_norms > 0) & (update_norms > 0)
-    return list(torch.where(both, weight_norms / update_norms, torch.ones_like(weight_norms)).unbind())
+    return torch.where(both, weight_norms / update_norms, otherwise)
 
 
-def clip_(grads: list[Tensor], max_norm: float) -> Tensor:
+def clip_(grads: list[Tensor], max_norm: float, capturable: bool = False) -> Tensor:
     """Scale gradients in place so that their global L2 norm is at most max_norm; returns the norm before."""
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
     # a comparison costs a pass over the gradients less, but on a GPU it would make the host wait
-    if norm.device.type != "cpu" or norm > max_norm:
+    if capturable or norm.device.type != "cpu" or norm > max_norm:
         torch._foreach_mul_(grads, (max_norm / norm).clamp(max=1.0))
     return norm

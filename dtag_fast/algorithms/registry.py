@@ -62,6 +62,7 @@ def create(
     *,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    capturable: bool = False,
 ) -> Algorithm:
     """An algorithm ready to train on a store.
 
@@ -69,12 +70,13 @@ def create(
         name: key of ALGORITHMS. store: decides sizes, statistics and scales.
         config: the algorithm's config; None for the preset of the dataset.
         seed: of weights and dropout. device: where it trains.
+        capturable: keep learning rates and counts on the device, as a CUDA graph of updates needs.
     """
     entry = lookup(name)
     config = preset_config(name, store.metadata) if config is None else config
     if not isinstance(config, entry.config):
         raise TypeError(f"config: expected {entry.config.__module__}.Config for {name}, got {type(config)!r}")
-    return entry.algorithm(config, DataSpec.of(store), seed=seed, device=device)
+    return entry.algorithm(config, DataSpec.of(store), seed=seed, device=device, capturable=capturable)
 
 
 def preset_config(name: str, metadata: dict[str, Any]) -> Any:

@@ -104,9 +104,16 @@ class Reinformer(Algorithm):
             math.log(c.initial_temperature), device=self.device, requires_grad=True
         )
         self.optimizer = Lamb(
-            self.model.parameters(), lr=c.lr, betas=c.betas, eps=c.eps, weight_decay=c.weight_decay
+            self.model.parameters(),
+            lr=self.scheduled(c.lr),
+            betas=c.betas,
+            eps=c.eps,
+            weight_decay=c.weight_decay,
+            capturable=self.capturable,
         )
-        self.temperature_optimizer = torch.optim.Adam([self.log_temperature], lr=c.temperature_lr)
+        self.temperature_optimizer = torch.optim.Adam(
+            [self.log_temperature], lr=c.temperature_lr, fused=True, capturable=self.capturable
+        )
         self.optimizers = {"model": self.optimizer, "temperature": self.temperature_optimizer}
 
     def make_sampler(self, store: TrajectoryStore):
@@ -124,8 +131,8 @@ class Reinformer(Algorithm):
         temperature = self.log_temperature.exp()
         loss = return_loss + nll - temperature.detach() * entropy
         loss.backward()
-        grad_norm = clip_([p.grad for p in self.model.parameters()], c.max_grad_norm)
-        set_lr(self.optimizer, c.lr * warmup(self.updates_done, c.warmup))
+        grad_norm = clip_([p.grad for p in self.model.parameters()], c.max_grad_norm, self.capturable)
+        set_lr(self.optimizer, c.lr * warmup(self.schedule_step, c.warmup))
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -133,7 +140,7 @@ class Reinformer(Algorithm):
         (temperature * (entropy.detach() + self.data.action_dim)).backward()
         self.temperature_optimizer.step()
         self.temperature_optimizer.zero_grad()
-        self.updates_done += 1
+        self.count_update()
         return {
             "loss": loss.detach(),
             "return_loss": return_loss.detach(),

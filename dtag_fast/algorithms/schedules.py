@@ -1,22 +1,37 @@
-"""Learning-rate factors as functions of the number of updates made so far."""
+"""Learning-rate factors as functions of the number of updates made so far.
+
+The number is an int, or a 0-dim float64 tensor that a captured update advances on the device (see
+`Algorithm.schedule_step`); the factor is then a tensor too.
+"""
 
 from __future__ import annotations
 
 import math
 
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 
-def warmup(updates_done: int, warmup_updates: int) -> float:
+def warmup(updates_done: int | Tensor, warmup_updates: int) -> float | Tensor:
     """Linear rise to 1: (n + 1) / warmup_updates, then constant."""
-    return min((updates_done + 1) / warmup_updates, 1.0) if warmup_updates > 0 else 1.0
+    return _at_most_1((updates_done + 1) / warmup_updates) if warmup_updates > 0 else 1.0
 
 
-def cosine(updates_done: int, horizon: int) -> float:
+def cosine(updates_done: int | Tensor, horizon: int) -> float | Tensor:
     """Half a cosine from 1 to 0 over `horizon` updates, then 0."""
-    return 0.5 * (1 + math.cos(math.pi * min(updates_done / horizon, 1.0)))
+    angle = math.pi * _at_most_1(updates_done / horizon)
+    return 0.5 * (1 + (torch.cos(angle) if isinstance(angle, Tensor) else math.cos(angle)))
 
 
-def set_lr(optimizer: Optimizer, lr: float) -> None:
+def _at_most_1(x: float | Tensor) -> float | Tensor:
+    return x.clamp(max=1.0) if isinstance(x, Tensor) else min(x, 1.0)
+
+
+def set_lr(optimizer: Optimizer, lr: float | Tensor) -> None:
+    """Give every group this learning rate; a tensor is filled in place, where a captured step reads it."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr

@@ -13,6 +13,10 @@ from dtag_fast.cli.terminal import make_console, progress_bar
 # Updates of the published code: min-decision-transformer, Reinformer, IQL.
 DEFAULT_UPDATES = {"dt": 20_000, "reinformer": 50_000, "iql": 1_000_000}
 
+_CAPTURE = tyro.conf.create_mutex_group(
+    required=False, title="updates in CUDA graphs; default: where they can be captured"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
@@ -36,6 +40,8 @@ class Args:
     eval_every: int | None = None  # updates between evaluations of a policy; default: none
     eval_episodes: int = 10  # per target return
     eval_seed: int = 0  # of the first episode
+    capture: Annotated[bool, tyro.conf.FlagCreatePairsOff, _CAPTURE] = False  # always, or an error
+    no_capture: Annotated[bool, tyro.conf.FlagCreatePairsOff, _CAPTURE] = False  # never
 
 
 def main(argv: Sequence[str]) -> int:
@@ -54,6 +60,7 @@ def main(argv: Sequence[str]) -> int:
     from dtag_fast.algorithms.registry import config_from_dict, lookup, preset_config
     from dtag_fast.data import load_dataset
     from dtag_fast.training import train
+    from dtag_fast.training.files import read_json
 
     args, _ = _parse(name, rest, lookup(name).config())
     if args.eval_every is not None and lookup(name).algorithm.kind != "policy":
@@ -91,7 +98,10 @@ def main(argv: Sequence[str]) -> int:
             evaluate=None if args.eval_every is None else evaluation_callback(args),
             resume=args.resume,
             progress=progress,
+            capture=True if args.capture else False if args.no_capture else None,
         )
+    if execution := read_json(run / "config.json").get("execution"):
+        console.print(f"updates: {execution}", markup=False, soft_wrap=True)
     console.print(f"run folder: {run}", markup=False, soft_wrap=True)
     return 0
 

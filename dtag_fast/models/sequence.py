@@ -221,14 +221,7 @@ class SequenceModel(nn.Module):
             ValueError: real steps are not together on their side (looked at on a CPU alone).
         """
         if mask.device.type == "cpu" and not torch.compiler.is_compiling():
-            inner, outer = mask[:, :-1], mask[:, 1:]
-            if self.padding == "left":
-                inner, outer = outer, inner
-            if (outer & ~inner).any():
-                raise ValueError(
-                    f"mask: expected the real steps of each row together, padding on the {self.padding}, got "
-                    "False between them or on the other side"
-                )
+            check_sides(mask, self.padding)
         return Padding.of_steps(mask, self.padding, len(self.ORDER))
 
     def window_padding(self, window: Window) -> Padding:
@@ -238,3 +231,15 @@ class SequenceModel(nn.Module):
     def bounded(self, unbounded: Tensor) -> Tensor:
         """tanh, then onto the action bounds."""
         return self.action_bounds(F.tanh(unbounded))
+
+
+def check_sides(mask: Tensor, padding: str) -> None:
+    """Refuse windows (B, K) whose padding is not on the side named, all of it."""
+    inner, outer = mask[:, :-1], mask[:, 1:]
+    if padding == "left":
+        inner, outer = outer, inner
+    if (outer & ~inner).any():
+        raise ValueError(
+            f"mask: expected the real steps of each row together, padding on the {padding}, got False "
+            "between them or on the other side"
+        )

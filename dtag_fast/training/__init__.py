@@ -1,6 +1,16 @@
 """Training loop, run folders, checkpoints. Knows nothing of the algorithm it runs."""
 
+from dtag_fast.training.capture import TrainingSteps, why_not_capture
 from dtag_fast.training.checkpoint import LoadedCritic, LoadedPolicy, RunInfo, load_critic, load_policy
 from dtag_fast.training.loop import train
 
-__all__ = ["LoadedCritic", "LoadedPolicy", "RunInfo", "load_critic", "load_policy", "train"]
+__all__ = [
+    "LoadedCritic",
+    "LoadedPolicy",
+    "RunInfo",
+    "TrainingSteps",
+    "load_critic",
+    "load_policy",
+    "train",
+    "why_not_capture",
+]

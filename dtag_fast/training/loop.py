@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Generator
 
 from dtag_fast.algorithms import Algorithm, create, stream_seed
 from dtag_fast.data import TrajectoryStore
+from dtag_fast.training.capture import STEPS_PER_REPLAY, TrainingSteps, why_not_capture
 from dtag_fast.training.checkpoint import (
     RunInfo,
     library_versions,
@@ -22,7 +24,13 @@ from dtag_fast.training.checkpoint import (
     save_checkpoint,
 )
 from dtag_fast.training.metrics import MetricsLog, WindowMeans
-from dtag_fast.training.run_folder import default_config, describe_run, open_run, sole_writer
+from dtag_fast.training.run_folder import (
+    default_config,
+    describe_run,
+    open_run,
+    record_execution,
+    sole_writer,
+)
 
 Progress = Callable[[int, int, dict[str, float]], None]
 Evaluate = Callable[[int, Path], dict[str, float]]
@@ -46,12 +54,14 @@ def train(
     evaluate: Evaluate | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    capture: bool | None = None,
+    steps_per_replay: int = STEPS_PER_REPLAY,
 ) -> Path:
     """Train on a store and write a run folder.
 
     The same arguments give the same parameters, bit for bit, on a CPU with the same number of threads; a
     run that was killed and resumed ends with the same bits as one that was not, and so does one that was
-    evaluated between.
+    evaluated between. On a GPU they agree within rounding.
 
     Args:
         algorithm: "dt", "reinformer" or "iql".
@@ -67,30 +77,51 @@ def train(
             with that step's checkpoint written; the numbers it returns are logged as "eval/...".
         resume: go on from the newest checkpoint in `out`; from the start if there is none.
         progress: called some ten times a second as progress(updates done, updates in all, latest metrics).
+        capture: make updates by replays of CUDA graphs; None: where it is possible, False: never, True:
+            always. What was done, and why, is "execution" in the run's config.json. A run may go on with
+            another choice.
+        steps_per_replay: updates in a CUDA graph. Logs, checkpoints and evaluations stay where they are due.
     Returns:
         The run folder.
     Raises:
         FileExistsError: `out` holds something and resume is False.
         BlockingIOError: another process is training into `out`.
-        ValueError: a bad setting, or resume with other settings or data than before.
+        ValueError: a bad setting, or resume with other settings or data than before, or capture=True on a
+            device without CUDA graphs.
+        RuntimeError: capture=True, and the updates cannot be captured.
         FloatingPointError: a loss is not finite; what was written before stays.
     """
     counts = {"updates": updates, "log_every": log_every, "checkpoint_every": checkpoint_every}
+    counts |= {"steps_per_replay": steps_per_replay}
     counts |= {k: v for k, v in {"keep_last": keep_last, "eval_every": eval_every}.items() if v is not None}
     for name, value in counts.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: expected a positive integer, got {value!r}")
     if (evaluate is None) != (eval_every is None):
         raise ValueError("eval_every: expected together with evaluate, got only one of them")
+    if capture not in (None, False, True):
+        raise ValueError(f"capture: expected True, False or None, got {capture!r}")
+    eager = "capture=False was asked for" if capture is False else why_not_capture(device)
+    if capture and eager:
+        raise ValueError(f"capture: {eager}; leave it out to train without CUDA graphs")
 
     run = Path(out)
-    learner = create(algorithm, store, config, seed=seed, device=device)
+    learner = create(algorithm, store, config, seed=seed, device=device, capturable=eager is None)
     with sole_writer(run):
         description = describe_run(algorithm, learner.config, store, seed, str(device))
         open_run(run, description, resume, default_config(learner.config))
         session = _Session(run, learner, store, seed)
         session.restore(keep_last)
-        sampler = learner.make_sampler(store)
+        steps = TrainingSteps(
+            learner,
+            learner.make_sampler(store),
+            session.generator,
+            eager=eager,
+            insist=capture is True,
+            steps_per_replay=steps_per_replay,
+            report=partial(record_execution, run),
+        )
+        periods = [p for p in (log_every, checkpoint_every, eval_every) if p is not None]
 
         def evaluation_due(step: int) -> bool:
             return evaluate is not None and (step % eval_every == 0 or step == updates)
@@ -99,7 +130,8 @@ def train(
             session.evaluate_once(evaluate)  # in case the run was killed between checkpoint and evaluation
         shown = 0.0
         while session.step < updates:
-            session.window.add(learner.update(sampler.sample(session.generator)))
+            count, sums = steps.advance(until_due(session.step, updates, periods))
+            session.window.add(sums, count)
             step = session.step
             if step % log_every == 0:
                 session.log_window()
@@ -112,6 +144,11 @@ def train(
                 progress(step, updates, session.latest)
                 shown = now
     return run
+
+
+def until_due(step: int, updates: int, periods: list[int]) -> int:
+    """Updates from `step` to the next multiple of a period, or to the end at `updates`."""
+    return min(updates - step, *(period - step % period for period in periods))
 
 
 class _Session:

@@ -74,12 +74,13 @@ class WindowMeans:
         self._sums: Tensor | None = None
         self.count = 0
 
-    def add(self, metrics: dict[str, Tensor]) -> None:
-        """Add one update's 0-dim tensors; the names are the same in every update."""
+    def add(self, metrics: dict[str, Tensor], count: int = 1) -> None:
+        """Add the 0-dim tensors of an update, or their sums over `count` updates; always the same names."""
         values = torch.stack([value.double() for value in metrics.values()])
         self._names = list(metrics)
-        self._sums = values if self._sums is None else self._sums + values
-        self.count += 1
+        # sums that were read from a checkpoint lie on the host
+        self._sums = values if self._sums is None else self._sums.to(values.device) + values
+        self.count += count
 
     def means(self) -> dict[str, float]:
         """Waits for the device.

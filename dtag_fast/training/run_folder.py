@@ -46,6 +46,14 @@ def describe_run(
     return as_json(run)
 
 
+def record_execution(out: Path, execution: str) -> None:
+    """Note in config.json how updates are made, as the last bits of the numbers depend on it."""
+    path = out / "config.json"
+    run = read_json(path)
+    if run.get("execution") != execution:
+        write_json(path, run | {"execution": execution})
+
+
 def default_config(config: Any) -> dict[str, Any]:
     """The defaults of a config's class, as a config.json holds them."""
     return as_json(dataclasses.asdict(type(config)()))

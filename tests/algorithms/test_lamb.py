@@ -1,5 +1,7 @@
 """LAMB against its formulas written out in float64 NumPy, and both gradient clips."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -76,3 +78,85 @@ def test_trust_ratio_is_one_where_a_norm_is_zero():
 def test_bad_options_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         Lamb([torch.ones(1)], **options)
+
+
+SHAPES = [(3, 4), (5,), (), (2, 2)]
+
+
+def descend(params, optimizer, steps, first=0):
+    """Steps with gradients that depend on the parameters and on the step, some of them clipped."""
+    for i in range(first, first + steps):
+        generator = torch.Generator().manual_seed(i)
+        for p in params:
+            noise = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+            p.grad = (0.1 if i % 3 else 10.0) * (noise + p.detach())
+        optimizer.step()
+
+
+def start(dtype=torch.float32):
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randn(s, generator=generator).to(dtype).requires_grad_() for s in SHAPES]
+
+
+def make(params, capturable, **options):
+    lr = torch.tensor(LR) if capturable else LR
+    return Lamb(params, lr=lr, capturable=capturable, **options)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 1e-2])
+def test_capturable_is_the_same_within_rounding(weight_decay):
+    plain, captured = start(), start()
+    descend(plain, make(plain, False, weight_decay=weight_decay), 200)
+    descend(captured, make(captured, True, weight_decay=weight_decay), 200)
+    torch.testing.assert_close(captured, plain)
+    assert not any(torch.equal(a, b) for a, b in zip(plain, start(), strict=True))
+
+
+def test_a_tensor_of_the_learning_rate_is_followed():
+    params, expected = start(), start()
+    optimizer, plain = make(params, True), make(expected, False)
+    for i, lr in enumerate((1e-2, 0.0, 3e-2)):
+        optimizer.param_groups[0]["lr"].fill_(lr)
+        plain.param_groups[0]["lr"] = lr
+        descend(params, optimizer, 1, i)
+        descend(expected, plain, 1, i)
+    torch.testing.assert_close(params, expected)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_state_moves_to_another_optimizer(capturable):
+    whole, parts = start(), start()
+    descend(whole, make(whole, capturable), 9)
+    first = make(parts, capturable)
+    descend(parts, first, 4)
+    second = make(parts, capturable)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    descend(parts, second, 5, first=4)
+    assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+    assert int(second.param_groups[0]["step"]) == 9
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_counts_of_older_states_per_parameter_are_taken_over(capturable):
+    whole, parts = start(), start()
+    descend(whole, make(whole, capturable), 9)
+    first = make(parts, capturable)
+    descend(parts, first, 4)
+    old = copy.deepcopy(first.state_dict())
+    del old["param_groups"][0]["step"]
+    for state in old["state"].values():
+        state["step"] = 4
+    if not capturable:
+        del old["param_groups"][0]["capturable"]
+    second = make(parts, capturable)
+    second.load_state_dict(old)
+    descend(parts, second, 5, first=4)
+    assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+    assert all("step" not in state for state in second.state.values())
+
+
+def test_the_count_of_a_group_added_later_lies_on_the_device_too():
+    a, b = start()[:2]
+    optimizer = make([a], True)
+    optimizer.add_param_group({"params": [b]})
+    assert all(isinstance(group["step"], torch.Tensor) for group in optimizer.param_groups)

@@ -75,7 +75,13 @@ def test_resume_goes_on_where_it_stopped(dtag, tmp_path):
 def test_output_of_a_pipe_has_no_bars_and_no_codes(dtag):
     _, out, err = dtag(f"train dt {DATASET} --out run {SMALL} --updates 2")
     assert "\x1b" not in out + err and "━" not in out
-    assert len(out.splitlines()) == 2  # the resolved settings and the run folder
+    _, execution, _ = out.splitlines()  # the resolved settings, how updates were made, the run folder
+    assert execution == "updates: one by one: CUDA graphs need a CUDA device, the device is cpu"
+
+
+def test_updates_can_be_kept_out_of_cuda_graphs(dtag):
+    code, out, _ = dtag(f"train dt {DATASET} --out run {SMALL} --updates 2 --no-capture")
+    assert code == 0 and "updates: one by one: capture=False was asked for" in out
 
 
 @pytest.mark.parametrize(
@@ -86,6 +92,7 @@ def test_output_of_a_pipe_has_no_bars_and_no_codes(dtag):
         (f"train dt {DATASET} --out run --config absent.json", "absent.json"),
         (f"train dt {DATASET} --out run --n-layer 0", "n_layer: expected a positive integer, got 0"),
         (f"train iql {DATASET} --out run --eval-every 2", "--eval-every: iql trains a critic"),
+        (f"train dt {DATASET} --out run --capture", "capture: CUDA graphs need a CUDA device"),
         ("evaluate absent", "dtag evaluate: absent: expected a run or a checkpoint folder"),
         ("evaluate absent --ag-steps 0,x", "--ag-steps: expected whole numbers separated by commas"),
         ("evaluate absent --ag-steps=-1", "steps: expected a whole number of at least 0, got -1"),

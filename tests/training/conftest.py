@@ -1,11 +1,13 @@
-"""Fixtures over small_runs.py."""
+"""Fixtures over small_runs.py; lets the tests import cpu_graph.py."""
 
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent))
 _SMALL = runpy.run_path(str(Path(__file__).with_name("small_runs.py")))
 
 

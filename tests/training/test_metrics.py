@@ -69,3 +69,10 @@ def test_a_metric_that_is_not_finite_is_an_error(value):
     means.add({"good": torch.tensor(1.0), "loss": torch.tensor(value)})
     with pytest.raises(FloatingPointError, match="loss became"):
         means.means()
+
+
+def test_sums_over_several_updates_count_as_many():
+    means = WindowMeans()
+    means.add({"x": torch.tensor(1.0)})
+    means.add({"x": torch.tensor(11.0)}, count=3)
+    assert means.count == 4 and means.means() == {"x": 3.0}

@@ -1,0 +1,81 @@
+"""Sampling and an update on a device that is not the CPU touch nothing on the host.
+
+The device is PyTorch's meta device, which has shapes and no numbers: what reads a number is an error there,
+and an operator over a tensor of the host is found. Branches for devices other than the CPU are taken.
+"""
+
+import dataclasses
+import importlib
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from dtag_fast.algorithms import Algorithm, base, create
+from dtag_fast.algorithms.dt import Config as DT
+
+META = torch.device("meta")
+
+
+class MetaGenerator(torch.Generator):
+    """Says it lies on the meta device, for which there are no generators."""
+
+    device = META
+
+    def __new__(cls, device=META):
+        return super().__new__(cls)
+
+
+class HostTensors(TorchDispatchMode):
+    """Collects the operators that take or make a tensor outside of the meta device."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.seen = [], 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = {name: value for name, value in (kwargs or {}).items() if name != "generator"}
+        if "generator" in (argument.name for argument in func._schema.arguments):
+            kwargs["generator"] = None
+        # the fused optimizers have no kernel for meta tensors and write in place
+        result = None if "_fused_adam" in func._schema.name else func(*args, **kwargs)
+        tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor)]
+        if any(x.device != META for x in tensors):
+            self.found.append(str(func))
+        self.seen += 1
+        return result
+
+
+@pytest.fixture
+def on_meta(monkeypatch):
+    """create(..., device="meta") works; optimizers read their learning rate once, when they are made."""
+    monkeypatch.setattr(base, "Generator", MetaGenerator)
+    monkeypatch.setattr(Algorithm, "scheduled", lambda self, lr: lr)
+    adam = importlib.import_module("torch.optim.adam")
+    monkeypatch.setattr(adam, "_device_dtype_check_for_fused", lambda parameter: None)
+
+
+@pytest.mark.parametrize("case", ["dt", "dt-original", "reinformer", "iql"])
+def test_an_update_touches_nothing_on_the_host(case, store, configs, on_meta):
+    name, config = case.partition("-")[0], configs[case.partition("-")[0]]
+    if case == "dt-original":
+        fields = ("context_len", "d_model", "n_layer", "n_head", "max_timestep", "batch_size")
+        config = DT.original(**{field: getattr(config, field) for field in fields})
+    config = dataclasses.replace(config, lr=1e-3)
+    learner = create(name, store, config, device="meta", capturable=True)
+    learner.optimizers["model"].param_groups[0]["lr"] = torch.tensor(1e-3, device=META)
+    sampler, generator = learner.make_sampler(store), MetaGenerator()
+    with HostTensors() as spy:
+        for _ in range(2):  # the first makes the optimizers' state
+            metrics = learner.update(sampler.sample(generator))
+    assert spy.found == [] and spy.seen > 200
+    assert all(value.device == META and value.ndim == 0 for value in metrics.values())
+    assert learner.updates_done == 2
+
+
+def test_what_lies_on_the_host_is_found(store, configs, on_meta):
+    learner = create("dt", store, configs["dt"], device="meta", capturable=True)
+    with HostTensors() as spy:
+        learner.schedule_step * torch.tensor(2.0)
+    assert spy.found

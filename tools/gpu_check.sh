@@ -98,7 +98,7 @@ for tool in memcheck racecheck synccheck; do
 done
 
 # Triton compiles a kernel for each shape and option: seconds each, on as many cores as there are.
-OMP_NUM_THREADS=1 step tests-attention 100 "$python" -m pytest -p no:benchmark -p no:cacheprovider -n auto --maxprocesses 8 tests/ops/attention
+OMP_NUM_THREADS=1 step tests-sequence 110 "$python" -m pytest -p no:benchmark -p no:cacheprovider -n auto --maxprocesses 8 tests/ops/attention tests/ops/embedding tests/training/test_capture_gpu.py tests/rollout/test_captured.py
 
 benchmarks "${last[@]}"
 

@@ -131,19 +131,35 @@ def attention_resources(file: Path) -> str:
 
 def attention_table(result: dict) -> str:
     """The same of its result."""
+    note = "with padding on both sides and dropout."
+    return _op_table(result, ("tokens", "width"), "sequences x queries x keys of a program", note)
+
+
+def embedding_resources(file: Path) -> str:
+    """Table of tools.embedding_resources: what the kernels that make tokens take on each target."""
+    return embedding_table(json.loads(file.read_text()))
+
+
+def embedding_table(result: dict) -> str:
+    """The same of its result."""
+    note = "tokens of returns, states and actions."
+    return _op_table(result, ("states", "actions", "width"), "steps x columns of a program", note)
+
+
+def _op_table(result: dict, sizes: Sequence[str], tile: str, note: str) -> str:
+    """Of a result of tools.op_resources. sizes: names of those of a shape. tile: what `tile` says."""
     rows = [
         (
-            *(k["target"], f"{k['kernel']}, {k['precision']}", f"{k['tokens']} x {k['width']}", k["tile"]),
-            *(str(k["num_warps"]), str(k["registers"]), str(k["spills"]), f"{k['shared']:,}"),
+            *(k["target"], f"{k['kernel']}, {k['precision']}", " x ".join(str(k[size]) for size in sizes)),
+            *(k["tile"], str(k["num_warps"]), str(k["registers"]), str(k["spills"]), f"{k['shared']:,}"),
         )
         for k in result["kernels"]
     ]
     header = (
-        *("target", "kernel", "tokens x width", "sequences x queries x keys of a program", "warps"),
+        *("target", "kernel", " x ".join(sizes), tile, "warps"),
         *("registers per thread", "spills", "shared memory, bytes"),
     )
-    note = f"Triton {result['triton']}; with padding on both sides and dropout. Spills: bytes of a thread."
-    return f"{markdown(header, rows)}\n\n{note}"
+    return f"{markdown(header, rows)}\n\nTriton {result['triton']}; {note} Spills: bytes of a thread."
 
 
 def spread(mean: float, std: float) -> str:
@@ -165,6 +181,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "cuda_resources": cuda_resources,
     "triton_resources": triton_resources,
     "attention_resources": attention_resources,
+    "embedding_resources": embedding_resources,
 }
 # The files of a mark that names none.
 DEFAULT_FILES = {
@@ -172,4 +189,5 @@ DEFAULT_FILES = {
     "cuda_resources": ("docs/results/cuda-resources.json",),
     "triton_resources": ("docs/results/triton-resources.json",),
     "attention_resources": ("docs/results/attention-resources.json",),
+    "embedding_resources": ("docs/results/embedding-resources.json",),
 }

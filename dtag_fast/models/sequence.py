@@ -15,6 +15,7 @@ from dtag_fast.models.normalizer import ActionBounds, InputNormalizer
 from dtag_fast.models.transformer import ActivationName, Norm, Transformer
 from dtag_fast.ops.attention import Backend, Padding
 from dtag_fast.ops.dropout import dropout
+from dtag_fast.ops.embedding import embed_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,15 +157,24 @@ class SequenceModel(nn.Module):
         self, states: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor, omit: int = 1
     ) -> Tensor:
         """Tokens in order, (B, 3K - omit, D). The last of a window, an action, is seen by no output."""
-        by_name = {
-            "return": self.embed_return(returns_to_go),
-            "state": self.embed_state(states),
-            "action": self.embed_action(actions),
-        }
-        tokens = torch.stack([by_name[name] for name in self.ORDER], dim=2)  # (B, K, 3, D)
-        tokens += self.embed_timestep(timesteps)[:, :, None]
-        tokens = tokens.flatten(1, 2)
-        return self.embed_norm(tokens[:, : tokens.shape[1] - omit])
+        return embed_tokens(
+            states,
+            actions,
+            returns_to_go,
+            timesteps,
+            state_weight=self.embed_state.weight,
+            state_bias=self.embed_state.bias,
+            action_weight=self.embed_action.weight,
+            action_bias=self.embed_action.bias,
+            return_weight=self.embed_return.weight,
+            return_bias=self.embed_return.bias,
+            timestep_table=self.embed_timestep.weight,
+            norm_weight=self.embed_norm.weight,
+            norm_bias=self.embed_norm.bias,
+            order=self.ORDER,
+            omit=omit,
+            eps=self.embed_norm.eps,
+        )
 
     def hidden(
         self,

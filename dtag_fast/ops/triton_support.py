@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -29,3 +30,19 @@ def why_not(device: torch.device) -> str | None:
 def power_of_two(size: int) -> int:
     """The smallest power of two that is at least `size`, and at least 16, the smallest side of a product."""
     return max(16, 1 << (size - 1).bit_length())
+
+
+def product_precision(dtype: torch.dtype, device: torch.device) -> str:
+    """The kernels' name of how exact products are. float32 follows torch.get_float32_matmul_precision():
+    three products of tf32 on NVIDIA's tensor cores are as exact as one of float32, which has no tensor cores
+    there."""
+    if device.type == "cpu":
+        return "ieee" if dtype == torch.float32 else "upcast"
+    if dtype != torch.float32 or torch.version.hip is not None:
+        return "ieee"
+    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+def on_device(device: torch.device) -> AbstractContextManager:
+    """Launches within it go to this device."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -80,13 +80,44 @@ def test_the_standard_problem_spills_nothing_anywhere():
     run("-m", "tools.triton_resources")
 
 
-def test_attention_of_60_tokens_compiles_without_a_gpu():
-    script = "import sys; from tools.attention_resources import *\n"
-    script += "r = [resources('cuda:90', 'bf16', kernel, 60, 128) for kernel in KERNELS]\n"
-    script += "assert all(x.registers <= 255 and x.spills == 0 and fault(x) is None for x in r), r"
+OPERATORS = {
+    "attention": {"tokens": 60, "width": 128},
+    "embedding": {"states": 17, "actions": 6, "width": 128},
+}
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_an_operator_compiles_without_a_gpu(operator):
+    """Its kernels of one shape, without a spill."""
+    script = f"""
+from tools.op_resources import fault, resources
+
+for kernel in ("forward", "backward"):
+    r = resources({operator!r}, "cuda:90", "bf16", kernel, {OPERATORS[operator]})
+    assert r.registers <= 255 and r.spills == 0 and fault(r) is None, r
+"""
     run("-c", script)
 
 
 @pytest.mark.slow
-def test_attention_compiles_everywhere_within_its_limits():
-    run("-m", "tools.attention_resources")
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_an_operator_compiles_everywhere_within_its_limits(operator):
+    run("-m", f"tools.{operator}_resources")
+
+
+FAULTS = {
+    "spills 200 bytes, allowed 192": {"spills": 200},
+    "a program takes 65792 registers, a multiprocessor has 65536": {"registers": 257, "num_warps": 8},
+    "asks for 166913 bytes of shared memory, the device has 166912": {"shared": 163 * 1024 + 1},
+}
+
+
+@pytest.mark.parametrize("sentence", FAULTS)
+def test_what_does_not_fit_is_named(sentence):
+    fits = {"num_warps": 4, "registers": 128, "spills": 0, "scalar_spills": 0, "shared": 0}
+    script = f"""
+from tools.op_resources import Resources, fault
+
+print(fault(Resources("cuda:80", "bf16", "forward", {{"width": 64}}, "16 x 64", **{fits | FAULTS[sentence]})))
+"""
+    assert run("-c", script) == f"cuda:80, bf16, forward of width 64: {sentence}.\n"

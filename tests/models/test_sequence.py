@@ -70,6 +70,22 @@ def test_act_equals_the_plain_forwards(kind, style, padding, lengths, trim):
 
 
 @pytest.mark.parametrize("kind", ["dt", "reinformer"])
+@pytest.mark.parametrize("omit", [1, 2])
+def test_tokens_are_those_of_the_layers_bit_for_bit(kind, omit):
+    model, batch = make(kind), windows(LENGTHS["mixed"], "right")
+    embedded = {
+        "state": model.embed_state(batch["states"]),
+        "action": model.embed_action(batch["actions"]),
+        "return": model.embed_return(batch["returns_to_go"]),
+    }
+    tokens = torch.stack([embedded[name] for name in model.ORDER], dim=2)
+    tokens = tokens + model.embed_timestep(batch["timesteps"])[:, :, None]
+    wanted = model.embed_norm(tokens.flatten(1, 2)[:, :-omit])
+    inputs = [batch[name] for name in ("states", "actions", "returns_to_go", "timesteps")]
+    assert torch.equal(model.embed(*inputs, omit=omit), wanted)
+
+
+@pytest.mark.parametrize("kind", ["dt", "reinformer"])
 def test_act_ignores_what_is_not_known_yet(kind):
     model = make(kind)
     batch = windows(LENGTHS["full"], "right")

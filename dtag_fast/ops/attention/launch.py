@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dtag_fast.ops.philox import keep_scale_of, threshold_of
+from dtag_fast.ops.triton_support import on_device, product_precision
 
 from .tiles import Tiles, launch_options, tiles_for
 
@@ -24,16 +24,6 @@ class Operands(NamedTuple):
     seed: Tensor | None  # (1,) int64; None without dropout
     dropout_p: float
     scale: float
-
-
-def product_precision(dtype: torch.dtype, device: torch.device) -> str:
-    """The kernels' name of it. float32 follows torch.get_float32_matmul_precision(): three products of tf32
-    on NVIDIA's tensor cores are as exact as one of float32, which has no tensor cores there."""
-    if device.type == "cpu":
-        return "ieee" if dtype == torch.float32 else "upcast"
-    if dtype != torch.float32 or torch.version.hip is not None:
-        return "ieee"
-    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 def split(qkv: Tensor, q: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -88,10 +78,6 @@ def _strides(q: Tensor, kv: Tensor) -> tuple[int, ...]:
     return (*q.stride()[:3], kv.stride(0), kv.stride(1), kv.stride(3))
 
 
-def _on(device: torch.device):
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
 def forward(o: Operands) -> tuple[Tensor, Tensor]:
     """(out (B, Q, H * D), lse (B * H, Q) float32, the base-2 logarithm of each row's sum)."""
     from .kernels import attention_forward  # Triton takes seconds to import
@@ -103,7 +89,7 @@ def forward(o: Operands) -> tuple[Tensor, Tensor]:
         return out, lse
     tiles, groups = _tiles(o, backward=False)
     grid = (groups, -(-queries // tiles.query_rows))
-    with _on(o.q.device):
+    with on_device(o.q.device):
         attention_forward[grid](
             o.q,
             o.kv[:, :, 0],
@@ -132,7 +118,7 @@ def backward(o: Operands, out: Tensor, lse: Tensor, grad: Tensor, dq: Tensor, dk
     tiles, groups = _tiles(o, backward=True)
     parts = -(-o.kv.shape[1] // tiles.key_rows) + -(-o.q.shape[1] // tiles.query_rows)
     grid = (groups, 1 if tiles.whole else parts)
-    with _on(o.q.device):
+    with on_device(o.q.device):
         attention_backward[grid](
             o.q,
             o.kv[:, :, 0],

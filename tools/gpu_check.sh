@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What only a machine with an NVIDIA GPU can show: builds the package beside the sources, runs the tests that use a GPU when there
 # is one, times refine against its peers, runs the micro-benchmarks, and lets compute-sanitizer watch the kernels. Needs no
-# network: the Python on PATH must hold torch, pytest, pytest-benchmark, pytest-xdist, hypothesis, pybind11 and setuptools. Ends
+# network: the Python on PATH must hold torch, pytest, pytest-benchmark, pytest-xdist, hypothesis, pybind11 and setuptools;
+# captured training and acting are tested where gymnasium and safetensors are installed too. Ends
 # within 8 minutes: what does not fit any more is left out and recorded so.
 #   tools/gpu_check.sh OUT                 writes OUT/check.json, OUT/<gpu>-<date>.json, OUT/micro.json and the logs
 #   tools/gpu_check.sh OUT --device cpu    the same steps without a GPU and without hurry, to try the script
@@ -98,7 +99,10 @@ for tool in memcheck racecheck synccheck; do
 done
 
 # Triton compiles a kernel for each shape and option: seconds each, on as many cores as there are.
-OMP_NUM_THREADS=1 step tests-sequence 110 "$python" -m pytest -p no:benchmark -p no:cacheprovider -n auto --maxprocesses 8 tests/ops/attention tests/ops/embedding tests/training/test_capture_gpu.py tests/rollout/test_captured.py
+sequence=("$python" -m pytest -p no:benchmark -p no:cacheprovider -n auto --maxprocesses 8)
+OMP_NUM_THREADS=1 step tests-sequence 100 "${sequence[@]}" tests/ops/attention tests/ops/embedding
+# These import gymnasium and safetensors.
+OMP_NUM_THREADS=1 step tests-captured 60 "${sequence[@]}" tests/training/test_capture_gpu.py tests/rollout/test_captured.py
 
 benchmarks "${last[@]}"
 

@@ -53,7 +53,9 @@ def device_table(rows: Rows) -> str:
     for name, info in rows:
         for variant, time in info.get("device", {}).items():
             precision = info["precisions"][variant]
-            share = roofline.fraction(info["flops"], time["median"], info.get("device_name"), precision)
+            share = None
+            if "flops" in info:
+                share = roofline.fraction(info["flops"], time["median"], info.get("device_name"), precision)
             quartiles = f"{duration(time['q25'])} to {duration(time['q75'])}"
             of_peak = "" if share is None else f"{100 * share:.2g} %"
             median = duration(time["median"])

@@ -4,12 +4,24 @@
 # network: the Python on PATH must hold torch, pytest, pytest-benchmark, pytest-xdist, hypothesis, pybind11 and setuptools;
 # captured training and acting are tested where gymnasium and safetensors are installed too. Ends
 # within 8 minutes: what does not fit any more is left out and recorded so.
-#   tools/gpu_check.sh OUT                 writes OUT/check.json, OUT/<gpu>-<date>.json, OUT/micro.json and the logs
-#   tools/gpu_check.sh OUT --device cpu    the same steps without a GPU and without hurry, to try the script
+#   tools/gpu_check.sh OUT                  writes OUT/check.json, OUT/<gpu>-<date>.json, OUT/micro.json and the logs
+#   tools/gpu_check.sh OUT --part refine    refine alone; --part sequence: attention, embedding, captured steps; without it
+#                                           refine first and of the others what still fits
+#   tools/gpu_check.sh OUT --device cpu     the same steps without a GPU and without hurry, to try the script
 set -euo pipefail
-out=${1:?usage: tools/gpu_check.sh OUT [--device cpu]}
+out=${1:?usage: tools/gpu_check.sh OUT [--part refine|sequence] [--device cpu]}
+shift
 device=cuda
-if [ "${2:-}" = --device ]; then device=${3:?--device takes cuda or cpu}; fi
+part=all
+while [ $# -gt 0 ]; do
+    case $1 in
+    --device) device=${2:?--device takes cuda or cpu} ;;
+    --part) part=${2:?--part takes refine or sequence} ;;
+    *) echo "unknown option $1" >&2 && exit 2 ;;
+    esac
+    shift 2
+done
+case $part in all | refine | sequence) ;; *) echo "--part takes refine or sequence, got $part" >&2 && exit 2 ;; esac
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 cd "$(dirname "$0")/.."
@@ -54,57 +66,72 @@ step() { # step NAME SECONDS COMMAND...: runs it under a time limit; a failure i
 }
 
 step build 240 "$python" -m pip install --disable-pip-version-check --no-build-isolation --no-deps --upgrade --target "$site" .
-export PYTHONPATH=$site OMP_NUM_THREADS=1
-step tests 110 "$python" -m pytest -p no:benchmark -n auto --maxprocesses 4 tests/build/test_core.py tests/ops/refine tests/models -p no:cacheprovider
-
-unset OMP_NUM_THREADS
-options=(--prepare-seconds 35)
+export PYTHONPATH=$site
+pytest=("$python" -m pytest -p no:cacheprovider)
+options=(--benchmark-only --device "$device" --prepare-seconds 35)
 first=(1 4096)
 last=(65536 64)
 if [ "$device" = cpu ]; then
-    options=(--without-compile --seconds 1)
+    options+=(--without-compile --seconds 1)
     first=(1)
     last=(64)
 fi
 benchmarks() { # benchmarks BATCH...: a process each, so that one that crashes takes no other's times with it
     local batch
     for batch in "$@"; do
-        step "benchmarks-$batch" 75 "$python" -m pytest "benchmarks/test_refine_gpu.py::test_refine_gpu[B=$batch]" -s --benchmark-only \
-            --device "$device" "${options[@]}" --benchmark-json "$out/benchmark-$batch.json" -p no:cacheprovider
+        step "benchmarks-$batch" 75 "${pytest[@]}" "benchmarks/test_refine_gpu.py::test_refine_gpu[B=$batch]" -s "${options[@]}" \
+            --benchmark-json "$out/benchmark-$batch.json"
     done
 }
-benchmarks "${first[@]}"
 
-if ! command -v nvcc >/dev/null; then
-    skip micro "no nvcc"
-elif [ "$device" = cpu ]; then
-    step micro 90 "$python" benchmarks/cuda/run.py --compile-only
-else
-    step micro 90 "$python" benchmarks/cuda/run.py --arch "sm_$arch" --out "$out/micro.json" --seconds 45
-fi
+check_refine() {
+    OMP_NUM_THREADS=1 step tests 110 "${pytest[@]}" -p no:benchmark -n auto --maxprocesses 4 tests/build/test_core.py tests/ops/refine
+    benchmarks "${first[@]}"
 
-sanitizer=$(command -v compute-sanitizer || true)
-beside=$(dirname "$(command -v nvcc || echo /nowhere/nvcc)")/compute-sanitizer
-if [ -z "$sanitizer" ] && [ -x "$beside" ]; then sanitizer=$beside; fi
-for tool in memcheck racecheck synccheck; do
-    if [ "$device" = cpu ]; then
-        skip "$tool" "needs a GPU"
-    elif [ -z "$sanitizer" ]; then
-        skip "$tool" "no compute-sanitizer on PATH or beside nvcc"
+    if ! command -v nvcc >/dev/null; then
+        skip micro "no nvcc"
+    elif [ "$device" = cpu ]; then
+        step micro 90 "$python" benchmarks/cuda/run.py --compile-only
     else
-        # Without torch's cache each tensor is an allocation of its own, with ends that can be overrun.
-        PYTORCH_NO_CUDA_MEMORY_CACHING=1 step "$tool" 60 "$sanitizer" --tool "$tool" --error-exitcode 9 "$python" -m pytest \
-            -p no:benchmark -p no:cacheprovider -p no:xdist tests/ops/refine/test_gpu_tensors.py -k small
+        step micro 90 "$python" benchmarks/cuda/run.py --arch "sm_$arch" --out "$out/micro.json" --seconds 45
     fi
-done
 
-# Triton compiles a kernel for each shape and option: seconds each, on as many cores as there are.
-sequence=("$python" -m pytest -p no:benchmark -p no:cacheprovider -n auto --maxprocesses 8)
-OMP_NUM_THREADS=1 step tests-sequence 100 "${sequence[@]}" tests/ops/attention tests/ops/embedding
-# These import gymnasium and safetensors.
-OMP_NUM_THREADS=1 step tests-captured 60 "${sequence[@]}" tests/training/test_capture_gpu.py tests/rollout/test_captured.py
+    local sanitizer beside tool
+    sanitizer=$(command -v compute-sanitizer || true)
+    beside=$(dirname "$(command -v nvcc || echo /nowhere/nvcc)")/compute-sanitizer
+    if [ -z "$sanitizer" ] && [ -x "$beside" ]; then sanitizer=$beside; fi
+    for tool in memcheck racecheck synccheck; do
+        if [ "$device" = cpu ]; then
+            skip "$tool" "needs a GPU"
+        elif [ -z "$sanitizer" ]; then
+            skip "$tool" "no compute-sanitizer on PATH or beside nvcc"
+        else
+            # Without torch's cache each tensor is an allocation of its own, with ends that can be overrun.
+            PYTORCH_NO_CUDA_MEMORY_CACHING=1 OMP_NUM_THREADS=1 step "$tool" 60 "$sanitizer" --tool "$tool" --error-exitcode 9 \
+                "${pytest[@]}" -p no:benchmark -p no:xdist tests/ops/refine/test_gpu_tensors.py -k small
+        fi
+    done
+    benchmarks "${last[@]}"
+}
 
-benchmarks "${last[@]}"
+check_sequence() {
+    # Triton compiles a kernel for each shape and option: seconds each, on as many cores as there are.
+    OMP_NUM_THREADS=1 step tests-sequence 120 "${pytest[@]}" -p no:benchmark -n auto --maxprocesses 8 \
+        tests/ops/attention tests/ops/embedding tests/models
+    # These import gymnasium and safetensors.
+    OMP_NUM_THREADS=1 step tests-captured 60 "${pytest[@]}" -p no:benchmark -n auto --maxprocesses 8 \
+        tests/training/test_capture_gpu.py tests/rollout/test_captured.py
+    local name
+    for name in training_steps policy_steps; do
+        step "benchmarks-$name" 90 "${pytest[@]}" "benchmarks/test_steps_gpu.py::test_${name}_gpu" -s "${options[@]}" \
+            --benchmark-json "$out/benchmark-$name.json"
+    done
+    step benchmarks-attention 120 "${pytest[@]}" benchmarks/test_sequence_gpu.py -s "${options[@]}" --seconds 1 \
+        --benchmark-json "$out/benchmark-attention.json"
+}
+
+if [ "$part" != sequence ]; then check_refine; fi
+if [ "$part" != refine ]; then check_sequence; fi
 
 total=$((SECONDS + 30))
 step report 30 "$python" -m benchmarks.report "$out"/benchmark-*.json --save "$out"

@@ -78,13 +78,14 @@ class CapturedStep:
             steps[step.rows, 0], lr[step.rows, 0] = self.refinement.numbers(settings[step.rows])
             self._numbers = self.refinement.update(states.shape[1], previous.shape[1])
 
-        self._run()
+        self.run()
         found = np.split(self._host_out.numpy()[step.rows], self._results, axis=1)
         chosen, predicted, refined, q_0, q_best = found
         policy.finish(step, chosen, predicted)
         return Refined(refined, q_0[:, 0], q_best[:, 0])
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """One step of what lies in the staging memory of the host, to the results there."""
         self._in.copy_(self._host_in, non_blocking=True)
         if not self._capture:
             with torch.inference_mode():

@@ -23,7 +23,7 @@ from dtag_fast.algorithms.sequence import (
 )
 from dtag_fast.data import TrajectoryStore, Windows
 from dtag_fast.models import DecisionTransformer, DecisionTransformerConfig
-from dtag_fast.ops.attention import Backend
+from dtag_fast.models.transformer import BlockBackend
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Config:
     weight_decay: float = 1e-4  # AdamW
     betas: tuple[float, float] = (0.9, 0.999)
     warmup: int = 10_000  # updates of linear warm-up
-    attention: Backend | None = None  # of ops.attention; None: kernels on a GPU, PyTorch's elsewhere
+    attention: BlockBackend | None = None  # None: kernels on a GPU, PyTorch's operators elsewhere
     max_grad_norm: float = 0.25
 
     @classmethod

@@ -30,7 +30,7 @@ from dtag_fast.algorithms.sequence import check_lengths, resolve_return_scale, w
 from dtag_fast.data import TrajectoryStore, Windows
 from dtag_fast.models import Reinformer as ReinformerModel
 from dtag_fast.models import ReinformerConfig
-from dtag_fast.ops.attention import Backend
+from dtag_fast.models.transformer import BlockBackend
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Config:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     warmup: int = 5_000  # updates of linear warm-up
-    attention: Backend | None = None  # of ops.attention; None: kernels on a GPU, PyTorch's elsewhere
+    attention: BlockBackend | None = None  # None: kernels on a GPU, PyTorch's operators elsewhere
     max_grad_norm: float = 0.25  # clip of the trainer; LAMB clips at 1.0 by itself
 
     def __post_init__(self) -> None:

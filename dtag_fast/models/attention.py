@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from dtag_fast.ops.attention import Backend, Padding, attention
+from dtag_fast.ops.attention import Backend as AttentionBackend
+from dtag_fast.ops.attention import Padding, attention
 from dtag_fast.ops.select_rows import select_rows
 
 
@@ -26,7 +27,7 @@ class CausalSelfAttention(nn.Module):
             raise ValueError(f"n_head: expected a divisor of d_model = {d_model}, got {n_head}")
         self.n_head = n_head
         self.dropout = dropout
-        self.backend: Backend | None = None
+        self.backend: AttentionBackend | None = None
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from dtag_fast.models.normalizer import ActionBounds, InputNormalizer
-from dtag_fast.models.transformer import ActivationName, Norm, Transformer
-from dtag_fast.ops.attention import Backend, Padding
+from dtag_fast.models.transformer import ActivationName, BlockBackend, Norm, Transformer
+from dtag_fast.ops.attention import Padding
+from dtag_fast.ops.attention import choose_backend as choose_attention
 from dtag_fast.ops.dropout import dropout
+from dtag_fast.ops.embedding import choose_backend as choose_embedding
 from dtag_fast.ops.embedding import embed_tokens
 
 
@@ -108,7 +110,7 @@ class SequenceModel(nn.Module):
         state_std: Tensor | None = None,
         action_low: Sequence[float] | None = None,
         action_high: Sequence[float] | None = None,
-        attention: Backend | None = None,
+        attention: BlockBackend | None = None,
     ):
         super().__init__()
         self.config = config
@@ -131,18 +133,34 @@ class SequenceModel(nn.Module):
         return self.config.padding
 
     @property
-    def attention(self) -> Backend | None:
-        """Backend of attention in all blocks; None for the fastest."""
-        return self.transformer.blocks[0].attention.backend
+    def attention(self) -> BlockBackend | None:
+        """How all blocks are computed, see `Block.backend`; None for the fastest."""
+        return self.transformer.blocks[0].backend
 
     @attention.setter
-    def attention(self, backend: Backend | None) -> None:
-        if backend is not None and backend not in get_args(Backend):
-            raise ValueError(
-                f"attention: expected one of {', '.join(get_args(Backend))} or None, got {backend!r}"
-            )
+    def attention(self, backend: BlockBackend | None) -> None:
         for block in self.transformer.blocks:
-            block.attention.backend = backend
+            block.backend = backend
+
+    def explain(self, steps: int | None = None) -> str:
+        """How windows of so many steps (None: K) are computed where the parameters are, and why.
+
+        Returns:
+            A line each for tokens, blocks and, where blocks are not one launch, attention.
+        """
+        like, block = self.embed_state.weight, self.transformer.blocks[0]
+        size = len(self.ORDER) * (self.config.context_len if steps is None else steps) - 1
+        tokens = like.new_empty(1, size, self.config.d_model)
+        lines = ["tokens: {} ({})".format(*choose_embedding(self.embed_timestep.weight))]
+        reason = block.why_not_fused(tokens)
+        if reason is None:
+            return "\n".join([*lines, "blocks: fused, one launch forward and one backward"])
+        qkv = tokens[:, :, None, None].expand(-1, -1, 3, block.attention.n_head, -1)
+        qkv = qkv[..., : self.config.d_model // block.attention.n_head]
+        attention = choose_attention(qkv, block.attention.backend)
+        return "\n".join(
+            [*lines, f"blocks: operator by operator ({reason})", "attention: {} ({})".format(*attention)]
+        )
 
     @property
     def predicts_returns(self) -> bool:

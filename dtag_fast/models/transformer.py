@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Generator, Tensor, nn
@@ -19,12 +19,14 @@ from torch.nn import functional as F
 
 from dtag_fast.models.attention import CausalSelfAttention
 from dtag_fast.ops.attention import Padding
-from dtag_fast.ops.dropout import dropout
+from dtag_fast.ops.block import BlockWeights, choose_backend, transformer_block
+from dtag_fast.ops.dropout import dropout, random_words
 from dtag_fast.ops.select_rows import select_rows
 
 Norm = Literal["post", "pre"]
 ActivationName = Literal["gelu", "relu"]
 _ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
+BlockBackend = Literal["fused", "triton", "sdpa", "reference"]
 
 
 class Past(Protocol):
@@ -50,12 +52,37 @@ class Block(nn.Module):
 
     def __init__(self, d_model: int, n_head: int, dropout: float, norm: Norm, activation: ActivationName):
         super().__init__()
-        self.norm, self.activation, self.dropout = norm, _ACTIVATIONS[activation], dropout
+        self.norm, self.activation_name, self.dropout = norm, activation, dropout
+        self.activation = _ACTIVATIONS[activation]
+        self._backend: BlockBackend | None = None
         self.attention = CausalSelfAttention(d_model, n_head, dropout)
         self.norm_1 = nn.LayerNorm(d_model)
         self.expand = nn.Linear(d_model, 4 * d_model)
         self.contract = nn.Linear(4 * d_model, d_model)
         self.norm_2 = nn.LayerNorm(d_model)
+
+    @property
+    def backend(self) -> BlockBackend | None:
+        """ "fused": the whole block is one launch of `ops.block`. Else it is made operator by operator, with
+        this backend of `ops.attention`. None: the fastest."""
+        return self._backend
+
+    @backend.setter
+    def backend(self, backend: BlockBackend | None) -> None:
+        if backend is not None and backend not in get_args(BlockBackend):
+            known = ", ".join(get_args(BlockBackend))
+            raise ValueError(f"attention: expected one of {known} or None, got {backend!r}")
+        self._backend = backend
+        self.attention.backend = None if backend == "fused" else backend
+
+    def why_not_fused(self, x: Tensor, rows: Tensor | None = None) -> str | None:
+        """Why the block on tokens x (B, S, D), for these rows, is made operator by operator; or None."""
+        if self._backend == "fused":
+            return None
+        if self._backend is not None:
+            return f"attention={self._backend!r} was asked for"
+        chosen, reason = choose_backend(x, self.attention.n_head, rows)
+        return None if chosen == "triton" else reason
 
     def project(self, x: Tensor) -> Tensor:
         """x (B, S, D) -> queries, keys and values (B, S, 3, H, D/H): all that depends on one token alone."""
@@ -76,6 +103,8 @@ class Block(nn.Module):
             keep: receives the keys and values (B, S, 2, H, D/H). projected: `project(x)`, if it is there
             already.
         """
+        if keep is None and projected is None and self.why_not_fused(x, rows) is None:
+            return self._fused(x, padding, rows, generator)
         q, qkv = None, projected
         if projected is None and rows is None:
             qkv = self.project(x)
@@ -108,6 +137,23 @@ class Block(nn.Module):
         if rows is not None:
             x, q, at = select_rows(x, rows), select_rows(q, rows), at.index_select(-1, rows)
         return self._residual(x, self.attention.attend(kept, padding, q, at), None)
+
+    def _fused(self, x: Tensor, padding: Padding, rows: Tensor | None, generator: Generator | None) -> Tensor:
+        p, heads = self.dropout if self.training else 0.0, self.attention
+        layers = (heads.qkv, heads.out, self.norm_1, self.expand, self.contract, self.norm_2)
+        return transformer_block(
+            x,
+            BlockWeights(*(parameter for layer in layers for parameter in (layer.weight, layer.bias))),
+            n_head=heads.n_head,
+            norm=self.norm,
+            activation=self.activation_name,
+            start=padding.start,
+            length=padding.length,
+            queries=rows,
+            dropout_p=p,
+            seed=random_words(1, x.device, generator) if p > 0 else None,
+            backend="triton",
+        )
 
     def _input(self, x: Tensor) -> Tensor:
         return self.norm_1(x) if self.norm == "pre" else x

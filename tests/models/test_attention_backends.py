@@ -51,11 +51,12 @@ def loss_of(model, inputs):
     return loss
 
 
+@pytest.mark.parametrize("kernels", ["triton", "fused"])
 @pytest.mark.parametrize("style", STYLES)
-def test_outputs_gradients_and_weights_do_not_depend_on_the_backend(style):
+def test_outputs_gradients_and_weights_do_not_depend_on_the_backend(style, kernels):
     inputs = batch(STYLES[style][2]["padding"])
     found = {}
-    for backend in ("sdpa", "triton"):
+    for backend in ("sdpa", kernels):
         model = make(style)
         model.load_state_dict(make(style).state_dict())
         model.attention = backend
@@ -72,6 +73,24 @@ def test_outputs_gradients_and_weights_do_not_depend_on_the_backend(style):
         torch.testing.assert_close(gradient, gradients_b[name], rtol=1e-4, atol=1e-5, msg=name)
     for a, b in zip(acted_a, acted_b, strict=True):
         assert a is b is None or torch.allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_fused_block_drops_by_the_generator():
+    inputs, losses = batch("right"), []
+    for seed in (0, 0, 1):
+        model = make("dt").train()
+        for block in model.transformer.blocks:
+            block.dropout = 0.3
+        model.attention = "fused"
+        generator = torch.Generator(DEVICE).manual_seed(seed)
+        losses.append(model(*inputs, generator=generator).actions.detach().square().sum().item())
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_fused_blocks_are_explained():
+    model = make("dt")
+    model.attention = "fused"
+    assert model.explain().endswith("blocks: fused, one launch forward and one backward")
 
 
 def test_200_updates_with_the_kernels_follow_those_with_the_reference():

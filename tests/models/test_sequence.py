@@ -149,8 +149,18 @@ def test_the_backend_of_attention_is_a_switch(kind):
         found[backend] = model(**batch).actions[mask]
     assert torch.equal(found[None], found["sdpa"])
     torch.testing.assert_close(found["reference"], found["sdpa"], rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match="attention: expected one of triton, sdpa, reference or None"):
+    with pytest.raises(ValueError, match="attention: expected one of fused, triton, sdpa, reference or None"):
         model.attention = "flash"
+
+
+@pytest.mark.parametrize("kind", ["dt", "reinformer"])
+def test_the_model_explains_how_it_is_computed(kind):
+    model = make(kind)
+    assert model.explain().splitlines()[0] == "tokens: torch (the fastest on a CPU)"
+    assert "blocks: operator by operator" in model.explain() and "attention: sdpa (" in model.explain()
+    model.attention = "reference"
+    assert "('reference' was asked for)" in model.explain().replace("attention=", "")
+    assert "attention: reference (asked for)" in model.explain()
 
 
 @pytest.mark.parametrize("kind", ["dt", "reinformer"])

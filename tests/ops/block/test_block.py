@@ -5,8 +5,8 @@ import torch
 from block_cases import PADDING, assert_near, exact, make_block, make_padding, results
 from torch.nn import functional as F
 
-from dtag_fast.models.attention import attention_bias
 from dtag_fast.models.transformer import Block
+from dtag_fast.ops.attention import Padding
 from dtag_fast.ops.block import BlockWeights, choose_backend, transformer_block
 from dtag_fast.ops.block.reference import residual_factor
 
@@ -29,7 +29,7 @@ def test_it_is_the_block_of_the_models(norm, activation, rows):
     start, length = torch.tensor([0, 2, 4]), torch.tensor([9, 8, 9])
     real = (torch.arange(9) >= start[:, None]) & (torch.arange(9) < length[:, None])
     rows = rows and torch.randint(4, 8, rows)  # real ones
-    wanted = block(x, attention_bias(real, x.dtype), rows)
+    wanted = block(x, Padding(start, length), rows)
     options = {"n_head": 3, "norm": norm, "activation": activation}
     out = transformer_block(x, weights_of(block), start=start, length=length, queries=rows, **options)
     if rows is None:

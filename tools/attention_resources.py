@@ -21,7 +21,7 @@ SHAPES = tuple({"tokens": tokens, "width": width} for tokens, width in SIZES)  #
 CASES = [(kernel, shape) for shape in SHAPES for kernel in KERNELS]
 
 
-def call(kernel: str, shape: dict[str, int], dtype: str, *, hip: bool) -> Call:
+def call(kernel: str, shape: dict[str, int], dtype: str, products: str, *, hip: bool) -> Call:
     """How a kernel is called with padding and dropout."""
     tokens, width = shape["tokens"], shape["width"]
     tiles = tiles_for(tokens, tokens, width, BYTES[dtype], backward=kernel == "backward")

@@ -23,7 +23,7 @@ CASES = [(kernel, shape) for shape in SHAPES for kernel in ("forward", "backward
 CASES.append(("table", SHAPES[1]))  # the same for any
 
 
-def call(kernel: str, shape: dict[str, int], dtype: str, *, hip: bool) -> Call:
+def call(kernel: str, shape: dict[str, int], dtype: str, products: str, *, hip: bool) -> Call:
     """How a kernel is called for returns, states and actions, with the gradients of all weights."""
     if kernel == "table":
         return _table_call(shape["width"], hip)

@@ -5,8 +5,11 @@ says what to compile:
 
     KERNELS             name -> Triton kernel
     CASES               which of them to compile, and for which shapes: (name, dict of sizes)
-    call(kernel, shape, dtype, hip=...)   how the named kernel is called for a shape: a `Call`
+    call(kernel, shape, dtype, products, hip=...)
+                        how the named kernel is called for a shape and a precision of products: a `Call`, or
+                        None where the launch rule refuses it
     table(result)       the Markdown table of the result
+    SPILL_LIMIT         where it is not the one below
 
 and ends with a call of `main`. Needs Triton but no GPU. Exit code 1 with a sentence per fault.
 """
@@ -27,7 +30,7 @@ PRECISIONS = {"fp32": ("fp32", "tf32x3"), "tf32": ("fp32", "tf32"), "bf16": ("bf
 BYTES = {"fp32": 4, "bf16": 2}  # of a number, by Triton's name of its type
 CHECKED = ("cuda:80", "cuda:90", "cuda:100")  # the launch rules were written for these
 REGISTERS = 64 * 1024  # of a multiprocessor of NVIDIA's, 32-bit ones
-# Bytes of a thread that may pass through local memory: a few numbers once in a tile.
+# Bytes of a thread that may pass through local memory: a few numbers once in a tile. Modules may have theirs.
 SPILL_LIMIT = 192
 SHARED_LIMIT = {"cuda:80": 163 * 1024, "cuda:90": 227 * 1024, "cuda:100": 227 * 1024, "hip:gfx942": 64 * 1024}
 
@@ -68,15 +71,20 @@ class Resources:
         return fields
 
 
-def resources(operator: str, target: str, precision: str, kernel: str, shape: dict[str, int]) -> Resources:
-    """Compiles one kernel of an operator as a call would, and reads what it takes."""
+def resources(
+    operator: str, target: str, precision: str, kernel: str, shape: dict[str, int]
+) -> Resources | None:
+    """Compiles one kernel of an operator as a call would, and reads what it takes; None: it is not called."""
     about = importlib.import_module(f".{operator}_resources", __package__)
     device, (dtype, products) = TARGETS[target], PRECISIONS[precision]
     hip = device.backend == "hip"
-    call = about.call(kernel, shape, dtype, hip=hip)
+    products = "ieee" if hip else products
+    call = about.call(kernel, shape, dtype, products, hip=hip)
+    if call is None:
+        return None
     function = about.KERNELS[kernel]
     types = {name: kind for name, kind in call.types.items() if name in function.arg_names}
-    constants = {"PRECISION": "ieee" if hip else products} | call.constants
+    constants = {"PRECISION": products} | call.constants
     strides = tuple(name for name in call.strides if name in types)
     made = compiled(function, types, constants, device, call.options, multiples_of_16=strides)
     return Resources(
@@ -86,12 +94,12 @@ def resources(operator: str, target: str, precision: str, kernel: str, shape: di
     )
 
 
-def fault(r: Resources) -> str | None:
+def fault(r: Resources, spill_limit: int = SPILL_LIMIT) -> str | None:
     """What is wrong with it, as a sentence."""
     shape = ", ".join(f"{name} {size}" for name, size in r.shape.items())
     what = f"{r.target}, {r.precision}, {r.kernel} of {shape}"
-    if r.spills > SPILL_LIMIT:
-        return f"{what}: spills {r.spills} bytes, allowed {SPILL_LIMIT}."
+    if r.spills > spill_limit:
+        return f"{what}: spills {r.spills} bytes, allowed {spill_limit}."
     taken = 32 * r.num_warps * r.registers
     if r.target.startswith("cuda") and taken > REGISTERS:
         return f"{what}: a program takes {taken} registers, a multiprocessor has {REGISTERS}."
@@ -116,12 +124,13 @@ def main(operator: str, argv: list[str] | None = None) -> int:
         for kernel, shape in about.CASES
     ]
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        found = list(pool.map(resources, *zip(*work, strict=True)))
+        found = [r for r in pool.map(resources, *zip(*work, strict=True)) if r is not None]
     versions = {"format": 1, "triton": metadata.version("triton")}
     result = versions | {"kernels": [r.record() for r in found]}
     print(about.table(result))
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    faults = list(filter(None, map(fault, found)))
+    limit = getattr(about, "SPILL_LIMIT", SPILL_LIMIT)
+    faults = [sentence for r in found if (sentence := fault(r, limit))]
     print(*faults, sep="\n", end="\n" if faults else "", file=sys.stderr)
     return int(bool(faults))

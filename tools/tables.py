@@ -146,6 +146,17 @@ def embedding_table(result: dict) -> str:
     return _op_table(result, ("states", "actions", "width"), "steps x columns of a program", note)
 
 
+def block_resources(file: Path) -> str:
+    """Table of tools.block_resources: what the kernels of a transformer block take on each target."""
+    return block_table(json.loads(file.read_text()))
+
+
+def block_table(result: dict) -> str:
+    """The same of its result."""
+    note = "with padding on both sides and dropout, LayerNorm after, GELU."
+    return _op_table(result, ("batch", "tokens", "width", "heads"), "batch rows x tokens of a program", note)
+
+
 def _op_table(result: dict, sizes: Sequence[str], tile: str, note: str) -> str:
     """Of a result of tools.op_resources. sizes: names of those of a shape. tile: what `tile` says."""
     rows = [
@@ -182,6 +193,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "triton_resources": triton_resources,
     "attention_resources": attention_resources,
     "embedding_resources": embedding_resources,
+    "block_resources": block_resources,
 }
 # The files of a mark that names none.
 DEFAULT_FILES = {
@@ -190,4 +202,5 @@ DEFAULT_FILES = {
     "triton_resources": ("docs/results/triton-resources.json",),
     "attention_resources": ("docs/results/attention-resources.json",),
     "embedding_resources": ("docs/results/embedding-resources.json",),
+    "block_resources": ("docs/results/block-resources.json",),
 }

@@ -87,16 +87,15 @@ def store_head(d_qkv, at, wanted, x, sums, n, HEAD: tl.constexpr, HEAD_COLUMNS: 
 
 @triton.jit(do_not_specialize=RUN_TIME)
 def block_backward(
-    x, grad, mixed, attended, mlp_in, between,
+    x, grad, attended, mlp_in, between,
     dx, hidden, d_hidden, d_mlp, d_attended, d_out, d_qkv, d_source, placed, sums,
     qkv_weight, qkv_bias, out_weight, norm_1_weight, expand_weight, expand_bias, contract_weight,
     norm_2_weight, positions, start, length, seed,
     position_stride, batch_rows, queries, tokens, scale, threshold, keep_scale,
     WIDTH: tl.constexpr, HIDDEN: tl.constexpr, HEADS: tl.constexpr, HEAD: tl.constexpr,
-    PRE: tl.constexpr, GELU: tl.constexpr, COLUMNS: tl.constexpr, HEAD_COLUMNS: tl.constexpr,
-    GROUP: tl.constexpr, QUERY_ROWS: tl.constexpr, KEY_ROWS: tl.constexpr, CHUNK: tl.constexpr,
-    PART: tl.constexpr, SPAN: tl.constexpr, HIDDEN_CHUNK: tl.constexpr, HIDDEN_WIDTH: tl.constexpr,
-    STAGES: tl.constexpr, HIDDEN_STAGES: tl.constexpr, PRECISION: tl.constexpr,
+    PRE: tl.constexpr, GELU: tl.constexpr, HEAD_COLUMNS: tl.constexpr, GROUP: tl.constexpr,
+    QUERY_ROWS: tl.constexpr, KEY_ROWS: tl.constexpr, CHUNK: tl.constexpr, PART: tl.constexpr,
+    SPAN: tl.constexpr, HIDDEN_CHUNK: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dx, and of every row: hidden = act(h), d_hidden = the gradient of h, d_mlp and d_out those of what the
     MLP and attention gave before dropout, d_qkv that of queries, keys and values; d_attended that of

@@ -60,10 +60,10 @@ def new_outputs(x: Tensor, queries: int, norm: str) -> tuple[Tensor, Kept]:
 
 
 def constants(
-    tiles: Tiles, width: int, hidden: int, n_head: int, norm: str, activation: str, precision: str
+    kernel, tiles: Tiles, width: int, hidden: int, n_head: int, norm: str, activation: str, precision: str
 ) -> dict:
     """What a kernel is compiled for."""
-    return {
+    found = {
         "WIDTH": width,
         "HIDDEN": hidden,
         "HEADS": n_head,
@@ -73,24 +73,29 @@ def constants(
         "PRECISION": precision,
         **tiles.constants(),
     }
+    return {name: found[name] for name in kernel.arg_names if name in found}
 
 
-def types(names: list[str], dtype: str, *, norm: str, chosen: bool) -> dict[str, str]:
-    """Triton's types of a kernel's arguments, for a call with padding and dropout, the most one can ask for.
+def types(kernel, dtype: str, *, norm: str, chosen: bool) -> dict[str, str]:
+    """Triton's types of a kernel's arguments that are neither constants nor None, for a call with padding and
+    dropout, the most one can ask for.
 
     Args:
-        names: of all arguments; the rest of them are constants, or None. dtype: Triton's name of x's.
-        chosen: whether only some queries are wanted.
+        dtype: Triton's name of x's. norm: "post" or "pre". chosen: whether only some queries are wanted.
     """
     found = dict.fromkeys(("position_stride", "batch_rows", "queries", "tokens"), "i32")
     found |= {"scale": "fp32", "keep_scale": "fp32", "threshold": "i64", "sums": "*fp32"}
     found |= dict.fromkeys(("positions", "start", "length", "seed"), "*i64")
     absent = {"positions", "placed"} if not chosen else set()
     absent |= {"d_source"} if norm != "pre" else set()
-    return {name: found.get(name, f"*{dtype}") for name in names if not name.isupper() and name not in absent}
+    return {
+        name: found.get(name, f"*{dtype}")
+        for name in kernel.arg_names
+        if not name.isupper() and name not in absent
+    }
 
 
-def _grid(o: Operands, *, backward: bool) -> tuple[tuple[int], dict]:
+def _grid(o: Operands, kernel, *, backward: bool) -> tuple[tuple[int], dict]:
     """The programs, each of some batch rows, and what they are compiled for and launched with."""
     batch, tokens, width = o.x.shape
     precision = product_precision(o.x.dtype, o.x.device)
@@ -105,7 +110,7 @@ def _grid(o: Operands, *, backward: bool) -> tuple[tuple[int], dict]:
         backward=backward,
     )
     hidden = o.weights.expand_weight.shape[0]
-    compiled_in = constants(tiles, width, hidden, o.n_head, o.norm, o.activation, precision)
+    compiled_in = constants(kernel, tiles, width, hidden, o.n_head, o.norm, o.activation, precision)
     options = launch_options(hip=torch.version.hip is not None)
     return (-(-batch // tiles.group),), compiled_in | options
 
@@ -127,7 +132,7 @@ def forward(o: Operands) -> tuple[Tensor, Kept]:
     out, kept = new_outputs(o.x, o.queries, o.norm)
     if out.numel() == 0:
         return out, kept
-    grid, options = _grid(o, backward=False)
+    grid, options = _grid(o, block_forward, backward=False)
     with on_device(o.x.device):
         block_forward[grid](o.x, out, *kept, *o.weights, *_lists_and_scalars(o), **options)
     return out, kept
@@ -143,7 +148,7 @@ def backward(o: Operands, kept: Kept, grad: Tensor) -> tuple[Tensor, list[Tensor
     if grad.numel() == 0:
         matrices = [torch.zeros_like(weight) for weight in w if weight.ndim == 2]
         return torch.zeros_like(x), matrices, x.new_zeros(9 * width + hidden_width)
-    grid, options = _grid(o, backward=True)
+    grid, options = _grid(o, block_backward, backward=True)
 
     def rows(n: int, columns: int) -> Tensor:
         return torch.empty((batch, n, columns), dtype=x.dtype, device=x.device)
@@ -157,7 +162,7 @@ def backward(o: Operands, kept: Kept, grad: Tensor) -> tuple[Tensor, list[Tensor
     read = (w.qkv_weight, w.qkv_bias, w.out_weight, w.norm_1_weight, w.expand_weight, w.expand_bias)
     with on_device(x.device):
         block_backward[grid](
-            *(x, grad, *kept, dx, hidden, d_hidden, d_mlp, d_attended, d_out, d_qkv),
+            *(x, grad, *kept[1:], dx, hidden, d_hidden, d_mlp, d_attended, d_out, d_qkv),
             *(d_source, placed, sums),
             *(*read, w.contract_weight, w.norm_2_weight, *_lists_and_scalars(o)),
             **options,

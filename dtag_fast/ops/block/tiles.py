@@ -43,17 +43,10 @@ class Steps:
     hidden_stages: int
 
 
-FORWARD = {
-    "half": Steps(64, 64, 32, 32, 256, 3, 2),
-    "tf32": Steps(32, 32, 32, 16, 16, 2, 1),
-    "exact": Steps(16, 32, 32, 16, 16, 2, 1),
-}
+# By bytes of a number.
+FORWARD = {2: Steps(64, 64, 32, 32, 256, 3, 2), 4: Steps(16, 32, 32, 16, 16, 2, 1)}
 # Backward stores the hidden features: its loop over them has inner loops over `chunk` numbers of a token.
-BACKWARD = {
-    "half": Steps(64, 64, 32, 64, 0, 3, 0),
-    "tf32": Steps(32, 32, 32, 32, 0, 2, 0),
-    "exact": Steps(16, 32, 32, 32, 0, 2, 0),
-}
+BACKWARD = {2: Steps(64, 64, 32, 64, 0, 3, 0), 4: Steps(16, 32, 32, 32, 0, 2, 0)}
 
 
 @dataclass(frozen=True)
@@ -86,11 +79,9 @@ class Tiles:
         }
 
 
-def kind_of(itemsize: int, precision: str) -> str:
-    """The row of the tables above, for numbers of `itemsize` bytes and products of Triton's name."""
-    if itemsize == 2:
-        return "half"
-    return "exact" if precision in EXACT else "tf32"
+def _most_numbers(itemsize: int, precision: str) -> int:
+    """Rows of a program by columns of a head."""
+    return EXACT_NUMBERS if itemsize == 4 and precision in EXACT else MOST_ROWS * MOST_HEAD
 
 
 def tiles_for(
@@ -105,16 +96,16 @@ def tiles_for(
     backward: bool,
 ) -> Tiles:
     """The rule, for tokens `width` wide in heads `head` wide; queries: None where all tokens are."""
-    kind = kind_of(itemsize, precision)
     key_rows, head_columns = power_of_two(tokens), power_of_two(head)
-    most_rows = min(MOST_ROWS, EXACT_NUMBERS // head_columns) if kind == "exact" else MOST_ROWS
+    rows = max(key_rows, power_of_two(queries or 1))
+    most_rows = min(MOST_ROWS, _most_numbers(itemsize, precision) // head_columns)
     group = 1
-    while key_rows == 16 and 2 * group * 16 <= most_rows and batch >= 2 * group * PROGRAMS:
+    while 2 * group * rows <= most_rows and key_rows == 16 and batch >= 2 * group * PROGRAMS:
         group *= 2
     query_rows = key_rows
     if queries is not None:  # with all that a program owns at least 16, the smallest side of a product
         query_rows = max(1 << (max(queries, 1) - 1).bit_length(), 16 // group)
-    steps = (BACKWARD if backward else FORWARD)[kind]
+    steps = (BACKWARD if backward else FORWARD)[itemsize]
     return Tiles(group, query_rows, key_rows, power_of_two(width), head_columns, steps)
 
 
@@ -131,8 +122,8 @@ def why_no_tiles(
     if head > MOST_HEAD:
         return f"the kernels take heads up to {MOST_HEAD} wide, these are {head}"
     rows = power_of_two(max(tokens, queries or 0))
-    most = EXACT_NUMBERS // rows
-    if kind_of(itemsize, precision) == "exact" and power_of_two(head) > most:
+    most = _most_numbers(itemsize, precision) // rows
+    if power_of_two(head) > most:
         return (
             f"the kernels' exact float32 takes heads up to {most} wide of {tokens} tokens, these are {head}; "
             f'after torch.set_float32_matmul_precision("high") they take {MOST_HEAD}'

@@ -35,8 +35,8 @@ tiles = tiles_for(
 )
 made = compiled(
     kernel,
-    types(kernel.arg_names, dtype, norm=norm, chosen=False),
-    constants(tiles, width, 4 * width, heads, norm, "gelu", precision),
+    types(kernel, dtype, norm=norm, chosen=False),
+    constants(kernel, tiles, width, 4 * width, heads, norm, "gelu", precision),
     TARGETS[name],
     launch_options(hip=False),
 )

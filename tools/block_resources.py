@@ -2,8 +2,8 @@
 
     python -m tools.block_resources [--out docs/results/block-resources.json] [--target cuda:90 ...]
 
-Forward and backward with padding on both sides and dropout, the most that a call can ask for, of the shapes
-that the launch rule cuts differently (tools/op_resources.py).
+Forward and backward with padding on both sides and dropout, the most that a call can ask for: Reinformer's
+blocks in batches that give a program several rows, Decision Transformers' (tools/op_resources.py).
 """
 
 import sys
@@ -19,15 +19,17 @@ from .op_resources import BYTES, Call, main
 table = tables.block_table
 SPILL_LIMIT = 288  # between the steps of a block, once in each
 KERNELS = {"forward": block_forward, "backward": block_backward}
-# Batch, tokens, width, heads. Reinformer in batches of several rows a program; Decision Transformers.
-SIZES = ((4096, 15, 256, 8), (64, 60, 128, 1), (64, 60, 256, 8))
-SHAPES = tuple({"batch": b, "tokens": s, "width": d, "heads": h} for b, s, d, h in SIZES)
+NAMES = ("batch", "tokens", "width", "heads", "norm")
+SHAPES = tuple(
+    dict(zip(NAMES, sizes, strict=True))
+    for sizes in ((4096, 15, 256, 8, "post"), (64, 60, 128, 1, "post"), (64, 60, 256, 8, "pre"))
+)
 CASES = [(kernel, shape) for shape in SHAPES for kernel in KERNELS]
 
 
 def call(kernel: str, shape: dict[str, int], dtype: str, products: str, *, hip: bool) -> Call | None:
-    """How a kernel is called with padding on both sides and dropout, the LayerNorm after."""
-    batch, tokens, width, heads = shape.values()
+    """How a kernel is called with padding on both sides and dropout."""
+    batch, tokens, width, heads, norm = shape.values()
     sizes = (tokens, width, width // heads, BYTES[dtype], products)
     if why_no_tiles(None, *sizes):
         return None
@@ -35,8 +37,8 @@ def call(kernel: str, shape: dict[str, int], dtype: str, products: str, *, hip: 
     tiles = tiles_for(batch, None, *sizes, backward=kernel == "backward")
     tile = f"{tiles.group} x {tiles.key_rows}"
     return Call(
-        types(function, dtype, norm="post", chosen=False),
-        constants(function, tiles, width, 4 * width, heads, "post", "gelu", products),
+        types(function, dtype, norm=norm, chosen=False),
+        constants(function, tiles, width, 4 * width, heads, norm, "gelu", products),
         (),
         launch_options(hip=hip),
         tile,

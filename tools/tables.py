@@ -153,8 +153,9 @@ def block_resources(file: Path) -> str:
 
 def block_table(result: dict) -> str:
     """The same of its result."""
-    note = "with padding on both sides and dropout, LayerNorm after, GELU."
-    return _op_table(result, ("batch", "tokens", "width", "heads"), "batch rows x tokens of a program", note)
+    sizes = ("batch", "tokens", "width", "heads", "norm")
+    note = "with padding on both sides, dropout and GELU."
+    return _op_table(result, sizes, "batch rows x tokens of a program", note)
 
 
 def _op_table(result: dict, sizes: Sequence[str], tile: str, note: str) -> str:

@@ -81,6 +81,8 @@ class Block(nn.Module):
             return None
         if self._backend is not None:
             return f"attention={self._backend!r} was asked for"
+        if torch.is_autocast_enabled(x.device.type):
+            return "autocast is on, which casts for each operator"
         chosen, reason = choose_backend(x, self.attention.n_head, rows)
         return None if chosen == "triton" else reason
 

@@ -83,7 +83,7 @@ def test_the_standard_problem_spills_nothing_anywhere():
 OPERATORS = {
     "attention": {"tokens": 60, "width": 128},
     "embedding": {"states": 17, "actions": 6, "width": 128},
-    "block": {"batch": 64, "tokens": 60, "width": 128, "heads": 1},
+    "block": {"batch": 64, "tokens": 60, "width": 128, "heads": 1, "norm": "post"},
 }
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dtag_fast.models import DecisionTransformer, DecisionTransformerConfig, Reinformer, ReinformerConfig
+from dtag_fast.ops.attention import Padding
 
 pytest.importorskip("triton", reason="triton is not installed")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -91,6 +92,13 @@ def test_fused_blocks_are_explained():
     model = make("dt")
     model.attention = "fused"
     assert model.explain().endswith("blocks: fused, one launch forward and one backward")
+
+
+def test_autocast_is_a_reason_against_fused_blocks():
+    block, x = make("dt").transformer.blocks[0], torch.zeros(1, 5, 32, device=DEVICE)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        assert block.why_not_fused(x) == "autocast is on, which casts for each operator"
+        assert block(x, Padding()).isfinite().all()
 
 
 def test_200_updates_with_the_kernels_follow_those_with_the_reference():

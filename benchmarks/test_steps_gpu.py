@@ -49,11 +49,18 @@ def random_store() -> TrajectoryStore:
     )
 
 
-def usual_updates(config: Config, store: TrajectoryStore, device: torch.device, compiled: str | None) -> Call:
+def usual_updates(
+    config: Config,
+    store: TrajectoryStore,
+    device: torch.device,
+    compiled: str | None = None,
+    one_batch: bool = False,
+) -> Call:
     """Updates of the plain network: PyTorch's attention, dropout, clipping and AdamW.
 
     Args:
         compiled: mode of torch.compile for forward and loss; None: eager.
+        one_batch: take the same batch every time, for a graph that cannot draw from the sampler's generator.
     """
     learner = create("dt", store, config, device=device, capturable=device.type == "cuda")
     model = PlainDecisionTransformer(learner.model.config).to(device).train()
@@ -67,9 +74,11 @@ def usual_updates(config: Config, store: TrajectoryStore, device: torch.device, 
         torch.compiler.reset()
         loss_of = torch.compile(loss_of, mode=compiled, dynamic=False)
 
+    kept = sampler.sample(generator)
+
     def update() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = loss_of(*sampler.sample(generator))
+        loss = loss_of(*(kept if one_batch else sampler.sample(generator)))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm, foreach=True)
         optimizer.step()
@@ -133,7 +142,7 @@ def test_training_steps_gpu(benchmark, request, batch: int, precision: str):
             makers[name] = lambda mode=mode: repeated(usual_updates(config, store, device, mode))
     if device.type == "cuda":
         makers["on SDPA, CUDA graph of an update"] = lambda: repeated(
-            cuda_graph.capture(usual_updates(config, store, device, None))
+            cuda_graph.capture(usual_updates(config, store, device, one_batch=True))
         )
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)

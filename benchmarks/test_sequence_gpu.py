@@ -1,4 +1,4 @@
-"""Attention, training and policy steps on a GPU against the usual ways. `--device cpu` is a dry run.
+"""Attention, tokens and blocks on a GPU against the usual ways. `--device cpu` is a dry run.
 
 Times as in test_refine_gpu.py: from the call to the result, waited for; and back to back on the device.
 """
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dtag_fast.ops.attention import attention, choose_backend
+from dtag_fast.models import DecisionTransformer, DecisionTransformerConfig
+from dtag_fast.models.transformer import Block
+from dtag_fast.ops.attention import Padding, attention, choose_backend
 
 from .interleave import measure
 from .peers import cuda_graph
@@ -143,3 +145,104 @@ def test_attention_gpu(benchmark, request, batch: int, steps: int, passes: str, 
     about = {"batch": batch, "steps": steps, "flops": flops, "explain": ": ".join(choose_backend(qkv))}
     about["precisions"] = dict.fromkeys(makers, dtype)
     report(benchmark, request, makers, "dtag_fast", **about)
+
+
+def passes_of(forward: Callable[[], Tensor], leaves: list[Tensor], backward: bool) -> Call:
+    """Forward without autograd, or forward and the gradients of `leaves`."""
+
+    def call():
+        if not backward:
+            with torch.no_grad():
+                return forward()
+        out = forward()
+        return torch.autograd.grad(out, leaves, torch.ones_like(out))
+
+    return call
+
+
+def ways(module_call: Callable[[], Tensor], leaves: list[Tensor], backward: bool, device, with_compile: bool):
+    """The usual way as it is, compiled, and as a CUDA graph: name -> what prepares it."""
+    found = {"PyTorch's operators": lambda: passes_of(module_call, leaves, backward)}
+    if with_compile:
+        found["PyTorch's operators, compiled"] = lambda: passes_of(
+            torch.compile(module_call, dynamic=False), leaves, backward
+        )
+    if device.type == "cuda":
+        found["PyTorch's operators, CUDA graph"] = lambda: cuda_graph.capture(
+            passes_of(module_call, leaves, backward)
+        )
+    return found
+
+
+@pytest.mark.parametrize("passes", ["both", "forward"])
+@pytest.mark.parametrize("batch", [64, 4096, 1], ids="B={}".format)
+def test_embedding_gpu(benchmark, request, batch: int, passes: str):
+    """The tokens of windows of 20 steps: 17 states, 6 actions, 128 wide, a table of 4096 timesteps."""
+    device, backward = on_device(request, batch), passes == "both"
+    config = DecisionTransformerConfig(state_dim=17, action_dim=6)
+    model, g = DecisionTransformer(config).to(device), torch.Generator().manual_seed(0)
+    states, actions = (torch.randn(batch, 20, size, generator=g).to(device) for size in (17, 6))
+    returns = torch.randn(batch, 20, 1, generator=g).to(device)
+    times = (torch.randint(0, 900, (batch, 1), generator=g) + torch.arange(20)).to(device)
+    layers = (
+        model.embed_timestep,
+        model.embed_return,
+        model.embed_state,
+        model.embed_action,
+        model.embed_norm,
+    )
+    leaves = [p for layer in layers for p in layer.parameters()]
+
+    def operators() -> Tensor:
+        kinds = model.embed_return(returns), model.embed_state(states), model.embed_action(actions)
+        tokens = torch.stack(kinds, dim=2) + model.embed_timestep(times)[:, :, None]
+        return model.embed_norm(tokens.flatten(1, 2)[:, :-1])
+
+    def ours() -> Call:
+        return passes_of(lambda: model.embed(states, actions, returns, times), leaves, backward)
+
+    makers = {"dtag_fast": ours}
+    if device.type == "cuda":
+        makers["dtag_fast, CUDA graph"] = lambda: cuda_graph.capture(ours())
+    with_compile = not request.config.getoption("without_compile")
+    makers |= ways(operators, leaves, backward, device, with_compile)
+    report(benchmark, request, makers, "dtag_fast", batch=batch, precisions=dict.fromkeys(makers, "fp32"))
+
+
+@pytest.mark.parametrize("passes", ["both", "forward"])
+@pytest.mark.parametrize("shape", [(60, 128, 1), (15, 256, 8)], ids="{0[0]}x{0[1]}x{0[2]}".format)
+@pytest.mark.parametrize("batch", [64, 4096, 1, 512], ids="B={}".format)
+def test_block_gpu(benchmark, request, batch: int, shape: tuple[int, int, int], passes: str):
+    """A block in bf16, LayerNorm after, left padding: Decision Transformer's and Reinformer's shapes."""
+    device, backward = on_device(request, batch), passes == "both"
+    tokens, width, heads_of = shape
+    block = Block(width, heads_of, 0.0, "post", "gelu").to(device, torch.bfloat16)
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, tokens, width, generator=g).to(device, torch.bfloat16).requires_grad_(backward)
+    padding = Padding(torch.randint(0, tokens, (batch,), generator=g).to(device))
+    leaves = [x, *block.parameters()]
+
+    def as_asked(backend: str) -> Callable[[], Call]:
+        def make() -> Call:
+            def forward() -> Tensor:
+                block.backend = backend
+                return block(x, padding)
+
+            return passes_of(forward, leaves, backward)
+
+        return make
+
+    def operators() -> Tensor:
+        block.backend = "sdpa"
+        return block(x, padding)
+
+    unfused = "triton" if device.type == "cuda" else "sdpa"
+    makers = {"dtag_fast, attention alone": as_asked(unfused)}
+    if device.type == "cuda":
+        makers["dtag_fast, fused"] = as_asked("fused")
+        makers["dtag_fast, fused, CUDA graph"] = lambda: cuda_graph.capture(as_asked("fused")())
+        makers["dtag_fast, attention alone, CUDA graph"] = lambda: cuda_graph.capture(as_asked("triton")())
+    with_compile = not request.config.getoption("without_compile")
+    makers |= ways(operators, leaves, backward, device, with_compile and batch in (64, 4096))
+    reference = "dtag_fast, fused" if device.type == "cuda" else "dtag_fast, attention alone"
+    report(benchmark, request, makers, reference, batch=batch, precisions=dict.fromkeys(makers, "bf16"))

@@ -117,7 +117,7 @@ check_refine() {
 check_sequence() {
     # Triton compiles a kernel for each shape and option: seconds each, on as many cores as there are.
     OMP_NUM_THREADS=1 step tests-sequence 120 "${pytest[@]}" -p no:benchmark -n auto --maxprocesses 8 \
-        tests/ops/attention tests/ops/embedding tests/models
+        tests/ops/attention tests/ops/embedding tests/ops/block tests/ops/test_sequence_graphs.py tests/models
     # These import gymnasium and safetensors.
     OMP_NUM_THREADS=1 step tests-captured 60 "${pytest[@]}" -p no:benchmark -n auto --maxprocesses 8 \
         tests/training/test_capture_gpu.py tests/rollout/test_captured.py
@@ -126,8 +126,10 @@ check_sequence() {
         step "benchmarks-$name" 90 "${pytest[@]}" "benchmarks/test_steps_gpu.py::test_${name}_gpu" -s "${options[@]}" \
             --benchmark-json "$out/benchmark-$name.json"
     done
-    step benchmarks-attention 120 "${pytest[@]}" benchmarks/test_sequence_gpu.py -s "${options[@]}" --seconds 1 \
-        --benchmark-json "$out/benchmark-attention.json"
+    for name in block embedding attention; do
+        step "benchmarks-$name" 75 "${pytest[@]}" "benchmarks/test_sequence_gpu.py::test_${name}_gpu" -s "${options[@]}" \
+            --seconds 1 --benchmark-json "$out/benchmark-$name.json"
+    done
 }
 
 if [ "$part" != sequence ]; then check_refine; fi

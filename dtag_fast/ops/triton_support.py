@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -25,6 +26,45 @@ def why_not(device: torch.device) -> str | None:
         if capability < (8, 0):
             return f"it needs compute capability 8.0, {device} has {capability[0]}.{capability[1]}"
     return None
+
+
+def why_not_dtype(dtype: torch.dtype) -> str | None:
+    """Why the sequence kernels cannot take numbers of this type, or None."""
+    if dtype in (torch.float32, torch.bfloat16, torch.float16):
+        return None
+    return f"the kernels take float32, bfloat16 and float16, the tensors are {dtype}"
+
+
+def choose(
+    backend: str | None,
+    known: tuple[str, ...],
+    why_not: Callable[[], str | None],
+    device: torch.device,
+    *,
+    otherwise: str,
+    gain: str,
+) -> tuple[str, str]:
+    """The backend a call takes and why: "triton" on a GPU where it can run.
+
+    Args:
+        backend: asked for, one of `known`; None for the fastest. why_not: says why "triton" cannot run.
+        otherwise: what is taken in its place. gain: why it is the fastest.
+    Raises:
+        ValueError: `backend` is unknown, or cannot run; the reason is in the message.
+    """
+    if backend is not None and backend not in known:
+        raise ValueError(f"backend: expected one of {', '.join(known)} or None, got {backend!r}")
+    if backend not in (None, "triton"):
+        return backend, "asked for"
+    if reason := why_not():
+        if backend == "triton":
+            raise ValueError(f"backend: 'triton' cannot run, {reason}")
+        return otherwise, reason
+    if backend == "triton":
+        return backend, "asked for"
+    if device.type == "cuda":
+        return "triton", gain
+    return otherwise, "Triton's interpreter is for tests; ask for it by name"
 
 
 def power_of_two(size: int) -> int:

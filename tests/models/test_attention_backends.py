@@ -2,17 +2,10 @@
 
 import pytest
 import torch
+from kernel_device import DEVICE
 
 from dtag_fast.models import DecisionTransformer, DecisionTransformerConfig, Reinformer, ReinformerConfig
 from dtag_fast.ops.attention import Padding
-
-pytest.importorskip("triton", reason="triton is not installed")
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    from dtag_fast.ops.attention.kernels import attention_forward
-
-    if type(attention_forward).__name__ != "InterpretedFunction":
-        pytest.skip("TRITON_INTERPRET=1 came after the first import of triton", allow_module_level=True)
 
 B, K, S, A = 4, 4, 3, 2
 STYLES = {

@@ -17,7 +17,6 @@ from .tiles import MOST_TOKENS, MOST_WIDTH
 
 Backend = Literal["triton", "sdpa", "reference"]
 _BACKENDS = get_args(Backend)
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def attention(
@@ -91,16 +90,14 @@ def choose_backend(qkv: Tensor, backend: Backend | None = None) -> tuple[Backend
     Raises:
         ValueError: `backend` is unknown, or cannot run; the reason is in the message.
     """
-    if backend is not None and backend not in _BACKENDS:
-        raise ValueError(f"backend: expected one of {', '.join(_BACKENDS)} or None, got {backend!r}")
-    reason = why_not_triton(qkv)
-    if backend == "triton" and reason:
-        raise ValueError(f"backend: 'triton' cannot run, {reason}")
-    if backend is not None:
-        return backend, "asked for"
-    if reason is None and qkv.device.type == "cuda":
-        return "triton", "short sequences on a GPU"
-    return "sdpa", reason or "Triton's interpreter is for tests; ask for it by name"
+    return triton_support.choose(
+        backend,
+        _BACKENDS,
+        lambda: why_not_triton(qkv),
+        qkv.device,
+        otherwise="sdpa",
+        gain="short sequences on a GPU",
+    )
 
 
 def why_not_triton(qkv: Tensor) -> str | None:
@@ -108,8 +105,8 @@ def why_not_triton(qkv: Tensor) -> str | None:
     tokens, width = qkv.shape[1], qkv.shape[-1]
     if reason := triton_support.why_not(qkv.device):
         return reason
-    if qkv.dtype not in _DTYPES:
-        return f"the kernels take float32, bfloat16 and float16, the tensors are {qkv.dtype}"
+    if reason := triton_support.why_not_dtype(qkv.dtype):
+        return reason
     if tokens > MOST_TOKENS:
         return f"the kernels take up to {MOST_TOKENS} tokens, the sequences have {tokens}"
     if width > MOST_WIDTH:

@@ -17,7 +17,6 @@ from .weights import BlockWeights
 Backend = Literal["triton", "composed", "reference"]
 _BACKENDS = ("triton", "composed", "reference")
 _NORMS = ("post", "pre")
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def transformer_block(
@@ -99,24 +98,22 @@ def choose_backend(
     Raises:
         ValueError: `backend` is unknown, or cannot run; the reason is in the message.
     """
-    if backend is not None and backend not in _BACKENDS:
-        raise ValueError(f"backend: expected one of {', '.join(_BACKENDS)} or None, got {backend!r}")
-    reason = why_not_triton(x, n_head, queries)
-    if backend == "triton" and reason:
-        raise ValueError(f"backend: 'triton' cannot run, {reason}")
-    if backend is not None:
-        return backend, "asked for"
-    if reason is None and x.device.type == "cuda":
-        return "triton", "a short sequence of narrow tokens on a GPU"
-    return "composed", reason or "Triton's interpreter is for tests; ask for it by name"
+    return triton_support.choose(
+        backend,
+        _BACKENDS,
+        lambda: why_not_triton(x, n_head, queries),
+        x.device,
+        otherwise="composed",
+        gain="a short sequence of narrow tokens on a GPU",
+    )
 
 
 def why_not_triton(x: Tensor, n_head: int, queries: Tensor | None = None) -> str | None:
     """Why the kernels cannot take these tensors, or None."""
     if reason := triton_support.why_not(x.device):
         return reason
-    if x.dtype not in _DTYPES:
-        return f"the kernels take float32, bfloat16 and float16, the tensors are {x.dtype}"
+    if reason := triton_support.why_not_dtype(x.dtype):
+        return reason
     chosen = None if queries is None else queries.shape[-1]
     head, precision = x.shape[2] // n_head, product_precision(x.dtype, x.device)
     return why_no_tiles(chosen, *x.shape[1:], head, x.dtype.itemsize, precision)

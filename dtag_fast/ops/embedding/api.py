@@ -22,7 +22,6 @@ _NAMES = {
     "action": ("actions", "action_weight", "action_bias"),
     "return": ("returns_to_go", "return_weight", "return_bias"),
 }
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def embed_tokens(
@@ -103,16 +102,14 @@ def choose_backend(timestep_table: Tensor, backend: Backend | None = None) -> tu
     Raises:
         ValueError: `backend` is unknown, or cannot run; the reason is in the message.
     """
-    if backend is not None and backend not in _BACKENDS:
-        raise ValueError(f"backend: expected one of {', '.join(_BACKENDS)} or None, got {backend!r}")
-    if backend is None and timestep_table.device.type == "cpu":
-        return "torch", "the fastest on a CPU"
-    reason = why_not_triton(timestep_table)
-    if backend == "triton" and reason:
-        raise ValueError(f"backend: 'triton' cannot run, {reason}")
-    if backend is not None:
-        return backend, "asked for"
-    return ("torch", reason) if reason else ("triton", "one pass over the tokens on a GPU")
+    return triton_support.choose(
+        backend,
+        _BACKENDS,
+        lambda: why_not_triton(timestep_table),
+        timestep_table.device,
+        otherwise="torch",
+        gain="one pass over the tokens on a GPU",
+    )
 
 
 def why_not_triton(timestep_table: Tensor) -> str | None:
@@ -120,8 +117,8 @@ def why_not_triton(timestep_table: Tensor) -> str | None:
     dtype, width = timestep_table.dtype, timestep_table.shape[1]
     if reason := triton_support.why_not(timestep_table.device):
         return reason
-    if dtype not in _DTYPES:
-        return f"the kernels take float32, bfloat16 and float16, the tensors are {dtype}"
+    if reason := triton_support.why_not_dtype(dtype):
+        return reason
     if width > MOST_WIDTH:
         return f"the kernels take tokens up to {MOST_WIDTH} wide, these are {width}"
     return None

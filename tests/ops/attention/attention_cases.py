@@ -4,22 +4,10 @@ import torch
 
 from dtag_fast.ops.attention import attention
 
-PADDING = ("none", "left", "right", "both")
-
 
 def make_qkv(batch, tokens, heads, width, dtype=torch.float32, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, tokens, 3, heads, width, generator=generator).to(dtype)
-
-
-def make_padding(kind, batch, tokens, seed=1):
-    """start and length: the last row is padding throughout, the first has none."""
-    generator = torch.Generator().manual_seed(seed)
-    start = torch.randint(0, tokens, (batch,), generator=generator)
-    length = torch.randint(0, tokens + 1, (batch,), generator=generator)
-    start[0], length[0] = 0, tokens
-    start[-1], length[-1] = tokens, 0
-    return start if kind in ("left", "both") else None, length if kind in ("right", "both") else None
 
 
 def results(qkv, backend, dtype=None, **options):

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from attention_cases import PADDING, assert_near, exact, make_padding, make_qkv, results
+from attention_cases import assert_near, exact, make_qkv, results
+from padding_cases import PADDING, make_padding
 
 from dtag_fast.ops.attention import attention, choose_backend
 from dtag_fast.ops.attention.reference import attention_reference, visible

@@ -2,19 +2,13 @@
 
 import pytest
 import torch
-from attention_cases import PADDING, assert_near, exact, make_padding, make_qkv, results
+from attention_cases import assert_near, exact, make_qkv, results
+from kernel_device import DEVICE
+from padding_cases import PADDING, make_padding
 
 from dtag_fast.ops.attention import attention
 from dtag_fast.ops.attention.dropout import dropout_factor
 from dtag_fast.ops.attention.tiles import tiles_for
-
-pytest.importorskip("triton", reason="triton is not installed")
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    from dtag_fast.ops.attention.kernels import attention_forward
-
-    if type(attention_forward).__name__ != "InterpretedFunction":
-        pytest.skip("TRITON_INTERPRET=1 came after the first import of triton", allow_module_level=True)
 
 TOKENS = (1, 3, 5, 15, 16, 17, 60, 63, 64, 96, 128, 129, 300)
 WIDTHS = (16, 24, 32, 64, 128)

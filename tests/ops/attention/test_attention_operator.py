@@ -4,17 +4,11 @@ from functools import partial
 
 import pytest
 import torch
-from attention_cases import assert_near, exact, make_padding, make_qkv
+from attention_cases import assert_near, exact, make_qkv
+from kernel_device import DEVICE
+from padding_cases import make_padding
 
 from dtag_fast.ops.attention import attention
-
-pytest.importorskip("triton", reason="triton is not installed")
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    from dtag_fast.ops.attention.kernels import attention_forward
-
-    if type(attention_forward).__name__ != "InterpretedFunction":
-        pytest.skip("TRITON_INTERPRET=1 came after the first import of triton", allow_module_level=True)
 
 
 def operator():

@@ -4,8 +4,6 @@ import torch
 
 from dtag_fast.ops.block import BlockWeights, transformer_block
 
-PADDING = ("none", "left", "right", "both")
-
 
 def make_block(batch, tokens, width, hidden=None, dtype=torch.float32, seed=0):
     """x and weights whose LayerNorms are not the identity."""
@@ -25,16 +23,6 @@ def make_block(batch, tokens, width, hidden=None, dtype=torch.float32, seed=0):
         *(vector(width, 1.0), vector(width)),
     )
     return torch.randn(batch, tokens, width, generator=generator).to(dtype), weights
-
-
-def make_padding(kind, batch, tokens, seed=1):
-    """start and length: the last row is padding throughout, the first has none."""
-    generator = torch.Generator().manual_seed(seed)
-    start = torch.randint(0, tokens, (batch,), generator=generator)
-    length = torch.randint(0, tokens + 1, (batch,), generator=generator)
-    start[0], length[0] = 0, tokens
-    start[-1], length[-1] = tokens, 0
-    return start if kind in ("left", "both") else None, length if kind in ("right", "both") else None
 
 
 def moved(device, *things):

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from block_cases import PADDING, assert_near, exact, make_block, make_padding, results
+from block_cases import assert_near, exact, make_block, results
+from padding_cases import PADDING, make_padding
 from torch.nn import functional as F
 
 from dtag_fast.models.transformer import Block

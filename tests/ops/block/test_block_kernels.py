@@ -2,17 +2,11 @@
 
 import pytest
 import torch
-from block_cases import PADDING, assert_near, exact, make_block, make_padding, moved, results
+from block_cases import assert_near, exact, make_block, moved, results
+from kernel_device import DEVICE
+from padding_cases import PADDING, make_padding
 
 from dtag_fast.ops.block import tiles, transformer_block
-
-pytest.importorskip("triton", reason="triton is not installed")
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    from dtag_fast.ops.block.kernels_forward import block_forward
-
-    if type(block_forward).__name__ != "InterpretedFunction":
-        pytest.skip("TRITON_INTERPRET=1 came after the first import of triton", allow_module_level=True)
 
 # Tokens, width, heads; norm, activation and padding in turn. The interpreter is slow on wide tokens.
 SHAPES = [

@@ -3,17 +3,10 @@
 import pytest
 import torch
 from embedding_cases import ORDERS, assert_near, exact, make_case, map_tensors, results, to_device
+from kernel_device import DEVICE
 
 from dtag_fast.ops.embedding import embed_tokens, launch
 from dtag_fast.ops.embedding.tiles import chunk_for, tiles_for
-
-pytest.importorskip("triton", reason="triton is not installed")
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    from dtag_fast.ops.embedding.kernels import embedding_forward
-
-    if type(embedding_forward).__name__ != "InterpretedFunction":
-        pytest.skip("TRITON_INTERPRET=1 came after the first import of triton", allow_module_level=True)
 
 STATES = (1, 3, 11, 17, 45, 111)
 ACTIONS = (1, 2, 3, 6, 7, 8, 24)

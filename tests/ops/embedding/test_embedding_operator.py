@@ -3,16 +3,9 @@
 import pytest
 import torch
 from embedding_cases import ORDERS, assert_near, exact, make_case, map_tensors, results, to_device
+from kernel_device import DEVICE
 
 from dtag_fast.ops.embedding import embed_tokens
-
-pytest.importorskip("triton", reason="triton is not installed")
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    from dtag_fast.ops.embedding.kernels import embedding_forward
-
-    if type(embedding_forward).__name__ != "InterpretedFunction":
-        pytest.skip("TRITON_INTERPRET=1 came after the first import of triton", allow_module_level=True)
 
 
 @pytest.mark.parametrize("of_inputs", [True, False])

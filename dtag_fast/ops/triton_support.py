@@ -56,15 +56,13 @@ def choose(
         raise ValueError(f"backend: expected one of {', '.join(known)} or None, got {backend!r}")
     if backend not in (None, "triton"):
         return backend, "asked for"
+    if backend is None and device.type == "cpu":  # soon said: it costs every call there
+        return otherwise, "the kernels run on GPUs; Triton's interpreter is for tests, ask for it by name"
     if reason := why_not():
         if backend == "triton":
             raise ValueError(f"backend: 'triton' cannot run, {reason}")
         return otherwise, reason
-    if backend == "triton":
-        return backend, "asked for"
-    if device.type == "cuda":
-        return "triton", gain
-    return otherwise, "Triton's interpreter is for tests; ask for it by name"
+    return ("triton", gain) if backend is None else (backend, "asked for")
 
 
 def power_of_two(size: int) -> int:

@@ -94,21 +94,23 @@ def test_autocast_is_a_reason_against_fused_blocks():
         assert block(x, Padding()).isfinite().all()
 
 
-def test_200_updates_with_the_kernels_follow_those_with_the_reference():
+@pytest.mark.parametrize(("kernels", "updates"), [("triton", 200), ("fused", 200 if DEVICE == "cuda" else 8)])
+def test_training_with_the_kernels_follows_that_with_the_reference(kernels, updates):
     curves = {}
-    for backend in ("reference", "triton"):
+    for backend in ("reference", kernels):
         model = make("dt", n_layer=1, n_head=1)
         model.attention = backend
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
         curve = []
-        for step in range(200):
+        for step in range(updates):
             loss = loss_of(model, batch("right", seed=step % 20))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             curve.append(loss.detach())
         curves[backend] = torch.stack(curve).double()
-    difference = (curves["triton"] - curves["reference"]).abs() / curves["reference"]
+    difference = (curves[kernels] - curves["reference"]).abs() / curves["reference"]
     assert difference[:50].max() < 1e-4 and difference.max() < 5e-2
-    ends = {backend: (curve[:20].mean(), curve[-20:].mean()) for backend, curve in curves.items()}
-    assert all(last < 0.5 * first for first, last in ends.values()), ends
+    if updates == 200:
+        ends = {backend: (curve[:20].mean(), curve[-20:].mean()) for backend, curve in curves.items()}
+        assert all(last < 0.5 * first for first, last in ends.values()), ends

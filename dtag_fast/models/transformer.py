@@ -81,10 +81,12 @@ class Block(nn.Module):
             return None
         if self._backend is not None:
             return f"attention={self._backend!r} was asked for"
+        chosen, reason = choose_backend(x, self.attention.n_head, rows)
+        if chosen != "triton":
+            return reason
         if torch.is_autocast_enabled(x.device.type):
             return "autocast is on, which casts for each operator"
-        chosen, reason = choose_backend(x, self.attention.n_head, rows)
-        return None if chosen == "triton" else reason
+        return None
 
     def project(self, x: Tensor) -> Tensor:
         """x (B, S, D) -> queries, keys and values (B, S, 3, H, D/H): all that depends on one token alone."""

@@ -4,7 +4,13 @@ import pytest
 import torch
 from kernel_device import DEVICE
 
-from dtag_fast.models import DecisionTransformer, DecisionTransformerConfig, Reinformer, ReinformerConfig
+from dtag_fast.models import (
+    DecisionTransformer,
+    DecisionTransformerConfig,
+    Reinformer,
+    ReinformerConfig,
+    transformer,
+)
 from dtag_fast.ops.attention import Padding
 
 B, K, S, A = 4, 4, 3, 2
@@ -87,8 +93,10 @@ def test_fused_blocks_are_explained():
     assert model.explain().endswith("blocks: fused, one launch forward and one backward")
 
 
-def test_autocast_is_a_reason_against_fused_blocks():
+def test_autocast_is_a_reason_against_fused_blocks(monkeypatch):
+    monkeypatch.setattr(transformer, "choose_backend", lambda *_: ("triton", ""))
     block, x = make("dt").transformer.blocks[0], torch.zeros(1, 5, 32, device=DEVICE)
+    assert block.why_not_fused(x) is None
     with torch.autocast(DEVICE, torch.bfloat16):
         assert block.why_not_fused(x) == "autocast is on, which casts for each operator"
         assert block(x, Padding()).isfinite().all()

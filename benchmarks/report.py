@@ -1,7 +1,7 @@
 """Prints what a benchmark run measured as a table of times and ratios, and can keep it for the docs.
 
 pytest benchmarks --benchmark-only --benchmark-json build/benchmark.json
-python -m benchmarks.report build/benchmark.json [more.json ...] [--save benchmarks/results]
+python -m benchmarks.report build/benchmark.json [more.json ...] [--save benchmarks/results [--part NAME]]
 """
 
 import argparse
@@ -103,9 +103,10 @@ def interleaved(result: dict) -> Rows:
     return [(entry["name"], entry["info"]) for entry in result["benchmarks"] if "variants" in entry["info"]]
 
 
-def file_name(result: dict) -> str:
+def file_name(result: dict, part: str = "") -> str:
+    """By machine, date and, for a run of some benchmarks alone, their name."""
     slug = re.sub(r"[^a-z0-9]+", "-", machines.name(result["machine"]).lower()).strip("-")
-    return f"{slug}-{result['date']}.json"
+    return f"{slug}-{result['date']}{part and f'-{part}'}.json"
 
 
 def main() -> None:
@@ -113,6 +114,9 @@ def main() -> None:
     parser.add_argument("json", type=Path, nargs="+", help="file written by pytest --benchmark-json")
     parser.add_argument(
         "--save", type=Path, metavar="DIR", help="keep the result in DIR, named by machine and date"
+    )
+    parser.add_argument(
+        "--part", default="", metavar="NAME", help="name of some benchmarks, part of the file's"
     )
     arguments = parser.parse_args()
     data = read(arguments.json)
@@ -134,7 +138,7 @@ def main() -> None:
         print(f"{entry['name']}: {duration(entry['median'])}")
     if arguments.save:
         arguments.save.mkdir(parents=True, exist_ok=True)
-        kept = arguments.save / file_name(result)
+        kept = arguments.save / file_name(result, arguments.part)
         kept.write_text(json.dumps(result, indent=1) + "\n")
         print(f"\nkept as {kept}")
 

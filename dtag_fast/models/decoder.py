@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dtag_fast.models.past import Kept
 from dtag_fast.models.sequence import SequenceModel
-from dtag_fast.ops.attention import Padding
+from dtag_fast.ops.attention import Mask, Padding
 from dtag_fast.ops.watch import Watch, slots_of
 
 STEP = 3  # tokens of a step
@@ -123,6 +123,8 @@ class Decoder:
         new = self._new_tokens(timesteps, previous_actions, states, returns_to_go)
         n = new.shape[1]
         self._write(new, rows, slots[:, :n])
+        if all_full and self._order_does_not_matter():
+            return self._slide_in_place(rows, slots), None
         k, predicts = self.context_len, self.model.predicts_returns
         # The tokens up to the last known one; behind it a place for the return that is to be predicted.
         size = STEP * k - 1 - int(predicts and all_full)
@@ -145,6 +147,22 @@ class Decoder:
         made = self._write(token, rows, slots[:, n:])
         past = Kept(kept, behind, append=all_full)
         return self._action(transformer.extend(token, past, padding, projected=made)), predicted
+
+    def _order_does_not_matter(self) -> bool:
+        """Whether attention takes a mask of any form: PyTorch's does, the kernels take windows in order. Where a
+        return is to follow, two places more than the window has would be computed."""
+        on_cpu, attention = self._places.device.type == "cpu", self.model.attention
+        return on_cpu and attention in (None, "sdpa") and not self.model.predicts_returns
+
+    def _slide_in_place(self, rows: Tensor | None, slots: Tensor) -> Tensor:
+        """Actions over full windows as they lie in the rings, which saves putting them into order."""
+        tokens, projected = (
+            ring if rows is None else ring.index_select(0, rows) for ring in (self._tokens, self._projected)
+        )
+        last = slots[:, -1:]  # (R, 1) the last known token; what follows it in the ring is the oldest's step
+        age = (self._places - last - 2) % len(self._places)  # (R, 3K) places of the window's tokens in time
+        hidden = self.model.transformer(tokens, RingOrder(age), last, projected=projected)
+        return self._action(hidden)
 
     def _slots(self, timesteps: Tensor) -> Tensor:
         """(R, 3) places of the tokens that a step adds: the action before it, then its own two. Step 0 has no
@@ -182,6 +200,32 @@ class Decoder:
 
     def _action(self, hidden: Tensor) -> Tensor:
         return self.model.bounded(self.model.action_head(hidden[:, -1]))
+
+
+class RingOrder(Padding):
+    """For PyTorch's attention: tokens that do not lie in the order of their times.
+
+    Args:
+        times: (B, S) place of each token in time; a query sees the tokens up to itself.
+    """
+
+    def __init__(self, times: Tensor):
+        super().__init__()
+        self._times = times
+        self._whole: Mask | None = None  # of all queries, shared by the blocks
+
+    def mask(self, tokens: int, queries: Tensor | None, like: Tensor) -> Mask:
+        if queries is not None:
+            return self._of(self._times.gather(1, queries), like)
+        if self._whole is None:
+            self._whole = self._of(self._times, like)
+        return self._whole
+
+    def _of(self, times: Tensor, like: Tensor) -> Mask:
+        """Of queries at these times (B, Q)."""
+        later = self._times[:, None] > times[..., None]  # (B, Q, S)
+        bias = torch.zeros(later.shape, dtype=like.dtype, device=like.device)
+        return Mask(bias.masked_fill_(later, -torch.inf)[:, None], None)
 
 
 class _Rings:

@@ -149,8 +149,8 @@ class Decoder:
         return self._action(transformer.extend(token, past, padding, projected=made)), predicted
 
     def _order_does_not_matter(self) -> bool:
-        """Whether attention takes a mask of any form: PyTorch's does, the kernels take windows in order. Where a
-        return is to follow, two places more than the window has would be computed."""
+        """Whether attention takes a mask of any form: PyTorch's does, the kernels take windows in order. With
+        a return to follow, two places more than the window has would be computed."""
         on_cpu, attention = self._places.device.type == "cpu", self.model.attention
         return on_cpu and attention in (None, "sdpa") and not self.model.predicts_returns
 

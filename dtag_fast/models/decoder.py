@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dtag_fast.models.past import Kept
+from dtag_fast.models.past import Kept, put_rows
 from dtag_fast.models.sequence import SequenceModel
 from dtag_fast.ops.attention import Mask, Padding
 from dtag_fast.ops.watch import Watch, slots_of
@@ -34,7 +34,7 @@ class Decoder:
     def __init__(self, model: SequenceModel, num_rollouts: int):
         self.model, self.blocks = model, list(model.transformer.blocks)
         c, weight = model.config, model.embed_state.weight
-        self.context_len, self.num_rollouts = c.context_len, num_rollouts
+        self.context_len = c.context_len
         shape, heads = (num_rollouts, STEP * c.context_len), (c.n_head, c.d_model // c.n_head)
         self._tokens = weight.new_zeros(*shape, c.d_model)  # (N, 3K, D)
         self._projected = weight.new_zeros(*shape, 3, *heads)  # by the first block
@@ -101,7 +101,7 @@ class Decoder:
         if not self.model.predicts_returns:
             return self._action(hidden), None
         predicted = self.model.return_head(hidden[:, 0])
-        token = self._token("return", predicted, timesteps)
+        token = self.model.return_token(predicted, timesteps)
         return self._action(self._extend(token, _Rings(self, rows, slots[:, n:]), None)), predicted
 
     def slide(
@@ -143,7 +143,7 @@ class Decoder:
         if not predicts:
             return self._action(hidden), None
         predicted = self.model.return_head(hidden[:, 0])
-        token = self._token("return", predicted, timesteps)
+        token = self.model.return_token(predicted, timesteps)
         made = self._write(token, rows, slots[:, n:])
         past = Kept(kept, behind, append=all_full)
         return self._action(transformer.extend(token, past, padding, projected=made)), predicted
@@ -180,15 +180,11 @@ class Decoder:
         x = torch.stack(parts, dim=1) + model.embed_timestep(torch.stack(times, dim=1))
         return model.embed_norm(x)
 
-    def _token(self, kind: str, x: Tensor, timesteps: Tensor) -> Tensor:
-        embed = getattr(self.model, f"embed_{kind}")
-        return self.model.embed_norm(embed(x) + self.model.embed_timestep(timesteps))[:, None]
-
     def _write(self, tokens: Tensor, rows: Tensor | None, slots: Tensor) -> Tensor:
         """Put tokens (R, n, D) and their first projections into the rings; returns the projections."""
         projected = self.blocks[0].project(tokens)
-        _scatter(self._tokens, self._index(rows), slots, tokens)
-        _scatter(self._projected, self._index(rows), slots, projected)
+        put_rows(self._tokens, slots, tokens, self._index(rows))
+        put_rows(self._projected, slots, projected, self._index(rows))
         return projected
 
     def _index(self, rows: Tensor | None) -> Tensor:
@@ -239,13 +235,8 @@ class _Rings:
     def put(self, block: int, new: Tensor) -> Tensor:
         ring = self._rings[block]
         if block > 0:  # those of the first are there already
-            _scatter(ring, self._index, self.at, new)
+            put_rows(ring, self.at, new, self._index)
         return ring if self.rows is None else ring.index_select(0, self.rows)
-
-
-def _scatter(ring: Tensor, rows: Tensor, slots: Tensor, x: Tensor) -> None:
-    """ring (N, 3K, ...)[rows, slots] = x (R, n, ...)"""
-    ring[rows[:, None], slots] = x
 
 
 def _gather(ring: Tensor, rows: Tensor, slots: Tensor) -> Tensor:

@@ -27,9 +27,11 @@ class Kept:
         return self.kept[block]
 
 
-def put_rows(into: Tensor, at: Tensor, rows: Tensor) -> None:
-    """Write rows (B, n, ...) into `into` (B, S, ...) at places (n,) or (B, n)."""
-    if at.ndim == 1:
-        into[:, at] = rows
-    else:
-        into[torch.arange(len(at), device=at.device)[:, None], at] = rows
+def put_rows(into: Tensor, at: Tensor, x: Tensor, rows: Tensor | None = None) -> None:
+    """Write x (R, n, ...) into `rows` (R,) of `into` (N, S, ...), None for all, at places (n,) or (R, n)."""
+    if rows is None:
+        if at.ndim == 1:
+            into[:, at] = x
+            return
+        rows = torch.arange(len(into), device=into.device)
+    into[rows[:, None], at] = x

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from dtag_fast.models.past import Kept
-from dtag_fast.models.sequence import SequenceConfig, SequenceModel, SequenceOutput, Window
+from dtag_fast.models.sequence import SequenceConfig, SequenceModel, SequenceOutput
 
 LOG_STD_RANGE = (-20.0, 2.0)
 
@@ -96,10 +96,10 @@ class Reinformer(SequenceModel):
         predicted = self.return_head(hidden[:, 0])  # (B, 1)
 
         past = Kept(kept, rows + 1, append=window.full)
-        hidden = self.transformer.extend(self._return_token(window, predicted), past, padding)
+        now = window.timesteps.gather(1, window.last[:, None])[:, 0]
+        hidden = self.transformer.extend(self.return_token(predicted, now), past, padding)
         return self.bounded(self.action_head(hidden[:, 0])), predicted
 
-    def _return_token(self, window: Window, returns: Tensor) -> Tensor:
-        """(B, 1) returns at each window's last step -> (B, 1, D) tokens."""
-        time = self.embed_timestep(window.timesteps.gather(1, window.last[:, None]))
-        return self.embed_norm(self.embed_return(returns)[:, None] + time)
+    def return_token(self, returns: Tensor, timesteps: Tensor) -> Tensor:
+        """(B, 1) scaled returns at timesteps (B,) -> (B, 1, D) tokens."""
+        return self.embed_norm(self.embed_return(returns) + self.embed_timestep(timesteps))[:, None]

@@ -115,7 +115,7 @@ class Worker:
             rows = np.flatnonzero(active)
             if rows.size == 0:
                 break
-            mark = acted = clock()
+            mark = clock()
             observations, refined = self.environments.observations, None
             if self.captured is not None:
                 refined = self.captured.act(observations, active, settings)

@@ -6,6 +6,7 @@
 #include "cpu/thread_pool.h"
 #include "prepared_call.h"
 #include "py_cuda_plan.h"
+#include "py_decoder.h"
 #include "py_plan.h"
 
 namespace py = pybind11;
@@ -53,6 +54,7 @@ PYBIND11_MODULE(_C, m) {
       .def_property_readonly("isa", &PyPlan::isa);
   define_run(plan, "One call; arrays by address, 0 for none (refine/params.h).");
   add_prepared_call(m);
+  add_decoder(m);
   define_prepare_call<PyPlan>(m, "prepare_call", &prepare_host_call);
 #if DTAG_BUILD_CUDA
   add_cuda_plan(m);

@@ -4,25 +4,11 @@ namespace dtag {
 
 namespace {
 
-// A float32 C-contiguous buffer of the given shape, copied.
+// An array, copied.
 std::vector<float> numbers(const std::string& name, const py::object& object, const std::vector<py::ssize_t>& shape) {
-  if (!PyObject_CheckBuffer(object.ptr())) throw py::type_error(name + ": expected a float32 array, got " + std::string(py::str(py::type::of(object))));
-  const py::buffer_info info = py::reinterpret_borrow<py::buffer>(object).request();
-  bool fits = info.format == "f" && info.itemsize == 4 && info.shape == shape;
-  py::ssize_t stride = 4, count = 1;
-  for (size_t d = info.shape.size(); d-- > 0;) {
-    if (info.shape[d] > 1 && info.strides[d] != stride) fits = false;
-    stride *= info.shape[d];
-    count *= info.shape[d];
-  }
-  if (!fits) {
-    std::string expected, got;
-    for (auto n : shape) expected += (expected.empty() ? "" : ", ") + std::to_string(n);
-    for (auto n : info.shape) got += (got.empty() ? "" : ", ") + std::to_string(n);
-    throw py::value_error(name + ": expected a C-contiguous float32 array (" + expected + "), got format \"" + info.format +
-                          "\" (" + got + ")");
-  }
-  const float* first = static_cast<const float*>(info.ptr);
+  const float* first = array_of(name, object, shape);
+  py::ssize_t count = 1;
+  for (auto n : shape) count *= n;
   return {first, first + count};
 }
 
@@ -86,6 +72,25 @@ PostOp norm_of(const std::string& where, const py::handle& eps) {
 constexpr int64_t kMaxRows = int64_t(1) << 40;
 
 }  // namespace
+
+const float* array_of(const std::string& name, const py::object& object, const std::vector<py::ssize_t>& shape) {
+  if (!PyObject_CheckBuffer(object.ptr())) throw py::type_error(name + ": expected a float32 array, got " + std::string(py::str(py::type::of(object))));
+  const py::buffer_info info = py::reinterpret_borrow<py::buffer>(object).request();
+  bool fits = info.format == "f" && info.itemsize == 4 && info.shape == shape;
+  py::ssize_t stride = 4;
+  for (size_t d = info.shape.size(); d-- > 0;) {
+    if (info.shape[d] > 1 && info.strides[d] != stride) fits = false;
+    stride *= info.shape[d];
+  }
+  if (!fits) {
+    std::string expected, got;
+    for (auto n : shape) expected += (expected.empty() ? "" : ", ") + std::to_string(n);
+    for (auto n : info.shape) got += (got.empty() ? "" : ", ") + std::to_string(n);
+    throw py::value_error(name + ": expected a C-contiguous float32 array (" + expected + "), got format \"" + info.format +
+                          "\" (" + got + ")");
+  }
+  return static_cast<const float*>(info.ptr);
+}
 
 Program program_from(int state_dim, int action_dim, const py::sequence& members) {
   Program program = read_members(state_dim, action_dim, members, [](const std::string& where, const std::string& kind, const py::tuple& layer, std::vector<Stage>& stages) {

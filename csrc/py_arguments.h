@@ -47,6 +47,9 @@ T* address(const char* name, uintptr_t value) {
   return reinterpret_cast<T*>(value);
 }
 
+// Where the numbers of a float32 C-contiguous array of this shape lie; they live as long as the array.
+const float* array_of(const std::string& name, const py::object& object, const std::vector<py::ssize_t>& shape);
+
 // members: a list per member of ("linear", weight (out, in), bias (out,) | None), ("norm", weight | None, bias | None,
 // eps) and ("activation", kind, [parameters]).
 Program program_from(int state_dim, int action_dim, const py::sequence& members);

@@ -1,5 +1,6 @@
 // Included last by a translation unit of one instruction set: its kernels behind a table (kernels.h).
 #pragma once
+#include "cpu/decoder_kernel.h"
 #include "cpu/row_kernel.h"
 #include "cpu/tile_kernel.h"
 
@@ -20,6 +21,15 @@ static void run_tile(const Job& job, int64_t begin, int64_t end, int tile_rows, 
   TileKernel(*job.packed, tile_rows, scratch).run(job, begin, end);
 }
 
+static int64_t decoder_scratch(const DecoderWeights& weights, int64_t sequences, int64_t tokens) {
+  return DecoderKernel(weights, {}, sequences, tokens, nullptr).scratch_bytes();
+}
+
+static void run_decoder(const DecoderWeights& weights, const DecoderRings& rings, const DecoderCall& call, int64_t begin,
+                        int64_t end, int64_t tokens, float* scratch) {
+  DecoderKernel(weights, rings, end - begin, tokens, scratch).run(call, begin, end);
+}
+
 #ifdef DTAG_BF16_DOT
 constexpr bool kBf16Dot = true;
 #else
@@ -31,6 +41,6 @@ constexpr bool kBf16Dot = false;
 
 extern const Kernels kernels;
 const Kernels kernels = {DTAG_STRING(DTAG_ISA), {kLanes, kPanel, kBlock, kVectors, kBf16Dot},
-                         row_scratch, run_rows, tile_scratch, run_tile};
+                         row_scratch, run_rows, tile_scratch, run_tile, {kPanelWidth, decoder_scratch, run_decoder}};
 
 }  // namespace dtag::DTAG_ISA

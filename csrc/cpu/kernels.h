@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 
+#include "cpu/decoder.h"
 #include "cpu/packed.h"
 #include "refine/params.h"
 
@@ -33,6 +34,7 @@ struct Kernels {
   void (*run_rows)(const Job&, int64_t begin, int64_t end, float* scratch, const Team& team);
   int64_t (*tile_scratch)(const Packed&, int tile_rows);  // bytes
   void (*run_tile)(const Job&, int64_t begin, int64_t end, int tile_rows, float* scratch);
+  DecoderKernels decoder;
 };
 
 }  // namespace dtag

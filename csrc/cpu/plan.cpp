@@ -6,21 +6,11 @@
 #include <stdexcept>
 
 #include "cpu/heuristics.h"
+#include "cpu/scratch.h"
 #include "cpu/thread_pool.h"
 
 namespace dtag {
 namespace {
-
-// Scratch of one thread, kept between calls and grown when a call needs more.
-float* scratch(size_t bytes, int which) {
-  thread_local Buffer buffers[2];
-  thread_local size_t sizes[2] = {0, 0};
-  if (bytes > sizes[which]) {
-    buffers[which] = Buffer(bytes);
-    sizes[which] = bytes;
-  }
-  return buffers[which].floats();
-}
 
 void fill_nan(float* p, int64_t count) {
   if (p) std::fill(p, p + count, std::numeric_limits<float>::quiet_NaN());

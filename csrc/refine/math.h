@@ -64,12 +64,10 @@ DTAG_INLINE F log1p_unit(F u) {
   return fma(p * s2, s, 2.f * s);
 }
 
-// The normal distribution function and its density, relative error of both tails kept.
-// erfc(u) = t exp(-u^2 + P(t)), t = 1 / (1 + u/2); P fitted here (Chebyshev nodes, 0 <= u <= 10, error 5e-8).
+// erfc(u) = t exp(-u^2 + P(t)), t = 1 / (1 + u/2): gives t and P(t). P fitted here (Chebyshev nodes, 0 <= u <= 10, error 5e-8).
 template <class F>
-DTAG_INLINE void normal_cdf(F x, F& cdf, F& density) {
-  const F u = abs_of(x) * 0.707106781f;
-  const F t = 1.f / fma(u, spread<F>(0.5f), spread<F>(1.f));
+DTAG_INLINE F erfc_exponent(F u, F& t) {
+  t = 1.f / fma(u, spread<F>(0.5f), spread<F>(1.f));
   F p = spread<F>(0.144930214f);
   p = fma(p, t, spread<F>(-0.680827177f));
   p = fma(p, t, spread<F>(1.15673376f));
@@ -79,11 +77,27 @@ DTAG_INLINE void normal_cdf(F x, F& cdf, F& density) {
   p = fma(p, t, spread<F>(0.0346027999f));
   p = fma(p, t, spread<F>(0.386640412f));
   p = fma(p, t, spread<F>(0.998632783f));
-  p = fma(p, t, spread<F>(-1.265448f));
+  return fma(p, t, spread<F>(-1.265448f));
+}
+
+// The normal distribution function and its density, relative error of both tails kept.
+template <class F>
+DTAG_INLINE void normal_cdf(F x, F& cdf, F& density) {
+  F t;
+  const F p = erfc_exponent(abs_of(x) * 0.707106781f, t);
   const F gauss = exp(-0.5f * x * x);
   const F tail = 0.5f * t * gauss * exp(p);
   cdf = select(x > 0.f, 1.f - tail, tail);
   density = 0.398942280f * gauss;
+}
+
+// The normal distribution function alone, with one exponential; relative error of the lower tail 2e-6 where it is 1e-9.
+template <class F>
+DTAG_INLINE F normal_cdf(F x) {
+  F t;
+  const F p = erfc_exponent(abs_of(x) * 0.707106781f, t);
+  const F tail = 0.5f * t * exp(fma(-0.5f * x, x, p));
+  return select(x > 0.f, 1.f - tail, tail);
 }
 
 }  // namespace dtag::DTAG_ISA

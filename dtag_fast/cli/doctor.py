@@ -89,9 +89,9 @@ def _compiled() -> list[tuple[str, str]]:
     except (ValueError, RuntimeError) as error:  # DTAG_ISA names what this machine cannot run
         rows.append(("DTAG_ISA", str(error)))
     if _version("torch") is not None:
-        from dtag_fast.ops.refine import cpu
+        from dtag_fast.ops.compiled_module import THREADS
 
-        rows.append(("threads of refine", cpu.THREADS))
+        rows.append(("threads of the CPU kernels", THREADS))
     return rows
 
 

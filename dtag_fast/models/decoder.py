@@ -10,10 +10,11 @@ computed anew: their keys and values still held what has fallen out of the windo
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dtag_fast.models.past import Kept, put_rows
 from dtag_fast.models.sequence import SequenceModel
+from dtag_fast.ops import decode
 from dtag_fast.ops.attention import Mask, Padding
 from dtag_fast.ops.watch import Watch, slots_of
 
@@ -23,8 +24,9 @@ STEP = 3  # tokens of a step
 class Decoder:
     """Equal, within rounding, to `model.act` on the window of each rollout.
 
-    Step t of a rollout has its tokens in the slots 3 (t mod K) and following of rings; `decode` is for
-    rollouts younger than K steps, `slide` for all.
+    Step t of a rollout has its tokens in the slots 3 (t mod K) and following of rings. On a CPU `act` makes a
+    step of rollouts of any age in one call of `ops.decode`; with PyTorch's operators or the GPU's kernels,
+    `decode` is for rollouts younger than K steps, `slide` for all. The three may take turns.
 
     Args:
         model: a DecisionTransformer or Reinformer in eval mode; the rings lie on its device.
@@ -51,6 +53,31 @@ class Decoder:
         self._full = Padding()
         self._watch = Watch(list(slots_of([model]).values()))
         self._watch.accept(self._watch.snapshot())
+        self._compiled: decode.CompiledSteps | None = None
+        if self.why_not_compiled() is None:
+            rings = decode.Rings(self._tokens, self._projected, self._kept)
+            self._compiled = decode.CompiledSteps(_step_config(model), _step_weights(model), rings)
+
+    def why_not_compiled(self) -> str | None:
+        """Why `act` is not to be had, or None."""
+        if self.model.attention is not None:
+            return f"attention={self.model.attention!r} was asked for"
+        if len({norm.eps for norm in self.model.modules() if isinstance(norm, nn.LayerNorm)}) > 1:
+            return "its LayerNorms differ in eps"
+        return decode.why_not([*self.model.parameters(), *self.model.buffers()])
+
+    @property
+    def compiled(self) -> bool:
+        """Whether `act` is to be had."""
+        return self._compiled is not None and self.model.attention is None
+
+    def explain(self) -> str:
+        """How steps are made, and why, in one line."""
+        if self.compiled:
+            return f"steps: one call of the compiled module ({self._compiled.isa})"
+        return (
+            f"steps: operator by operator ({self.why_not_compiled() or 'attention was set when it was made'})"
+        )
 
     def reset(self, rows: Tensor) -> None:
         """Forget rollouts (R,). What is left behind is hidden from a new episode, unless it is not finite."""
@@ -76,6 +103,20 @@ class Decoder:
         self.model.transformer(self._tokens, Padding(), keep=kept, projected=self._projected)
         for ring, fresh in zip(self._kept, kept[1:], strict=True):
             ring[:] = fresh
+        if self._compiled is not None:
+            self._compiled.repack(_step_weights(self.model))
+
+    def act(
+        self,
+        rows: Tensor | None,
+        timesteps: Tensor,
+        previous_actions: Tensor,
+        states: Tensor,
+        returns_to_go: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Act in rollouts of any age, where `compiled` says so; arguments and result as for `decode`. A
+        rollout's bits do not depend on the others."""
+        return self._compiled.step(rows, timesteps, previous_actions, states, returns_to_go)
 
     def decode(
         self,
@@ -196,6 +237,51 @@ class Decoder:
 
     def _action(self, hidden: Tensor) -> Tensor:
         return self.model.bounded(self.model.action_head(hidden[:, -1]))
+
+
+def _step_config(model: SequenceModel) -> decode.StepConfig:
+    c = model.config
+    return decode.StepConfig(
+        state_dim=c.state_dim,
+        action_dim=c.action_dim,
+        context_len=c.context_len,
+        max_timestep=c.max_timestep,
+        d_model=c.d_model,
+        n_head=c.n_head,
+        n_layer=c.n_layer,
+        norm=c.norm,
+        activation=c.activation,
+        predicts_returns=model.predicts_returns,
+        eps=model.embed_norm.eps,
+    )
+
+
+def _step_weights(model: SequenceModel) -> dict[str, Tensor]:
+    """The parameters under the names that `ops.decode` has for them."""
+    layers: dict[str, nn.Module] = {
+        name: getattr(model, name)
+        for name in ("embed_state", "embed_action", "embed_return", "embed_norm", "action_head")
+    }
+    if model.predicts_returns:
+        layers["return_head"] = model.return_head
+    if model.config.norm == "pre":
+        layers["final_norm"] = model.transformer.final_norm
+    for i, block in enumerate(model.transformer.blocks):
+        heads = block.attention
+        named = (heads.qkv, heads.out, block.expand, block.contract, block.norm_1, block.norm_2)
+        names = ("qkv", "out", "expand", "contract", "norm_1", "norm_2")
+        layers |= {f"blocks.{i}.{name}": layer for name, layer in zip(names, named, strict=True)}
+    weights = {
+        f"{name}.{kind}": getattr(layer, kind)
+        for name, layer in layers.items()
+        for kind in ("weight", "bias")
+    }
+    bounds = model.action_bounds
+    return weights | {
+        "embed_timestep.weight": model.embed_timestep.weight,
+        "centre": bounds.centre,
+        "half_range": bounds.half_range,
+    }
 
 
 class RingOrder(Padding):

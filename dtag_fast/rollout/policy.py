@@ -107,14 +107,16 @@ class SequencePolicy:
         step = self.begin(observations, active)
         actions = np.zeros((len(step.rows), self.model.config.action_dim), np.float32)
         returns = np.zeros((len(step.rows), 1), np.float32)
-        sliding = step.timesteps >= self.history.context_len
-        if self.decoder is None:
+        if self.decoder is not None:
+            self.update_decoder()
+        compiled = self.decoder is not None and self.decoder.compiled  # any age together, rows independent
+        if self.decoder is None or compiled:
             groups = [np.arange(len(step.rows))]
         else:  # rollouts whose window is not full yet apart from those whose window slides
-            self.update_decoder()
+            sliding = step.timesteps >= self.history.context_len
             groups = [np.flatnonzero(~sliding), np.flatnonzero(sliding)]
         for group in filter(len, groups):
-            batch = fill_up(group) if self.batch_invariant else group
+            batch = fill_up(group) if self.batch_invariant and not compiled else group
             chosen, predicted = self._compute(Step(*(part[batch] for part in step)))
             actions[group] = chosen[: len(group)].float().cpu().numpy()
             if predicted is not None:
@@ -182,6 +184,8 @@ class SequencePolicy:
             self.model.normalize_states(self._tensor(step.states)),
             None if self.model.predicts_returns else self._tensor(step.returns_to_go),
         )
+        if self.decoder.compiled:
+            return self.decoder.act(*arguments)
         if step.timesteps[0] < self.history.context_len:
             return self.decoder.decode(*arguments)
         return self.decoder.slide(*arguments, all_full=True)

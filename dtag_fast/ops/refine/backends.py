@@ -8,6 +8,8 @@ from types import ModuleType
 
 import torch
 
+from dtag_fast.ops.compiled_module import _C, why_missing
+
 from . import cpu, cuda, triton
 from .options import RefineOptions
 from .program import CriticProgram
@@ -18,28 +20,14 @@ PRECISIONS = ("highest", "high", "medium")
 
 def compiled_cpu() -> ModuleType | str:
     """The module of the compiled CPU backend, or why it cannot be used."""
-    if cpu._C is None:
-        return (
-            f"the compiled module dtag_fast._C is missing ({cpu._MISSING}); DTAG_BUILD=0 leaves it out, "
-            "`pip install -e .` with a C++ compiler builds it"
-        )
-    return _OLDER if _older() else cpu
-
-
-_OLDER = "the compiled module dtag_fast._C is older than the package; run `pip install -e .` again"
-
-
-def _older() -> bool:
-    return not hasattr(cpu._C, "current_stream")
+    return why_missing() or cpu
 
 
 def compiled_cuda() -> ModuleType | str:
     """The module of the compiled CUDA backend, or why it cannot be used."""
-    if cpu._C is None:
-        return f"the compiled module dtag_fast._C is missing ({cpu._MISSING})"
-    if _older():
-        return _OLDER
-    if not hasattr(cpu._C, "CudaPlan"):
+    if why_missing():
+        return why_missing()
+    if not hasattr(_C, "CudaPlan"):
         return "the compiled module has no CUDA kernels: nvcc was not found at installation, or DTAG_CUDA=OFF"
     return cuda
 

@@ -13,31 +13,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dtag_fast.ops.compiled_module import _C, why_missing
 from dtag_fast.ops.watch import Seen
 
 from .executor import InfoBuffers, PreparedCall
-from .openmp import share_threads
 from .options import RefineOptions
 from .plan_arguments import ARRAY_TYPES, call_arguments, plan_settings
 from .program import Activation, CriticProgram, LayerNorm, Linear
-
-try:
-    from dtag_fast import _C
-
-    _MISSING = None
-except ImportError as error:  # built with DTAG_BUILD=0, or compiled for another Python
-    _C = None
-    _MISSING = str(error)
-
-THREADS = share_threads(_C) if hasattr(_C, "use_openmp") else ""  # on whose threads it runs, and why
 
 
 def why_not(
     program: CriticProgram | None, options: RefineOptions | None, device: torch.device, precision: str
 ) -> str | None:
     """Why this backend cannot run, or None: it takes every CriticProgram and every option."""
-    if _C is None:
-        return f"the compiled module is not there ({_MISSING}); reinstall without DTAG_BUILD=0"
+    if why_missing():
+        return why_missing()
     if torch.device(device).type != "cpu":
         return f"it runs on the CPU, the tensors are on {device}"
     if precision not in ("fp32", "bf16"):

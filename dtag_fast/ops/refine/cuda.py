@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dtag_fast.ops.compiled_module import _C
 from dtag_fast.ops.watch import Seen
 
-from .cpu import _C
 from .executor import InfoBuffers, PreparedCall
 from .options import RefineOptions
 from .plan_arguments import ARRAY_TYPES, call_arguments, layer_kinds, plan_settings

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from dtag_fast.ops.openmp import loaded_runtime, share_threads
 from dtag_fast.ops.refine.cpu import CpuExecutor, why_not
-from dtag_fast.ops.refine.openmp import loaded_runtime, share_threads
 from dtag_fast.ops.refine.options import RefineOptions
 from dtag_fast.ops.refine.program import Activation, CriticProgram, LayerNorm, Linear
 

@@ -53,8 +53,12 @@ def assert_they_agree(problem: Problem, calls: dict[str, Callable[[], object]]) 
     gain = (expected - problem.q(problem.actions)).mean()
     for name, call in calls.items():
         actual = problem.q(torch.tensor(np.asarray(call())))
+        if "bf16" in name:  # its own choice among the iterates, by a Q that is rounded
+            lost = (expected - actual).mean()
+            assert lost < 0.15 * gain, f"{name}: loses {lost} of a gain of {gain}"
+            continue
         error = (actual - expected).abs().quantile(0.99)
-        assert error < gain * (0.05 if "bf16" in name else 1e-3), f"{name}: Q differs by {error}, gain {gain}"
+        assert error < 1e-3 * gain, f"{name}: Q differs by {error}, gain {gain}"
 
 
 @pytest.mark.parametrize("threads", [1, 2], ids="threads={}".format)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 
 
-# Kernels in Triton's interpreter and on the stand-in for a GPU: their sources are compiled where they are tested,
+# Kernels in Triton's interpreter and on the stand-in for a GPU: they are compiled where they are tested,
 # not in the wheel, and they take most of the suite's time.
 NOT_ABOUT_THE_WHEEL = [
     "tests/build",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
+import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -41,7 +41,14 @@ _FAMILIES = {
     "kitchen": "kitchen",
     r"adroithand|\b(door|hammer|pen|relocate)\b": "adroit",
 }
-_QUALITIES = ("medium-replay", "medium-expert", "medium")  # the first that the dataset id contains
+# family -> kinds of its datasets: the first that the dataset's or environment's id contains has settings of its own
+_MAZES = ("umaze", "medium", "large")
+_KINDS = {
+    "maze2d": _MAZES,
+    "antmaze": _MAZES,
+    "adroit": ("pen", "hammer", "door", "relocate"),
+}
+_QUALITIES = ("medium-replay", "medium-expert", "medium")  # of the other families
 
 
 def lookup(name: str) -> Entry:
@@ -80,19 +87,19 @@ def create(
 
 
 def preset_config(name: str, metadata: dict[str, Any]) -> Any:
-    """Config of an algorithm for a dataset: defaults, then the family's settings, then the dataset quality's.
+    """Config of an algorithm for a dataset: defaults, then the family's settings, then those of its kind.
+
+    They stand, with their sources, in presets/<algorithm>.toml.
 
     Args:
         name: key of ALGORITHMS.
         metadata: of the store; env_id and dataset_id are looked at. Unknown environments get the defaults.
     """
-    entry = lookup(name)
-    presets = _presets().get(name, {})
+    entry, presets = lookup(name), _presets(name)
     family = family_of(metadata)
-    settings = dict(presets.get(family, {}))
-    dataset = str(metadata.get("dataset_id") or "")
-    quality = next((q for q in _QUALITIES if q in dataset), None)
-    settings.update(presets.get(f"{family}-{quality}", {}))
+    ids = " ".join(str(metadata.get(key) or "") for key in ("dataset_id", "env_id")).lower()
+    kind = next((kind for kind in _KINDS.get(family, _QUALITIES) if kind in ids), None)
+    settings = {**presets.get(family, {}), **presets.get(f"{family}-{kind}", {})}
     return config_from_dict(entry.config, settings)
 
 
@@ -123,6 +130,6 @@ def config_from_dict(config_class: type, values: dict[str, Any]) -> Any:
 
 
 @cache
-def _presets() -> dict[str, dict[str, dict[str, Any]]]:
-    text = resources.files("dtag_fast.algorithms").joinpath("presets.json").read_text()
-    return {name: table for name, table in json.loads(text).items() if name != "sources"}
+def _presets(name: str) -> dict[str, dict[str, Any]]:
+    file = resources.files("dtag_fast.algorithms").joinpath("presets", f"{name}.toml")
+    return tomllib.loads(file.read_text()) if file.is_file() else {}

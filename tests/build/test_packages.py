@@ -50,7 +50,9 @@ def python_files(sources: Path) -> set[str]:
 
 
 def data_files(sources: Path) -> set[str]:
-    found = [*(sources / "dtag_fast").rglob("*.json"), *(sources / "dtag_fast").rglob("py.typed")]
+    found = [
+        file for kind in ("*.json", "*.toml", "py.typed") for file in (sources / "dtag_fast").rglob(kind)
+    ]
     return {str(path.relative_to(sources)) for path in found}
 
 

@@ -41,7 +41,7 @@ _FAMILIES = {
     "kitchen": "kitchen",
     r"adroithand|\b(door|hammer|pen|relocate)\b": "adroit",
 }
-# family -> kinds of its datasets: the first that the dataset's or environment's id contains has settings of its own
+# family -> kinds of its datasets: the first that one of its ids contains has settings of its own
 _MAZES = ("umaze", "medium", "large")
 _KINDS = {
     "maze2d": _MAZES,

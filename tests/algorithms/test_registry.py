@@ -87,7 +87,7 @@ def test_config_survives_json(algorithm):
 
 
 def test_bad_names_are_refused(store):
-    with pytest.raises(ValueError, match="algorithm: expected one of dt, reinformer, iql.*, got 'ppo'"):
+    with pytest.raises(ValueError, match=r"algorithm: expected one of dt, reinformer, iql.*, got 'ppo'"):
         create("ppo", store)
     with pytest.raises(ValueError, match="got foreign learning_rate"):
         config_from_dict(ALGORITHMS["dt"].config, {"learning_rate": 1.0})

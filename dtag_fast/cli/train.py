@@ -1,7 +1,10 @@
 """`dtag train ALGO DATASET --out RUN`: train a policy or a critic, evaluating it on the way if asked to."""
 
 import json
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,7 +39,7 @@ class Args:
     config: Path | None = None  # JSON file with settings of the algorithm
     log_every: int = 100  # updates averaged into one record of metrics
     checkpoint_every: int = 5_000  # updates between checkpoints
-    keep_last: int | None = None  # checkpoints to keep; default: all
+    keep_last: int | None = None  # checkpoints to keep, the best one besides; default: all
     eval_every: int | None = None  # updates between evaluations of a policy; default: none
     eval_episodes: int = 10  # per target return
     eval_seed: int = 0  # of the first episode
@@ -78,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
     console.print(f"{name} on {args.dataset}: {config}", markup=False, soft_wrap=True)
 
     updates = DEFAULT_UPDATES[name] if args.updates is None else args.updates
-    with progress_bar(console, f"training {name}") as report:
+    with progress_bar(console, f"training {name}") as report, stop_signal() as stopped:
 
         def progress(done: int, total: int, metrics: dict[str, float]) -> None:
             report(done, total, " ".join(f"{key} {value:.4g}" for key, value in list(metrics.items())[:3]))
@@ -98,12 +101,26 @@ def main(argv: Sequence[str]) -> int:
             evaluate=None if args.eval_every is None else evaluation_callback(args),
             resume=args.resume,
             progress=progress,
+            stop=stopped.is_set,
             capture=True if args.capture else False if args.no_capture else None,
         )
     if execution := read_json(run / "config.json").get("execution"):
         console.print(f"updates: {execution}", markup=False, soft_wrap=True)
+    if stopped.is_set():
+        console.print("stopped by SIGTERM, all is saved; go on with --resume", markup=False, soft_wrap=True)
     console.print(f"run folder: {run}", markup=False, soft_wrap=True)
     return 0
+
+
+@contextmanager
+def stop_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets instead of ending the process; schedulers send it before they kill."""
+    event = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def evaluation_callback(args: Args):

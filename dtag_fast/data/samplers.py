@@ -144,13 +144,19 @@ class WindowSampler:
         Args:
             generator: lies on the sampler's device, or on the CPU (drawn there and copied).
         """
+        return self.windows(**self.draw(generator))
+
+    def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """What `sample` would gather: episodes (B,) and starts (B,), as `windows` takes them."""
         size, where = (self.batch_size,), generator.device
         episodes = torch.randint(self._num_draws, size, generator=generator, device=where).to(self.device)
         uniform = torch.rand(size, dtype=torch.float64, generator=generator, device=where).to(self.device)
         if self.weighting == "length":
             episodes = self._episode_of_step.index_select(0, episodes)
-        starts = uniform.mul_(self._num_starts.index_select(0, episodes)).long()
-        return self.windows(episodes, starts)
+        return {
+            "episodes": episodes,
+            "starts": uniform.mul_(self._num_starts.index_select(0, episodes)).long(),
+        }
 
     def windows(self, episodes: torch.Tensor, starts: torch.Tensor) -> Windows:
         """The windows of given episodes and first steps.
@@ -212,10 +218,14 @@ class TransitionSampler:
 
     def sample(self, generator: torch.Generator) -> Transitions:
         """A batch of B transitions; the same generator state gives the same batch."""
+        rows = self.draw(generator)["rows"]
+        return Transitions(*(tensor.index_select(0, rows) for tensor in self.transitions))
+
+    def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """What `sample` would gather: rows (B,) of the transitions."""
         states = self.transitions.states
         rows = torch.randint(len(states), (self.batch_size,), generator=generator, device=generator.device)
-        rows = rows.to(states.device)
-        return Transitions(*(tensor.index_select(0, rows) for tensor in self.transitions))
+        return {"rows": rows.to(states.device)}
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:

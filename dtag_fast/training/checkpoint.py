@@ -7,6 +7,7 @@
         training_state/              what only a resumed training needs
             state.json  tensors.safetensors
     RUN/checkpoints/last -> STEP     the newest
+    RUN/checkpoints/best -> STEP     the one of the best evaluation, where there was one
 
 A checkpoint is written under another name and renamed when it is whole.
 """
@@ -225,14 +226,22 @@ def load_training_state(checkpoint: Path, exports: dict[str, nn.Module]) -> dict
         raise ValueError(f"{folder}: {error} for state.json; the files do not belong together") from error
 
 
-def publish_checkpoint(checkpoint: Path, keep_last: int | None) -> None:
-    """Point `last` at a checkpoint; delete all but the newest `keep_last`, unless that is None."""
+def publish_checkpoint(checkpoint: Path, keep_last: int | None, best: int | None = None) -> None:
+    """Point `last` at a checkpoint; delete all but the newest `keep_last` and the best, unless that is None.
+
+    Args:
+        best: step of the best evaluation so far; its checkpoint, if it is there, gets the link `best`.
+    """
     folder = checkpoint.parent
     point_link(folder / "last", checkpoint.name)
+    if best is not None and (folder / str(best)).is_dir():
+        point_link(folder / "best", str(best))
     if keep_last is None:
         return
     steps = sorted((p for p in folder.glob("*") if p.name.isdecimal()), key=lambda p: int(p.name))
     for old in steps[:-keep_last]:
+        if old.name == str(best):
+            continue
         doomed = folder / f".{old.name}.old.tmp"
         os.rename(old, doomed)  # a half-deleted checkpoint must not look like a whole one
         shutil.rmtree(doomed)

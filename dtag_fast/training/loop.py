@@ -23,7 +23,8 @@ from dtag_fast.training.checkpoint import (
     publish_checkpoint,
     save_checkpoint,
 )
-from dtag_fast.training.metrics import MetricsLog, WindowMeans
+from dtag_fast.training.files import point_link, write_json
+from dtag_fast.training.metrics import Diverged, MetricsLog, WindowMeans
 from dtag_fast.training.run_folder import (
     default_config,
     describe_run,
@@ -54,6 +55,7 @@ def train(
     evaluate: Evaluate | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    stop: Callable[[], bool] | None = None,
     capture: bool | None = None,
     steps_per_replay: int = STEPS_PER_REPLAY,
 ) -> Path:
@@ -71,12 +73,14 @@ def train(
         seed: of weights, dropout and batches.
         log_every: updates averaged into one record of metrics.
         checkpoint_every: updates between checkpoints; there is one at the end and at every evaluation too.
-        keep_last: number of checkpoints to keep; None for all.
+        keep_last: number of checkpoints to keep, the best one besides; None for all.
         eval_every, evaluate: `evaluate(step, run folder)` is called every so many updates and after the
         last one,
-            with that step's checkpoint written; the numbers it returns are logged as "eval/...".
+            with that step's checkpoint written; the numbers it returns are logged as "eval/...". The
+            highest normalized_score (where there is none, return_mean) of all makes a checkpoint the best.
         resume: go on from the newest checkpoint in `out`; from the start if there is none.
         progress: called some ten times a second as progress(updates done, updates in all, latest metrics).
+        stop: asked after every update, or every replay; True saves a checkpoint and ends the training there.
         capture: make updates by replays of CUDA graphs; None: where it is possible, False: never, True:
             always. What was done, and why, is "execution" in the run's config.json. A run may go on with
             another choice.
@@ -89,7 +93,8 @@ def train(
         ValueError: a bad setting, or resume with other settings or data than before, or capture=True on a
             device without CUDA graphs.
         RuntimeError: capture=True, and the updates cannot be captured.
-        FloatingPointError: a loss is not finite; what was written before stays.
+        FloatingPointError: a loss is not finite; what was written before stays, and diverged.json in the
+            run folder names the update and the episodes and steps of its batch.
     """
     counts = {"updates": updates, "log_every": log_every, "checkpoint_every": checkpoint_every}
     counts |= {"steps_per_replay": steps_per_replay}
@@ -110,11 +115,12 @@ def train(
     with sole_writer(run):
         description = describe_run(algorithm, learner.config, store, seed, str(device))
         open_run(run, description, resume, default_config(learner.config))
-        session = _Session(run, learner, store, seed)
+        sampler = learner.make_sampler(store)
+        session = _Session(run, learner, sampler, store, seed)
         session.restore(keep_last)
         steps = TrainingSteps(
             learner,
-            learner.make_sampler(store),
+            sampler,
             session.generator,
             eager=eager,
             insist=capture is True,
@@ -139,6 +145,9 @@ def train(
                 session.save(keep_last)
             if evaluation_due(step):
                 session.evaluate_once(evaluate)
+            if stop is not None and stop():
+                session.save(keep_last)
+                break
             now = time.perf_counter()
             if progress and (now - shown > _PROGRESS_PERIOD or step == updates):
                 progress(step, updates, session.latest)
@@ -151,11 +160,29 @@ def until_due(step: int, updates: int, periods: list[int]) -> int:
     return min(updates - step, *(period - step % period for period in periods))
 
 
+def best_step(records: list[dict[str, Any]]) -> int | None:
+    """Step of the evaluation with the highest score, the first on ties; None if none has a score.
+
+    The score of an evaluation of several target returns is that of its best one. Normalised scores go before
+    returns.
+    """
+    for name in ("normalized_score", "return_mean"):
+        scores: dict[int, float] = {}
+        for record in records:
+            found = [v for k, v in record.items() if k.startswith("eval/") and k.rpartition("/")[2] == name]
+            if found:
+                scores[record["step"]] = max(found)
+        if scores:
+            return max(scores, key=scores.__getitem__)
+    return None
+
+
 class _Session:
     """The parts of a run in progress, and how they are saved and restored together."""
 
-    def __init__(self, run: Path, learner: Algorithm, store: TrajectoryStore, seed: int):
-        self.run, self.learner, self.seed, self.metadata = run, learner, seed, store.metadata
+    def __init__(self, run: Path, learner: Algorithm, sampler, store: TrajectoryStore, seed: int):
+        self.run, self.learner, self.sampler = run, learner, sampler
+        self.seed, self.metadata = seed, store.metadata
         self.generator = Generator(learner.device).manual_seed(stream_seed(seed, "batches"))
         self.window = WindowMeans()
         self.latest: dict[str, float] = {}
@@ -170,17 +197,19 @@ class _Session:
         """Go back to the newest checkpoint, if any, and finish what its writer may have left undone."""
         checkpoint = newest_checkpoint(self.run)
         if checkpoint is not None:
-            publish_checkpoint(checkpoint, keep_last)
             state = load_training_state(checkpoint, self.learner.exports)
             self.learner.load_state_dict(state["learner"])
             self.generator.set_state(state["generator"])
             self.window.load_state_dict(state["window"])
             self._before = state["seconds"]
         self.log = MetricsLog(self.run, self.step)
+        if checkpoint is not None:
+            publish_checkpoint(checkpoint, keep_last, best_step(self.log.records))
+        self._mark()
         self._started = self._window_started = time.perf_counter()
 
     def save(self, keep_last: int | None) -> None:
-        self.window.means()  # refuses to save a diverged run
+        self._means()  # refuses to save a diverged run
         state = {
             "learner": self.learner.state_dict(),
             "generator": self.generator.get_state(),
@@ -188,10 +217,10 @@ class _Session:
             "seconds": self._seconds(),
         }
         written = save_checkpoint(self.run, self._info(), self.learner.exports, state)
-        publish_checkpoint(written, keep_last)
+        publish_checkpoint(written, keep_last, best_step(self.log.records))
 
     def log_window(self) -> None:
-        means = {f"train/{name}": value for name, value in self.window.means().items()}
+        means = {f"train/{name}": value for name, value in self._means().items()}
         now = time.perf_counter()
         self.latest = means | {
             "speed/updates_per_s": self.window.count / (now - self._window_started),
@@ -199,7 +228,35 @@ class _Session:
         }
         self.log.append({"step": self.step} | self.latest)
         self.window.reset()
+        self._mark()
         self._window_started = now
+
+    def _mark(self) -> None:
+        """Remember where the batches of this window, or of what this process makes of it, begin."""
+        self._marked = self.window.count, self.generator.get_state()
+
+    def _means(self) -> dict[str, float]:
+        try:
+            return self.window.means()
+        except Diverged as error:
+            raise FloatingPointError(f"{error} ({self._explain(error)})") from error
+
+    def _explain(self, error: Diverged) -> str:
+        """Write diverged.json, and say what is in it."""
+        counted, state = self._marked
+        generator = Generator(self.generator.device)
+        generator.set_state(state)
+        began = self.step - self.window.count
+        batches = []
+        for number in range(counted + 1, error.last + 1):
+            drawn = self.sampler.draw(generator)
+            if number >= error.first:
+                rows = {name: rows.tolist() for name, rows in drawn.items()}
+                batches.append({"update": began + number} | rows)
+        path = self.run / "diverged.json"
+        write_json(path, {"metric": error.name, "value": str(error.value), "batches": batches})
+        updates = " to ".join(dict.fromkeys(str(began + number) for number in (error.first, error.last)))
+        return f"at update {updates}, whose batch is in {path}"
 
     def evaluate_once(self, evaluate: Evaluate) -> None:
         if self.log.has(self.step, "eval/"):
@@ -210,6 +267,8 @@ class _Session:
         self._started += took  # seconds and speed are those of training
         self._window_started += took
         self.log.append({"step": self.step} | {f"eval/{name}": value for name, value in result.items()})
+        if best_step(self.log.records) == self.step:
+            point_link(self.run / "checkpoints" / "best", str(self.step))
 
     def _seconds(self) -> float:
         return self._before + time.perf_counter() - self._started

@@ -63,6 +63,21 @@ class MetricsLog:
         write_text(self._csv, text.getvalue())
 
 
+class Diverged(FloatingPointError):
+    """A metric that is not finite.
+
+    Attributes:
+        name, value: of the metric. first, last: among the updates of the window, the ones where it began:
+            one update, or those of one CUDA graph.
+    """
+
+    def __init__(self, name: str, value: float, first: int, last: int):
+        super().__init__(
+            f"{name} became {value}: training diverged; lower the learning rate or look at the data"
+        )
+        self.name, self.value, self.first, self.last = name, value, first, last
+
+
 class WindowMeans:
     """Means of metrics over the updates since the last `reset`, summed without waiting for the device."""
 
@@ -72,7 +87,9 @@ class WindowMeans:
     def reset(self) -> None:
         self._names: list[str] = []
         self._sums: Tensor | None = None
-        self.count = 0
+        self._first_bad: Tensor | None = None  # number of the first `add` with a value that is not finite
+        self._counts: list[int] = []  # updates after each `add`
+        self.count = self._restored = 0  # updates in all, and those of an earlier process
 
     def add(self, metrics: dict[str, Tensor], count: int = 1) -> None:
         """Add the 0-dim tensors of an update, or their sums over `count` updates; always the same names."""
@@ -81,21 +98,26 @@ class WindowMeans:
         # sums that were read from a checkpoint lie on the host
         self._sums = values if self._sums is None else self._sums.to(values.device) + values
         self.count += count
+        self._counts.append(self.count)
+        never = torch.iinfo(torch.int64).max
+        bad = torch.where(values.isfinite().all(), never, len(self._counts) - 1)
+        self._first_bad = bad if self._first_bad is None else torch.minimum(self._first_bad, bad)
 
     def means(self) -> dict[str, float]:
         """Waits for the device.
 
         Raises:
-            FloatingPointError: one of them is NaN or infinite.
+            Diverged: one of them is NaN or infinite.
         """
         if self._sums is None:
             return {}
         means = dict(zip(self._names, (self._sums / self.count).tolist(), strict=True))
         for name, value in means.items():
             if value - value != 0:
-                raise FloatingPointError(
-                    f"{name} became {value}: training diverged; lower the learning rate or look at the data"
-                )
+                # finite values whose sum is not are as good as infinite: the last update is named then
+                call = min(int(self._first_bad), len(self._counts) - 1)
+                before = self._counts[call - 1] if call else self._restored
+                raise Diverged(name, value, before + 1, self._counts[call])
         return means
 
     def state_dict(self) -> dict[str, Any]:
@@ -103,3 +125,4 @@ class WindowMeans:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._names, self._sums, self.count = state["names"], state["sums"], state["count"]
+        self._restored = self.count

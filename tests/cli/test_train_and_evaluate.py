@@ -1,6 +1,11 @@
 """From a dataset to scores through the command alone."""
 
 import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -19,7 +24,7 @@ def test_train_evaluate_reload(dtag, tmp_path, algorithm):
     options = f"{SMALL} --updates 8 --eval-every 4 --eval-episodes 3 --eval-seed 50 --seed 1"
     code, out, err = dtag(f"train {algorithm} {DATASET} --out run {options}")
     assert (code, err) == (0, "") and "context_len=3" in out and "run folder: run" in out
-    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["4", "8", "last"]
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["4", "8", "best", "last"]
     code, _, _ = dtag(f"train iql {DATASET} --out critic --updates 5 --hidden 16 16 --batch-size 8")
     assert code == 0
 
@@ -70,6 +75,30 @@ def test_resume_goes_on_where_it_stopped(dtag, tmp_path):
     assert code == 2 and "is not empty; resume it" in err
     assert dtag(f"{first} --updates 8 --resume")[0] == 0
     assert (tmp_path / "run" / "checkpoints" / "8").is_dir()
+
+
+def test_sigterm_saves_and_exits_0(dtag, tmp_path):
+    """Sent to a process of its own in the middle of a training without checkpoints."""
+    command = f"train dt {DATASET} --out run {SMALL} --log-every 1".replace("every 4", "every 1000000")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dtag_fast.cli.main", *shlex.split(f"{command} --updates 1000000")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    log = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.stat().st_size):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert "stopped by SIGTERM, all is saved; go on with --resume" in out
+    (step,) = [int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name != "last"]
+    assert step == max(logged_scores(tmp_path / "run", "train/loss"))
+    code, _, _ = dtag(f"{command} --updates {step + 2} --resume")
+    assert code == 0 and (tmp_path / "run" / "checkpoints" / str(step + 2)).is_dir()
 
 
 def test_output_of_a_pipe_has_no_bars_and_no_codes(dtag):

@@ -9,7 +9,9 @@ import sys
 import pytest
 import torch
 
+from dtag_fast.algorithms import create
 from dtag_fast.training import load_critic, load_policy, train
+from dtag_fast.training.loop import best_step
 
 
 class Stop(Exception):
@@ -217,6 +219,71 @@ def test_divergence_stops_the_run_and_keeps_the_good_checkpoint(store, configs, 
         train("dt", store, config=config, out=tmp_path / "run", updates=5, checkpoint_every=1)
     kept = [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()]
     assert sorted(kept) == ["1", "last"]  # the loss of the first update was still finite
+
+
+def test_a_divergence_names_its_update_and_its_batch(store, configs, tmp_path, algorithm):
+    """The batch is that of the update whose loss was not finite first, in a window that was resumed."""
+    run, batches, poisoned = tmp_path / "run", [], 8
+    options = {"config": configs[algorithm], "out": run, "log_every": 100, "checkpoint_every": 5}
+    learner = type(create(algorithm, store, configs[algorithm]))
+    update = learner.update
+
+    def watched(self, batch):
+        batches.append(batch)
+        metrics = update(self, batch)
+        return {k: v * (torch.nan if len(batches) == poisoned else 1.0) for k, v in metrics.items()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learner, "update", watched)
+        train(algorithm, store, updates=5, **options)
+        with pytest.raises(FloatingPointError, match=r"at update 8, whose batch is in .*diverged\.json"):
+            train(algorithm, store, updates=20, resume=True, **options)
+    said = json.loads((run / "diverged.json").read_text())
+    (found,) = said["batches"]
+    assert found.pop("update") == poisoned and said["value"] == "nan"
+    sampler = create(algorithm, store, configs[algorithm]).make_sampler(store)
+    rows = {name: torch.tensor(value) for name, value in found.items()}
+    if "rows" in rows:
+        assert torch.equal(sampler.transitions.states[rows["rows"]], batches[poisoned - 1].states)
+    else:
+        assert torch.equal(sampler.windows(**rows).states, batches[poisoned - 1].states)
+
+
+def test_the_best_checkpoint_is_kept_and_linked(store, configs, tmp_path):
+    scores = {2: 1.0, 4: 5.0, 6: 5.0, 8: 3.0, 10: 4.0}
+
+    def evaluate(step, run):
+        return {"100/return_mean": -1.0, "200/return_mean": scores[step], "200/return_std": 99.0}
+
+    options = {"config": configs["dt"], "eval_every": 2, "keep_last": 2, "evaluate": evaluate}
+    run = train("dt", store, out=tmp_path / "run", updates=10, **options)
+    folder = run / "checkpoints"
+    assert sorted(p.name for p in folder.iterdir()) == ["10", "4", "8", "best", "last"]
+    assert (folder / "best").readlink().name == "4" and load_policy(folder / "best").info.step == 4
+    scores |= {12: 9.0, 14: 0.0}
+    train("dt", store, out=run, updates=14, resume=True, **options)
+    assert sorted(p.name for p in folder.iterdir()) == ["12", "14", "best", "last"]
+    assert (folder / "best").readlink().name == "12"
+
+
+def test_normalised_scores_go_before_returns():
+    records = [
+        {"step": 1, "eval/return_mean": 9.0, "eval/normalized_score": 1.0},
+        {"step": 2, "train/loss": 0.0},
+        {"step": 3, "eval/return_mean": 1.0, "eval/normalized_score": 2.0},
+    ]
+    assert best_step(records) == 3 and best_step(records[1:2]) is None
+
+
+def test_a_run_asked_to_stop_saves_and_goes_on_later(store, configs, tmp_path, algorithm, assert_same_bits):
+    options = {"config": configs[algorithm], "updates": 9, "checkpoint_every": 100, "log_every": 4}
+    whole = train(algorithm, store, out=tmp_path / "whole", **options)
+    asked = iter([False, False, True])
+    run = train(algorithm, store, out=tmp_path / "run", stop=lambda: next(asked), **options)
+    assert (run / "checkpoints" / "last").readlink().name == "3"
+    train(algorithm, store, out=run, resume=True, **options)
+    assert_same_bits(whole, run)
+    assert without_clock(records(run)) == without_clock(records(whole))
 
 
 def test_old_checkpoints_can_be_pruned(store, configs, tmp_path):

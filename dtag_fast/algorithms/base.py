@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
+from dtag_fast.algorithms import parallel
 from dtag_fast.data import TrajectoryStore
 
 
@@ -91,7 +92,8 @@ class Algorithm(ABC):
     ):
         self.config, self.data, self.capturable = config, data, capturable
         self.device = torch.device(device)
-        self.generator = Generator(self.device).manual_seed(stream_seed(seed, "dropout"))
+        noise = "dropout" if parallel.rank() == 0 else f"dropout of process {parallel.rank()}"
+        self.generator = Generator(self.device).manual_seed(stream_seed(seed, noise))
         self.updates_done = 0
         self.schedule_step: int | Tensor = (
             torch.zeros((), dtype=torch.float64, device=self.device) if capturable else 0
@@ -113,6 +115,13 @@ class Algorithm(ABC):
 
         Never waits for the device. When capturable, nothing but `updates_done` changes on the host.
         """
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss, averaged over the processes that train together."""
+        loss.backward()
+        if parallel.world() > 1:
+            groups = (group for optimizer in self.optimizers.values() for group in optimizer.param_groups)
+            parallel.average_gradients(p for group in groups for p in group["params"])
 
     def count_update(self) -> None:
         """Count an update as made."""

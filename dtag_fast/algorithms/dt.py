@@ -120,7 +120,7 @@ class DT(Algorithm):
         self.model.train()
         predicted = self.model(*batch, generator=self.generator).actions  # (B, K, A)
         loss = masked_mse(predicted, batch.actions, batch.mask)
-        loss.backward()
+        self.backward(loss)
         grads = [p.grad for p in self.model.parameters()]
         grad_norm = clip_(grads, self.config.max_grad_norm, self.capturable)
         set_lr(self.optimizer, self.config.lr * warmup(self.schedule_step, self.config.warmup))

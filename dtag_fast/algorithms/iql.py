@@ -167,7 +167,7 @@ class IQL(Algorithm):
         return loss.detach()
 
     def _step(self, name: str, loss: Tensor) -> None:
-        loss.backward()
+        self.backward(loss)
         self.optimizers[name].step()
         self.optimizers[name].zero_grad()
 

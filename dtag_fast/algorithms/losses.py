@@ -7,13 +7,19 @@ import math
 import torch
 from torch import Tensor
 
+from dtag_fast.algorithms.parallel import mean_over_processes
+
 _LOG_2PI = math.log(2 * math.pi)
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean of x (B, K) over the True places of mask (B, K); at least one must be True. 0-dim."""
+    """Mean of x (B, K) over the True places of mask (B, K); at least one must be True. 0-dim.
+
+    Where several processes train together, the sum over this one's places divided by the mean number of
+    places of a process: the mean over the processes is then that over all places.
+    """
     weight = mask.to(x.dtype)
-    return (x * weight).sum() / weight.sum()
+    return (x * weight).sum() / mean_over_processes(weight.sum())
 
 
 def masked_mse(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -36,7 +42,7 @@ def return_scale_of(returns: Tensor, mask: Tensor) -> Tensor:
 
     A batch whose returns are all zero is left as it is (divided by 1): sparse-reward data has such batches.
     """
-    scale = masked_mean(returns.abs(), mask)
+    scale = mean_over_processes(masked_mean(returns.abs(), mask))
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 

@@ -130,14 +130,14 @@ class Reinformer(Algorithm):
         entropy = gaussian_entropy(out.log_std)
         temperature = self.log_temperature.exp()
         loss = return_loss + nll - temperature.detach() * entropy
-        loss.backward()
+        self.backward(loss)
         grad_norm = clip_([p.grad for p in self.model.parameters()], c.max_grad_norm, self.capturable)
         set_lr(self.optimizer, c.lr * warmup(self.schedule_step, c.warmup))
         self.optimizer.step()
         self.optimizer.zero_grad()
 
         # the dual step: more weight on the entropy while it is below its target
-        (temperature * (entropy.detach() + self.data.action_dim)).backward()
+        self.backward(temperature * (entropy.detach() + self.data.action_dim))
         self.temperature_optimizer.step()
         self.temperature_optimizer.zero_grad()
         self.count_update()

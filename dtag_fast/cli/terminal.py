@@ -9,10 +9,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 PIPE_WIDTH = 160  # columns when the output is a file or a pipe, so that lines stay whole
 
 
-def make_console() -> Console:
-    """Console of standard output."""
-    console = Console()
-    return console if console.is_terminal else Console(width=PIPE_WIDTH, highlight=False)
+def make_console(quiet: bool = False) -> Console:
+    """Console of standard output, or one that prints nothing."""
+    console = Console(quiet=quiet)
+    return console if console.is_terminal else Console(width=PIPE_WIDTH, highlight=False, quiet=quiet)
 
 
 @contextmanager

@@ -1,15 +1,19 @@
 """`dtag train ALGO DATASET --out RUN`: train a policy or a critic, evaluating it on the way if asked to."""
 
+import dataclasses
 import json
+import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, make_dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from rich.console import Console
 
 from dtag_fast.cli.terminal import make_console, progress_bar
 
@@ -60,17 +64,25 @@ def main(argv: Sequence[str]) -> int:
     # Imported late: a mistyped algorithm needs no torch.
     import torch
 
-    from dtag_fast.algorithms.registry import config_from_dict, lookup, preset_config
-    from dtag_fast.data import load_dataset
-    from dtag_fast.training import train
-    from dtag_fast.training.files import read_json
+    from dtag_fast.algorithms.registry import lookup
 
     args, _ = _parse(name, rest, lookup(name).config())
     if args.eval_every is not None and lookup(name).algorithm.kind != "policy":
         raise ValueError(f"--eval-every: {name} trains a critic, which plays no episodes; leave it out")
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    console = make_console()
+    with process_group(args.device) as (device, writes):
+        return _train(name, rest, dataclasses.replace(args, device=device), make_console(quiet=not writes))
+
+
+def _train(name: str, rest: list[str], args: Args, console: Console) -> int:
+    """Train as `args` and the algorithm's options among `rest` say."""
+    from dtag_fast.algorithms.registry import config_from_dict, preset_config
+    from dtag_fast.data import load_dataset
+    from dtag_fast.training import train
+    from dtag_fast.training.files import read_json
+
+    device = args.device
     with progress_bar(console, f"reading {args.dataset}") as report:
         store = load_dataset(args.dataset, progress=report)
     defaults = preset_config(name, store.metadata)
@@ -78,6 +90,7 @@ def main(argv: Sequence[str]) -> int:
         defaults = config_from_dict(type(defaults), {**asdict(defaults), **_read_settings(args.config)})
     # Once more, now that the defaults of the algorithm's options are known.
     args, config = _parse(name, rest, defaults)
+    args = dataclasses.replace(args, device=device)
     console.print(f"{name} on {args.dataset}: {config}", markup=False, soft_wrap=True)
 
     updates = DEFAULT_UPDATES[name] if args.updates is None else args.updates
@@ -110,6 +123,29 @@ def main(argv: Sequence[str]) -> int:
         console.print("stopped by SIGTERM, all is saved; go on with --resume", markup=False, soft_wrap=True)
     console.print(f"run folder: {run}", markup=False, soft_wrap=True)
     return 0
+
+
+@contextmanager
+def process_group(device: str) -> Iterator[tuple[str, bool]]:
+    """Join the processes that torchrun has started, if it has; gives the device and whether this one writes.
+
+    Each takes the GPU of its number on its machine.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "LOCAL_RANK" not in os.environ:
+        yield device, True
+        return
+    import torch
+
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    # The others wait while one evaluates.
+    torch.distributed.init_process_group(backend, timeout=timedelta(days=1))
+    try:
+        yield device, torch.distributed.get_rank() == 0
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @contextmanager

@@ -104,6 +104,7 @@ class WindowSampler:
                 f"store: expected episodes below {_FLOAT32_INTEGERS} steps, got one of {longest}"
             )
         self.context_len, self.batch_size = context_len, batch_size
+        self.share = 0, 1  # (rank, processes): each draws for all of them and takes its own batch_size
         self.padding, self.weighting, self.start = padding, weighting, start
         self.device = torch.device(device)
 
@@ -148,9 +149,11 @@ class WindowSampler:
 
     def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """What `sample` would gather: episodes (B,) and starts (B,), as `windows` takes them."""
-        size, where = (self.batch_size,), generator.device
-        episodes = torch.randint(self._num_draws, size, generator=generator, device=where).to(self.device)
-        uniform = torch.rand(size, dtype=torch.float64, generator=generator, device=where).to(self.device)
+        mine, all_ = _shared(self.batch_size, self.share)
+        size, where = (all_,), generator.device
+        episodes = torch.randint(self._num_draws, size, generator=generator, device=where)[mine]
+        uniform = torch.rand(size, dtype=torch.float64, generator=generator, device=where)[mine]
+        episodes, uniform = episodes.to(self.device), uniform.to(self.device)
         if self.weighting == "length":
             episodes = self._episode_of_step.index_select(0, episodes)
         return {
@@ -215,6 +218,7 @@ class TransitionSampler:
     def __init__(self, transitions: Transitions, batch_size: int):
         _positive_int("batch_size", batch_size)
         self.transitions, self.batch_size = transitions, batch_size
+        self.share = 0, 1  # as WindowSampler's
 
     def sample(self, generator: torch.Generator) -> Transitions:
         """A batch of B transitions; the same generator state gives the same batch."""
@@ -224,8 +228,15 @@ class TransitionSampler:
     def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """What `sample` would gather: rows (B,) of the transitions."""
         states = self.transitions.states
-        rows = torch.randint(len(states), (self.batch_size,), generator=generator, device=generator.device)
+        mine, all_ = _shared(self.batch_size, self.share)
+        rows = torch.randint(len(states), (all_,), generator=generator, device=generator.device)[mine]
         return {"rows": rows.to(states.device)}
+
+
+def _shared(batch_size: int, share: tuple[int, int]) -> tuple[slice, int]:
+    """Which rows of a batch drawn for all processes are this one's, and how many there are in all."""
+    rank, world = share
+    return slice(rank * batch_size, (rank + 1) * batch_size), world * batch_size
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Generator
 
-from dtag_fast.algorithms import Algorithm, create, stream_seed
+from dtag_fast.algorithms import Algorithm, create, parallel, stream_seed
 from dtag_fast.data import TrajectoryStore
 from dtag_fast.training.capture import STEPS_PER_REPLAY, TrainingSteps, why_not_capture
 from dtag_fast.training.checkpoint import (
@@ -65,6 +66,9 @@ def train(
     run that was killed and resumed ends with the same bits as one that was not, and so does one that was
     evaluated between. On a GPU they agree within rounding.
 
+    In a torch.distributed process group every process calls this; each takes its share of batches that are
+    as many times larger, gradients are averaged, and process 0 writes and evaluates (algorithms/parallel.py).
+
     Args:
         algorithm: "dt", "reinformer" or "iql".
         out: run folder; must be empty or absent unless resume.
@@ -107,15 +111,20 @@ def train(
     if capture not in (None, False, True):
         raise ValueError(f"capture: expected True, False or None, got {capture!r}")
     eager = "capture=False was asked for" if capture is False else why_not_capture(device)
+    if eager is None and parallel.world() > 1:
+        eager = "gradients are exchanged with other processes"
     if capture and eager:
         raise ValueError(f"capture: {eager}; leave it out to train without CUDA graphs")
 
     run = Path(out)
     learner = create(algorithm, store, config, seed=seed, device=device, capturable=eager is None)
-    with sole_writer(run):
-        description = describe_run(algorithm, learner.config, store, seed, str(device))
-        open_run(run, description, resume, default_config(learner.config))
+    with sole_writer(run) if parallel.rank() == 0 else nullcontext():
+        if parallel.rank() == 0:
+            description = describe_run(algorithm, learner.config, store, seed, str(device))
+            open_run(run, description, resume, default_config(learner.config))
+        parallel.wait_for_all()
         sampler = learner.make_sampler(store)
+        sampler.share = parallel.rank(), parallel.world()
         session = _Session(run, learner, sampler, store, seed)
         session.restore(keep_last)
         steps = TrainingSteps(
@@ -125,7 +134,7 @@ def train(
             eager=eager,
             insist=capture is True,
             steps_per_replay=steps_per_replay,
-            report=partial(record_execution, run),
+            report=partial(record_execution, run) if parallel.rank() == 0 else None,
         )
         periods = [p for p in (log_every, checkpoint_every, eval_every) if p is not None]
 
@@ -145,13 +154,16 @@ def train(
                 session.save(keep_last)
             if evaluation_due(step):
                 session.evaluate_once(evaluate)
-            if stop is not None and stop():
+            # Several processes ask each other, which takes time, where they wait for each other anyway.
+            asking = stop is not None and (parallel.world() == 1 or step % log_every == 0)
+            if asking and any(parallel.gather(stop())):
                 session.save(keep_last)
                 break
             now = time.perf_counter()
-            if progress and (now - shown > _PROGRESS_PERIOD or step == updates):
+            if progress and parallel.rank() == 0 and (now - shown > _PROGRESS_PERIOD or step == updates):
                 progress(step, updates, session.latest)
                 shown = now
+        parallel.wait_for_all()
     return run
 
 
@@ -199,22 +211,28 @@ class _Session:
         if checkpoint is not None:
             state = load_training_state(checkpoint, self.learner.exports)
             self.learner.load_state_dict(state["learner"])
+            self._take_noise(state.get("other_noise", []))
             self.generator.set_state(state["generator"])
             self.window.load_state_dict(state["window"])
             self._before = state["seconds"]
-        self.log = MetricsLog(self.run, self.step)
-        if checkpoint is not None:
+        parallel.wait_for_all()  # until all have read: old checkpoints may go now
+        self.log = MetricsLog(self.run, self.step) if parallel.rank() == 0 else None
+        if checkpoint is not None and self.log is not None:
             publish_checkpoint(checkpoint, keep_last, best_step(self.log.records))
         self._mark()
         self._started = self._window_started = time.perf_counter()
 
     def save(self, keep_last: int | None) -> None:
         self._means()  # refuses to save a diverged run
+        noise = parallel.gather(self.learner.generator.get_state())
+        if self.log is None:
+            return
         state = {
             "learner": self.learner.state_dict(),
             "generator": self.generator.get_state(),
             "window": self.window.state_dict(),
             "seconds": self._seconds(),
+            "other_noise": noise[1:],  # the states of the other processes' generators of dropout
         }
         written = save_checkpoint(self.run, self._info(), self.learner.exports, state)
         publish_checkpoint(written, keep_last, best_step(self.log.records))
@@ -226,10 +244,20 @@ class _Session:
             "speed/updates_per_s": self.window.count / (now - self._window_started),
             "time/seconds": self._seconds(),
         }
-        self.log.append({"step": self.step} | self.latest)
+        if self.log is not None:
+            self.log.append({"step": self.step} | self.latest)
         self.window.reset()
         self._mark()
         self._window_started = now
+
+    def _take_noise(self, others: list[torch.Tensor]) -> None:
+        """Go on with this process's own dropout; one that was not there before begins a stream of its own."""
+        rank = parallel.rank()
+        if 0 < rank <= len(others):
+            self.learner.generator.set_state(others[rank - 1])
+        elif rank:
+            stream = f"dropout of process {rank} from update {self.step}"
+            self.learner.generator.manual_seed(stream_seed(self.seed, stream))
 
     def _mark(self) -> None:
         """Remember where the batches of this window, or of what this process makes of it, begin."""
@@ -244,6 +272,8 @@ class _Session:
     def _explain(self, error: Diverged) -> str:
         """Write diverged.json, and say what is in it."""
         counted, state = self._marked
+        self.sampler.batch_size *= parallel.world()  # the batch of all processes
+        self.sampler.share = 0, 1
         generator = Generator(self.generator.device)
         generator.set_state(state)
         began = self.step - self.window.count
@@ -254,12 +284,13 @@ class _Session:
                 rows = {name: rows.tolist() for name, rows in drawn.items()}
                 batches.append({"update": began + number} | rows)
         path = self.run / "diverged.json"
-        write_json(path, {"metric": error.name, "value": str(error.value), "batches": batches})
+        if self.log is not None:
+            write_json(path, {"metric": error.name, "value": str(error.value), "batches": batches})
         updates = " to ".join(dict.fromkeys(str(began + number) for number in (error.first, error.last)))
         return f"at update {updates}, whose batch is in {path}"
 
     def evaluate_once(self, evaluate: Evaluate) -> None:
-        if self.log.has(self.step, "eval/"):
+        if self.log is None or self.log.has(self.step, "eval/"):
             return
         began = time.perf_counter()
         result = evaluate(self.step, self.run)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dtag_fast.algorithms import parallel
 from dtag_fast.training.files import write_text
 
 
@@ -104,18 +105,19 @@ class WindowMeans:
         self._first_bad = bad if self._first_bad is None else torch.minimum(self._first_bad, bad)
 
     def means(self) -> dict[str, float]:
-        """Waits for the device.
+        """Over all processes that train together; waits for the device, and for them.
 
         Raises:
             Diverged: one of them is NaN or infinite.
         """
         if self._sums is None:
             return {}
+        self._sums = parallel.mean_over_processes(self._sums)  # once more changes nothing
         means = dict(zip(self._names, (self._sums / self.count).tolist(), strict=True))
         for name, value in means.items():
             if value - value != 0:
                 # finite values whose sum is not are as good as infinite: the last update is named then
-                call = min(int(self._first_bad), len(self._counts) - 1)
+                call = min(len(self._counts) - 1, *parallel.gather(int(self._first_bad)))
                 before = self._counts[call - 1] if call else self._restored
                 raise Diverged(name, value, before + 1, self._counts[call])
         return means

@@ -44,6 +44,8 @@ class Args:
     log_every: int = 100  # updates averaged into one record of metrics
     checkpoint_every: int = 5_000  # updates between checkpoints
     keep_last: int | None = None  # checkpoints to keep, the best one besides; default: all
+    tensorboard: bool = False  # write event files to RUN/tensorboard too
+    wandb: str | None = None  # log to this project of Weights & Biases too
     eval_every: int | None = None  # updates between evaluations of a policy; default: none
     eval_episodes: int = 10  # per target return
     eval_seed: int = 0  # of the first episode
@@ -115,6 +117,7 @@ def _train(name: str, rest: list[str], args: Args, console: Console) -> int:
             resume=args.resume,
             progress=progress,
             stop=stopped.is_set,
+            loggers=loggers_of(args),
             capture=True if args.capture else False if args.no_capture else None,
         )
     if execution := read_json(run / "config.json").get("execution"):
@@ -157,6 +160,16 @@ def stop_signal() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def loggers_of(args: Args) -> list:
+    """Those that the options ask for."""
+    from dtag_fast.training.loggers import TensorBoard, WandB
+
+    return [
+        *([TensorBoard()] if args.tensorboard else []),
+        *([WandB(args.wandb)] if args.wandb is not None else []),
+    ]
 
 
 def evaluation_callback(args: Args):

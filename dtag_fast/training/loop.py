@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from dtag_fast.training.checkpoint import (
     save_checkpoint,
 )
 from dtag_fast.training.files import point_link, write_json
+from dtag_fast.training.loggers import Logger
 from dtag_fast.training.metrics import Diverged, MetricsLog, WindowMeans
 from dtag_fast.training.run_folder import (
     default_config,
@@ -57,6 +58,7 @@ def train(
     resume: bool = False,
     progress: Progress | None = None,
     stop: Callable[[], bool] | None = None,
+    loggers: Sequence[Logger] = (),
     capture: bool | None = None,
     steps_per_replay: int = STEPS_PER_REPLAY,
 ) -> Path:
@@ -84,6 +86,8 @@ def train(
             highest normalized_score (where there is none, return_mean) of all makes a checkpoint the best.
         resume: go on from the newest checkpoint in `out`; from the start if there is none.
         progress: called some ten times a second as progress(updates done, updates in all, latest metrics).
+        loggers: other readers of the records (`TensorBoard`, `WandB`); metrics.jsonl and .csv are always
+            written.
         stop: asked after every update, or every replay; True saves a checkpoint and ends the training there.
         capture: make updates by replays of CUDA graphs; None: where it is possible, False: never, True:
             always. What was done, and why, is "execution" in the run's config.json. A run may go on with
@@ -118,8 +122,9 @@ def train(
 
     run = Path(out)
     learner = create(algorithm, store, config, seed=seed, device=device, capturable=eager is None)
-    with sole_writer(run) if parallel.rank() == 0 else nullcontext():
+    with ExitStack() as held:
         if parallel.rank() == 0:
+            held.enter_context(sole_writer(run))
             description = describe_run(algorithm, learner.config, store, seed, str(device))
             open_run(run, description, resume, default_config(learner.config))
         parallel.wait_for_all()
@@ -127,6 +132,10 @@ def train(
         sampler.share = parallel.rank(), parallel.world()
         session = _Session(run, learner, sampler, store, seed)
         session.restore(keep_last)
+        for logger in loggers if parallel.rank() == 0 else ():
+            logger.begin(run, session.step, description)
+            held.callback(logger.close)
+            session.loggers.append(logger)
         steps = TrainingSteps(
             learner,
             sampler,
@@ -198,6 +207,7 @@ class _Session:
         self.generator = Generator(learner.device).manual_seed(stream_seed(seed, "batches"))
         self.window = WindowMeans()
         self.latest: dict[str, float] = {}
+        self.loggers: list[Logger] = []
         self._before = 0.0  # training seconds of earlier processes
         self._started = self._window_started = time.perf_counter()
 
@@ -244,11 +254,19 @@ class _Session:
             "speed/updates_per_s": self.window.count / (now - self._window_started),
             "time/seconds": self._seconds(),
         }
-        if self.log is not None:
-            self.log.append({"step": self.step} | self.latest)
+        self._append(self.latest)
         self.window.reset()
         self._mark()
         self._window_started = now
+
+    def _append(self, numbers: dict[str, float]) -> None:
+        """A record for the log and for the loggers."""
+        if self.log is None:
+            return
+        record = {"step": self.step} | numbers
+        self.log.append(record)
+        for logger in self.loggers:
+            logger.write(record)
 
     def _take_noise(self, others: list[torch.Tensor]) -> None:
         """Go on with this process's own dropout; one that was not there before begins a stream of its own."""
@@ -297,7 +315,7 @@ class _Session:
         took = time.perf_counter() - began
         self._started += took  # seconds and speed are those of training
         self._window_started += took
-        self.log.append({"step": self.step} | {f"eval/{name}": value for name, value in result.items()})
+        self._append({f"eval/{name}": value for name, value in result.items()})
         if best_step(self.log.records) == self.step:
             point_link(self.run / "checkpoints" / "best", str(self.step))
 

@@ -116,6 +116,10 @@ class Algorithm(ABC):
         Never waits for the device. When capturable, nothing but `updates_done` changes on the host.
         """
 
+    @abstractmethod
+    def validate(self, batch) -> dict[str, Tensor]:
+        """Errors on a batch that was not trained on, 0-dim tensors; without dropout, and changes nothing."""
+
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss, averaged over the processes that train together."""
         loss.backward()

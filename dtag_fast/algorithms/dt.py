@@ -118,8 +118,7 @@ class DT(Algorithm):
 
     def update(self, batch: Windows) -> dict[str, Tensor]:
         self.model.train()
-        predicted = self.model(*batch, generator=self.generator).actions  # (B, K, A)
-        loss = masked_mse(predicted, batch.actions, batch.mask)
+        loss = self._loss(batch)
         self.backward(loss)
         grads = [p.grad for p in self.model.parameters()]
         grad_norm = clip_(grads, self.config.max_grad_norm, self.capturable)
@@ -128,6 +127,15 @@ class DT(Algorithm):
         self.optimizer.zero_grad()
         self.count_update()
         return {"loss": loss.detach(), "grad_norm": grad_norm}
+
+    def _loss(self, batch: Windows) -> Tensor:
+        predicted = self.model(*batch, generator=self.generator).actions  # (B, K, A)
+        return masked_mse(predicted, batch.actions, batch.mask)
+
+    @torch.no_grad()
+    def validate(self, batch: Windows) -> dict[str, Tensor]:
+        self.model.eval()
+        return {"loss": self._loss(batch)}
 
     def facts(self) -> dict[str, Any]:
         targets = self.config.target_returns or (float(transformed_returns(self.config, self.data).max()),)

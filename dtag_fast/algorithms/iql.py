@@ -131,25 +131,40 @@ class IQL(Algorithm):
 
     def update(self, batch: Transitions) -> dict[str, Tensor]:
         c = self.config
-        with torch.no_grad():
-            target_q = torch.stack(self.target(batch.states, batch.actions)).amin(dim=0)  # (B, 1)
-        value = self.value(batch.states)
-        value_loss = expectile_loss(target_q - value, c.expectile).mean()
+        value_loss, value, target_q = self._value_loss(batch)
         self._step("value", value_loss)
         metrics = {"value_loss": value_loss.detach(), "value": value.detach().mean()}
 
         if c.policy:
             metrics["policy_loss"] = self._update_policy(batch, target_q)
 
-        with torch.no_grad():
-            y = batch.rewards + c.discount * (1 - batch.terminations) * self.value(batch.next_states)
-        q = torch.stack(self.critic(batch.states, batch.actions))  # (members, B, 1)
-        critic_loss = (q - y).square().sum(dim=0).mean()
+        critic_loss, q = self._critic_loss(batch)
         self._step("critic", critic_loss)
         with torch.no_grad():
             torch._foreach_lerp_(self._averaged, self._online, c.polyak)
         self.count_update()
         return metrics | {"critic_loss": critic_loss.detach(), "q": q.detach().mean()}
+
+    def _value_loss(self, batch: Transitions) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of V, and V (B, 1) and the target critic's Q (B, 1) in it."""
+        with torch.no_grad():
+            target_q = torch.stack(self.target(batch.states, batch.actions)).amin(dim=0)
+        value = self.value(batch.states)
+        return expectile_loss(target_q - value, self.config.expectile).mean(), value, target_q
+
+    def _critic_loss(self, batch: Transitions) -> tuple[Tensor, Tensor]:
+        """The loss of the critic, and Q of its members (members, B, 1)."""
+        with torch.no_grad():
+            next_value = self.value(batch.next_states)
+            y = batch.rewards + self.config.discount * (1 - batch.terminations) * next_value
+        q = torch.stack(self.critic(batch.states, batch.actions))
+        return (q - y).square().sum(dim=0).mean(), q
+
+    @torch.no_grad()
+    def validate(self, batch: Transitions) -> dict[str, Tensor]:
+        value_loss, value, _ = self._value_loss(batch)
+        critic_loss, q = self._critic_loss(batch)  # the squared TD error
+        return {"critic_loss": critic_loss, "value_loss": value_loss, "q": q.mean(), "value": value.mean()}
 
     def _update_policy(self, batch: Transitions, target_q: Tensor) -> Tensor:
         c = self.config

@@ -23,6 +23,7 @@ from dtag_fast.algorithms.losses import (
     gaussian_entropy,
     gaussian_nll,
     masked_mean,
+    masked_mse,
     return_scale_of,
 )
 from dtag_fast.algorithms.schedules import set_lr, warmup
@@ -30,6 +31,7 @@ from dtag_fast.algorithms.sequence import check_lengths, resolve_return_scale, w
 from dtag_fast.data import TrajectoryStore, Windows
 from dtag_fast.models import Reinformer as ReinformerModel
 from dtag_fast.models import ReinformerConfig
+from dtag_fast.models.sequence import SequenceOutput
 from dtag_fast.models.transformer import BlockBackend
 
 
@@ -120,13 +122,9 @@ class Reinformer(Algorithm):
         return window_sampler(self, store)
 
     def update(self, batch: Windows) -> dict[str, Tensor]:
-        c, mask = self.config, batch.mask
+        c = self.config
         self.model.train()
-        out = self.model(*batch, generator=self.generator)
-        returns = batch.returns_to_go.squeeze(-1)  # (B, K)
-        u = (returns - out.returns.squeeze(-1)) / return_scale_of(returns, mask)
-        return_loss = masked_mean(expectile_loss(u, c.expectile), mask)
-        nll = masked_mean(gaussian_nll(batch.actions, out.actions, out.log_std), mask)
+        return_loss, nll, out = self._losses(batch)
         entropy = gaussian_entropy(out.log_std)
         temperature = self.log_temperature.exp()
         loss = return_loss + nll - temperature.detach() * entropy
@@ -148,6 +146,25 @@ class Reinformer(Algorithm):
             "entropy": entropy.detach(),
             "temperature": temperature.detach(),
             "grad_norm": grad_norm,
+        }
+
+    def _losses(self, batch: Windows) -> tuple[Tensor, Tensor, SequenceOutput]:
+        """Of the returns and of the actions, and what the model said."""
+        mask = batch.mask
+        out = self.model(*batch, generator=self.generator)
+        returns = batch.returns_to_go.squeeze(-1)  # (B, K)
+        u = (returns - out.returns.squeeze(-1)) / return_scale_of(returns, mask)
+        return_loss = masked_mean(expectile_loss(u, self.config.expectile), mask)
+        return return_loss, masked_mean(gaussian_nll(batch.actions, out.actions, out.log_std), mask), out
+
+    @torch.no_grad()
+    def validate(self, batch: Windows) -> dict[str, Tensor]:
+        self.model.eval()
+        return_loss, nll, out = self._losses(batch)
+        return {
+            "return_loss": return_loss,
+            "nll": nll,
+            "action_error": masked_mse(out.actions, batch.actions, batch.mask),
         }
 
     def facts(self) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class Args:
     keep_last: int | None = None  # checkpoints to keep, the best one besides; default: all
     tensorboard: bool = False  # write event files to RUN/tensorboard too
     wandb: str | None = None  # log to this project of Weights & Biases too
+    holdout: float | None = None  # fraction of the episodes that is kept for validation; default: none
+    validate_every: int | None = None  # updates between validations on them
     eval_every: int | None = None  # updates between evaluations of a policy; default: none
     eval_episodes: int = 10  # per target return
     eval_seed: int = 0  # of the first episode
@@ -114,6 +116,8 @@ def _train(name: str, rest: list[str], args: Args, console: Console) -> int:
             keep_last=args.keep_last,
             eval_every=args.eval_every,
             evaluate=None if args.eval_every is None else evaluation_callback(args),
+            holdout=args.holdout,
+            validate_every=args.validate_every,
             resume=args.resume,
             progress=progress,
             stop=stopped.is_set,

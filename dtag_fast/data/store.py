@@ -124,6 +124,15 @@ class TrajectoryStore:
             self.truncations[first:last],
         )
 
+    def select(self, indices: np.ndarray) -> "TrajectoryStore":
+        """A store in memory of some episodes, in the given order, with this one's metadata.
+
+        Args:
+            indices: (n,) episodes, at least one, each 0 .. num_episodes - 1.
+        """
+        chosen = [self.episode(int(index)) for index in indices]
+        return TrajectoryStore.from_episodes(chosen, self.metadata)
+
     def state_statistics(self, eps: float = 1e-6) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the states in which an action was taken.
 

@@ -34,6 +34,7 @@ from dtag_fast.training.run_folder import (
     record_execution,
     sole_writer,
 )
+from dtag_fast.training.validation import Validation, split_episodes
 
 Progress = Callable[[int, int, dict[str, float]], None]
 Evaluate = Callable[[int, Path], dict[str, float]]
@@ -55,6 +56,8 @@ def train(
     keep_last: int | None = None,
     eval_every: int | None = None,
     evaluate: Evaluate | None = None,
+    holdout: float | None = None,
+    validate_every: int | None = None,
     resume: bool = False,
     progress: Progress | None = None,
     stop: Callable[[], bool] | None = None,
@@ -84,6 +87,8 @@ def train(
         last one,
             with that step's checkpoint written; the numbers it returns are logged as "eval/...". The
             highest normalized_score (where there is none, return_mean) of all makes a checkpoint the best.
+        holdout, validate_every: this fraction of the episodes is held out of the training, and every so many
+            updates the errors on them are logged as "valid/..." (`Algorithm.validate`).
         resume: go on from the newest checkpoint in `out`; from the start if there is none.
         progress: called some ten times a second as progress(updates done, updates in all, latest metrics).
         loggers: other readers of the records (`TensorBoard`, `WandB`); metrics.jsonl and .csv are always
@@ -106,12 +111,15 @@ def train(
     """
     counts = {"updates": updates, "log_every": log_every, "checkpoint_every": checkpoint_every}
     counts |= {"steps_per_replay": steps_per_replay}
-    counts |= {k: v for k, v in {"keep_last": keep_last, "eval_every": eval_every}.items() if v is not None}
+    optional = {"keep_last": keep_last, "eval_every": eval_every, "validate_every": validate_every}
+    counts |= {name: value for name, value in optional.items() if value is not None}
     for name, value in counts.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: expected a positive integer, got {value!r}")
     if (evaluate is None) != (eval_every is None):
         raise ValueError("eval_every: expected together with evaluate, got only one of them")
+    if (holdout is None) != (validate_every is None):
+        raise ValueError("validate_every: expected together with holdout, got only one of them")
     if capture not in (None, False, True):
         raise ValueError(f"capture: expected True, False or None, got {capture!r}")
     eager = "capture=False was asked for" if capture is False else why_not_capture(device)
@@ -121,11 +129,14 @@ def train(
         raise ValueError(f"capture: {eager}; leave it out to train without CUDA graphs")
 
     run = Path(out)
+    whole, held_out = store, None
+    if holdout is not None:
+        store, held_out = split_episodes(whole, holdout, seed)
     learner = create(algorithm, store, config, seed=seed, device=device, capturable=eager is None)
     with ExitStack() as held:
         if parallel.rank() == 0:
             held.enter_context(sole_writer(run))
-            description = describe_run(algorithm, learner.config, store, seed, str(device))
+            description = describe_run(algorithm, learner.config, whole, seed, str(device), holdout)
             open_run(run, description, resume, default_config(learner.config))
         parallel.wait_for_all()
         sampler = learner.make_sampler(store)
@@ -145,7 +156,8 @@ def train(
             steps_per_replay=steps_per_replay,
             report=partial(record_execution, run) if parallel.rank() == 0 else None,
         )
-        periods = [p for p in (log_every, checkpoint_every, eval_every) if p is not None]
+        validation = None if held_out is None else Validation(learner, held_out, seed)
+        periods = [p for p in (log_every, checkpoint_every, eval_every, validate_every) if p is not None]
 
         def evaluation_due(step: int) -> bool:
             return evaluate is not None and (step % eval_every == 0 or step == updates)
@@ -159,6 +171,8 @@ def train(
             step = session.step
             if step % log_every == 0:
                 session.log_window()
+            if validation is not None and (step % validate_every == 0 or step == updates):
+                session.validate(validation)
             if evaluation_due(step) or step % checkpoint_every == 0 or step == updates:
                 session.save(keep_last)
             if evaluation_due(step):
@@ -259,6 +273,16 @@ class _Session:
         self._mark()
         self._window_started = now
 
+    def validate(self, validation: Validation) -> None:
+        began = time.perf_counter()
+        self._append({f"valid/{name}": value for name, value in validation().items()})
+        self._pause(time.perf_counter() - began)
+
+    def _pause(self, seconds: float) -> None:
+        """Seconds and speed are those of training."""
+        self._started += seconds
+        self._window_started += seconds
+
     def _append(self, numbers: dict[str, float]) -> None:
         """A record for the log and for the loggers."""
         if self.log is None:
@@ -312,9 +336,7 @@ class _Session:
             return
         began = time.perf_counter()
         result = evaluate(self.step, self.run)
-        took = time.perf_counter() - began
-        self._started += took  # seconds and speed are those of training
-        self._window_started += took
+        self._pause(time.perf_counter() - began)
         self._append({f"eval/{name}": value for name, value in result.items()})
         if best_step(self.log.records) == self.step:
             point_link(self.run / "checkpoints" / "best", str(self.step))

@@ -23,13 +23,19 @@ from dtag_fast.training.files import read_json, write_json
 
 
 def describe_run(
-    algorithm: str, config: Any, store: TrajectoryStore, seed: int, device: str
+    algorithm: str,
+    config: Any,
+    store: TrajectoryStore,
+    seed: int,
+    device: str,
+    holdout: float | None = None,
 ) -> dict[str, Any]:
     """config.json of a run: all that decides its numbers."""
     run = {
         "format_version": FORMAT_VERSION,
         "algorithm": algorithm,
         "seed": seed,
+        "holdout": holdout,
         "config": dataclasses.asdict(config),
         "dataset": {
             "dataset_id": store.metadata.get("dataset_id"),
@@ -130,7 +136,7 @@ def open_run(out: Path, run: dict[str, Any], resume: bool, defaults: dict[str, A
 
 def compare(recorded: dict[str, Any], run: dict[str, Any], path: Path) -> None:
     """Refuse to go on with settings or data that differ from the recorded ones."""
-    for section in ("algorithm", "seed", "config", "dataset"):
+    for section in ("algorithm", "seed", "holdout", "config", "dataset"):
         ours, theirs = run[section], recorded.get(section)
         if isinstance(ours, dict) and isinstance(theirs, dict):
             pairs = {

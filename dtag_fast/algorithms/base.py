@@ -122,7 +122,8 @@ class Algorithm(ABC):
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss, averaged over the processes that train together."""
-        loss.backward()
+        with torch.autocast(self.device.type, enabled=False):  # in the types of the forward pass
+            loss.backward()
         if parallel.world() > 1:
             groups = (group for optimizer in self.optimizers.values() for group in optimizer.param_groups)
             parallel.average_gradients(p for group in groups for p in group["params"])

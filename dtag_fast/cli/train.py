@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, make_dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -44,6 +44,8 @@ class Args:
     log_every: int = 100  # updates averaged into one record of metrics
     checkpoint_every: int = 5_000  # updates between checkpoints
     keep_last: int | None = None  # checkpoints to keep, the best one besides; default: all
+    precision: Literal["fp32", "tf32", "bf16"] | None = None  # of the networks; default: as PyTorch is set
+    compile: bool = False  # networks through torch.compile
     tensorboard: bool = False  # write event files to RUN/tensorboard too
     wandb: str | None = None  # log to this project of Weights & Biases too
     holdout: float | None = None  # fraction of the episodes that is kept for validation; default: none
@@ -122,6 +124,8 @@ def _train(name: str, rest: list[str], args: Args, console: Console) -> int:
             progress=progress,
             stop=stopped.is_set,
             loggers=loggers_of(args),
+            precision=args.precision,
+            compile=args.compile,
             capture=True if args.capture else False if args.no_capture else None,
         )
     if execution := read_json(run / "config.json").get("execution"):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Generator
@@ -39,6 +39,8 @@ from dtag_fast.training.validation import Validation, split_episodes
 Progress = Callable[[int, int, dict[str, float]], None]
 Evaluate = Callable[[int, Path], dict[str, float]]
 
+Precision = Literal["fp32", "tf32", "bf16"]
+
 _PROGRESS_PERIOD = 0.1  # seconds
 
 
@@ -62,6 +64,8 @@ def train(
     progress: Progress | None = None,
     stop: Callable[[], bool] | None = None,
     loggers: Sequence[Logger] = (),
+    precision: Precision | None = None,
+    compile: bool | str = False,
     capture: bool | None = None,
     steps_per_replay: int = STEPS_PER_REPLAY,
 ) -> Path:
@@ -93,6 +97,9 @@ def train(
         progress: called some ten times a second as progress(updates done, updates in all, latest metrics).
         loggers: other readers of the records (`TensorBoard`, `WandB`); metrics.jsonl and .csv are always
             written.
+        precision: "fp32" (matrix products in float32 proper), "tf32" (in tf32 where the device has it),
+            "bf16" (torch.autocast; weights, optimizer and losses stay float32); None: as the process is set.
+        compile: networks through torch.compile; a name is that of its backend.
         stop: asked after every update, or every replay; True saves a checkpoint and ends the training there.
         capture: make updates by replays of CUDA graphs; None: where it is possible, False: never, True:
             always. What was done, and why, is "execution" in the run's config.json. A run may go on with
@@ -122,6 +129,8 @@ def train(
         raise ValueError("validate_every: expected together with holdout, got only one of them")
     if capture not in (None, False, True):
         raise ValueError(f"capture: expected True, False or None, got {capture!r}")
+    if precision is not None and precision not in get_args(Precision):
+        raise ValueError(f"precision: expected one of {', '.join(get_args(Precision))}, got {precision!r}")
     eager = "capture=False was asked for" if capture is False else why_not_capture(device)
     if eager is None and parallel.world() > 1:
         eager = "gradients are exchanged with other processes"
@@ -137,8 +146,13 @@ def train(
         if parallel.rank() == 0:
             held.enter_context(sole_writer(run))
             description = describe_run(algorithm, learner.config, whole, seed, str(device), holdout)
+            description |= {"precision": precision, "compile": compile}
             open_run(run, description, resume, default_config(learner.config))
         parallel.wait_for_all()
+        held.enter_context(numbers_in(precision, learner.device))
+        if compile:
+            for module in learner.modules.values():
+                module.compile(**({"backend": compile} if isinstance(compile, str) else {}))
         sampler = learner.make_sampler(store)
         sampler.share = parallel.rank(), parallel.world()
         session = _Session(run, learner, sampler, store, seed)
@@ -188,6 +202,20 @@ def train(
                 shown = now
         parallel.wait_for_all()
     return run
+
+
+@contextmanager
+def numbers_in(precision: Precision | None, device: torch.device) -> Iterator[None]:
+    """Updates inside compute in this precision; afterwards the process is set as before."""
+    before = torch.get_float32_matmul_precision()
+    if precision is not None:
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        # Its cache of rounded weights would outlive the updates that change them.
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def until_due(step: int, updates: int, periods: list[int]) -> int:
@@ -335,7 +363,8 @@ class _Session:
         if self.log is None or self.log.has(self.step, "eval/"):
             return
         began = time.perf_counter()
-        result = evaluate(self.step, self.run)
+        with torch.autocast(self.learner.device.type, enabled=False):  # acts as its checkpoint will
+            result = evaluate(self.step, self.run)
         self._pause(time.perf_counter() - began)
         self._append({f"eval/{name}": value for name, value in result.items()})
         if best_step(self.log.records) == self.step:

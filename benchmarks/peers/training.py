@@ -1,4 +1,4 @@
-"""Training loops as they are usually written: a Dataset and a collating DataLoader, `.item()` at each step."""
+"""Training loops as they are usually written: a DataLoader that collates, `.item()` at every step."""
 
 import copy
 from collections.abc import Callable, Iterator

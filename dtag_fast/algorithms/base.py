@@ -65,10 +65,12 @@ class Algorithm(ABC):
         name: as in the registry. kind: what a user gets out of it, a "policy" or a "critic".
         exports: networks a checkpoint offers to others, by file name: "model" (a policy), "critic".
         modules: all networks, the exported ones included. optimizers: all optimizers.
-        generator: source of dropout noise. updates_done: number of updates so far.
+        generator: source of dropout noise and drawn actions. updates_done: number of updates so far.
         capturable: whether all that changes from update to update lies on the device, learning rates and
             counts too, so that a CUDA graph of updates can be replayed.
         schedule_step: updates_done as schedules take it; when capturable, a 0-dim float64 tensor.
+        period: `update` may do different things according to updates_done % period, TD3's delayed policy say;
+            a graph is then captured for every place in the period.
 
     Args:
         config, data: the algorithm's settings and the facts about its dataset.
@@ -80,6 +82,7 @@ class Algorithm(ABC):
     exports: dict[str, nn.Module]
     modules: dict[str, nn.Module]
     optimizers: dict[str, Optimizer]
+    period: int = 1
 
     def __init__(
         self,
@@ -113,20 +116,28 @@ class Algorithm(ABC):
     def update(self, batch) -> dict[str, Tensor]:
         """One gradient step, ended by `count_update`; returns 0-dim tensors to log.
 
-        Never waits for the device. When capturable, nothing but `updates_done` changes on the host.
+        Never waits for the device. When capturable, nothing but `updates_done` changes on the host, and
+        nothing but its place in the `period` decides what is computed.
         """
 
     @abstractmethod
     def validate(self, batch) -> dict[str, Tensor]:
         """Errors on a batch that was not trained on, 0-dim tensors; without dropout, and changes nothing."""
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a loss, averaged over the processes that train together."""
-        with torch.autocast(self.device.type, enabled=False):  # in the types of the forward pass
-            loss.backward()
+    def backward(self, loss: Tensor, inputs: list[Tensor] | None = None) -> None:
+        """Add the gradients of a loss, averaged over the processes that train together.
+
+        Args:
+            inputs: the parameters it is for; None for all that it depends on.
+        """
+        autocast = self.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(self.device.type)
+        outside = torch.autocast(self.device.type, enabled=False) if autocast else contextlib.nullcontext()
+        with outside:  # in the types of the forward pass
+            loss.backward(inputs=inputs)
         if parallel.world() > 1:
             groups = (group for optimizer in self.optimizers.values() for group in optimizer.param_groups)
-            parallel.average_gradients(p for group in groups for p in group["params"])
+            trained = [p for group in groups for p in group["params"]]
+            parallel.average_gradients(trained if inputs is None else inputs)
 
     def count_update(self) -> None:
         """Count an update as made."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dtag_fast.algorithms import dt, iql, reinformer
+from dtag_fast.algorithms import awac, cql, dt, iql, reinformer, td3bc
 from dtag_fast.algorithms.base import Algorithm, DataSpec
 from dtag_fast.data import TrajectoryStore
 
@@ -29,6 +29,9 @@ ALGORITHMS: dict[str, Entry] = {
     "dt": Entry(dt.DT, dt.Config),
     "reinformer": Entry(reinformer.Reinformer, reinformer.Config),
     "iql": Entry(iql.IQL, iql.Config),
+    "td3bc": Entry(td3bc.TD3BC, td3bc.Config),
+    "awac": Entry(awac.AWAC, awac.Config),
+    "cql": Entry(cql.CQL, cql.Config),
 }
 
 # pattern in an environment id or dataset id, in lower case -> family of presets

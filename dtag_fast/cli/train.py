@@ -17,8 +17,10 @@ from rich.console import Console
 
 from dtag_fast.cli.terminal import make_console, progress_bar
 
-# Updates of the published code: min-decision-transformer, Reinformer, IQL.
-DEFAULT_UPDATES = {"dt": 20_000, "reinformer": 50_000, "iql": 1_000_000}
+# Updates of the published code: min-decision-transformer, Reinformer, and the critics' own or CORL.
+DEFAULT_UPDATES = {"dt": 20_000, "reinformer": 50_000} | dict.fromkeys(
+    ("iql", "td3bc", "awac", "cql"), 1_000_000
+)
 
 _CAPTURE = tyro.conf.create_mutex_group(
     required=False, title="updates in CUDA graphs; default: where they can be captured"

@@ -41,6 +41,8 @@ class Transitions(NamedTuple):
         rewards: (N, 1).
         next_states: (N, S).
         terminations: (N, 1), 1 where the environment ended the episode; a time-out is 0.
+        discounts: (N, 1), what the value of next_states counts in the target before terminations:
+            discount^k, k the steps between states and next_states.
     """
 
     states: torch.Tensor
@@ -48,6 +50,7 @@ class Transitions(NamedTuple):
     rewards: torch.Tensor
     next_states: torch.Tensor
     terminations: torch.Tensor
+    discounts: torch.Tensor
 
 
 class WindowSampler:
@@ -189,22 +192,46 @@ def transitions(
     *,
     reward_scale: float = 1.0,
     reward_shift: float = 0.0,
+    n_step: int = 1,
+    discount: float = 1.0,
 ) -> Transitions:
     """All N transitions of a store as float32 tensors on `device`; rewards become r * reward_scale +
     reward_shift.
 
-    The last step of an episode keeps its true next state, whether it terminated or was cut.
+    Step t looks k = min(n_step, steps left in its episode) steps ahead:
+
+        rewards = sum over j < k of discount^j r_{t+j},   next_states = s_{t+k},   discounts = discount^k
+
+    and terminations tells whether step t + k - 1 terminated, so that a target is rewards + discounts *
+    (1 - terminations) * V(next_states). The last step of an episode keeps its true next state, whether it
+    terminated or was cut; one that was cut is bootstrapped from it.
+
+    Raises:
+        ValueError: n_step below 1, or discount outside [0, 1].
     """
+    _positive_int("n_step", n_step)
+    if not 0.0 <= discount <= 1.0:
+        raise ValueError(f"discount: expected a number in [0, 1], got {discount}")
     rows = store.state_rows
-    rewards = (store.rewards.astype(np.float64) * reward_scale + reward_shift).astype(np.float32)
-    arrays = (
-        store.observations[rows],
-        np.array(store.actions),
-        rewards[:, None],
-        store.observations[rows + 1],
-        store.terminations[:, None].astype(np.float32),
-    )
+    lookahead = np.minimum(n_step, _steps_left(store))  # (N,) k of each step
+    scaled = store.rewards.astype(np.float64) * reward_scale + reward_shift
+    rewards = scaled.copy()
+    for j in range(1, lookahead.max()):
+        reaching = np.flatnonzero(lookahead > j)
+        rewards[reaching] += discount**j * scaled[reaching + j]
+    columns = (rewards, store.terminations[np.arange(store.num_steps) + lookahead - 1], discount**lookahead)
+    rewards, terminations, discounts = (column[:, None].astype(np.float32) for column in columns)
+    states, next_states = store.observations[rows], store.observations[rows + lookahead]
+    arrays = (states, np.array(store.actions), rewards, next_states, terminations, discounts)
     return Transitions(*(torch.from_numpy(array).to(device) for array in arrays))
+
+
+def _steps_left(store: TrajectoryStore) -> np.ndarray:
+    """(N,) steps from each one to the end of its episode, itself included; any flag is an end."""
+    last = store.terminations | store.truncations
+    last[store.offsets[1:] - 1] = True
+    ends = np.flatnonzero(last) + 1
+    return np.repeat(ends, np.diff(ends, prepend=0)) - np.arange(store.num_steps)
 
 
 class TransitionSampler:

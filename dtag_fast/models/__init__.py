@@ -4,7 +4,7 @@ from dtag_fast.models.critics import TwinCritic, ValueNet
 from dtag_fast.models.decision_transformer import DecisionTransformer, DecisionTransformerConfig
 from dtag_fast.models.decoder import Decoder
 from dtag_fast.models.normalizer import ActionBounds, InputNormalizer
-from dtag_fast.models.policies import GaussianPolicy
+from dtag_fast.models.policies import DeterministicPolicy, GaussianPolicy, TanhGaussianPolicy
 from dtag_fast.models.reinformer import Reinformer, ReinformerConfig
 from dtag_fast.models.sequence import SequenceConfig, SequenceModel, SequenceOutput
 
@@ -13,6 +13,7 @@ __all__ = [
     "DecisionTransformer",
     "DecisionTransformerConfig",
     "Decoder",
+    "DeterministicPolicy",
     "GaussianPolicy",
     "InputNormalizer",
     "Reinformer",
@@ -20,6 +21,7 @@ __all__ = [
     "SequenceConfig",
     "SequenceModel",
     "SequenceOutput",
+    "TanhGaussianPolicy",
     "TwinCritic",
     "ValueNet",
 ]

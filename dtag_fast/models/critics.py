@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from dtag_fast.models.normalizer import InputNormalizer
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
+Activation = Literal["relu", "elu", "gelu", "silu", "mish", "tanh"]
+ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "elu": nn.ELU,
     "gelu": nn.GELU,
@@ -25,29 +27,36 @@ def mlp(
     outputs: int,
     activation: str = "relu",
     layer_norm: bool = False,
+    last_gain: float = 2**0.5,
 ) -> nn.Sequential:
     """Linear, [LayerNorm,] activation per hidden width, then a Linear to `outputs`.
 
-    Weights are orthogonal with gain sqrt(2) and biases zero, in every layer, as in the published IQL.
+    Weights are orthogonal with gain sqrt(2) and biases zero, in every layer, as in the published IQL;
+    `last_gain` is the gain of the last one.
     """
-    if activation not in _ACTIVATIONS:
-        raise ValueError(f"activation: expected one of {', '.join(_ACTIVATIONS)}, got {activation!r}")
     layers: list[nn.Module] = []
     width = inputs
     for size in hidden:
         layers.append(orthogonal_linear(width, size))
         if layer_norm:
             layers.append(nn.LayerNorm(size))
-        layers.append(_ACTIVATIONS[activation]())
+        layers.append(activation_module(activation))
         width = size
-    layers.append(orthogonal_linear(width, outputs))
+    layers.append(orthogonal_linear(width, outputs, last_gain))
     return nn.Sequential(*layers)
 
 
-def orthogonal_linear(inputs: int, outputs: int) -> nn.Linear:
-    """A Linear with orthogonal weights of gain sqrt(2) and zero bias."""
+def activation_module(name: str) -> nn.Module:
+    """An activation by its name in ACTIVATIONS."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {name!r}")
+    return ACTIVATIONS[name]()
+
+
+def orthogonal_linear(inputs: int, outputs: int, gain: float = 2**0.5) -> nn.Linear:
+    """A Linear with orthogonal weights and zero bias."""
     layer = nn.Linear(inputs, outputs)
-    nn.init.orthogonal_(layer.weight, gain=2**0.5)
+    nn.init.orthogonal_(layer.weight, gain=gain)
     nn.init.zeros_(layer.bias)
     return layer
 
@@ -62,6 +71,7 @@ class TwinCritic(nn.Module):
         hidden: widths of the hidden layers. members: number of Q functions, at least 1.
         layer_norm: a LayerNorm before each activation. activation: relu, elu, gelu, silu, mish or tanh.
         state_mean, state_std: (S,) statistics of the training states; identity when absent.
+        last_gain: of the last layer's orthogonal weights before training; not part of the architecture.
     """
 
     def __init__(
@@ -74,6 +84,7 @@ class TwinCritic(nn.Module):
         activation: str = "relu",
         state_mean: Tensor | None = None,
         state_std: Tensor | None = None,
+        last_gain: float = 2**0.5,
     ):
         super().__init__()
         if members < 1:
@@ -88,11 +99,11 @@ class TwinCritic(nn.Module):
         }
         self.normalizer = InputNormalizer(state_dim, state_mean, state_std)
         self.members = nn.ModuleList(
-            mlp(state_dim + action_dim, hidden, 1, activation, layer_norm) for _ in range(members)
+            mlp(state_dim + action_dim, hidden, 1, activation, layer_norm, last_gain) for _ in range(members)
         )
 
     def forward(self, states: Tensor, actions: Tensor) -> tuple[Tensor, ...]:
-        """states (B, S) raw, actions (B, A) -> one (B, 1) Q per member."""
+        """states (..., S) raw, actions (..., A) -> one (..., 1) Q per member."""
         inputs = torch.cat((self.normalizer(states), actions), dim=-1)
         return tuple(member(inputs) for member in self.members)
 

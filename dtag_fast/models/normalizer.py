@@ -66,3 +66,12 @@ class ActionBounds(nn.Module):
 
     def forward(self, unit: Tensor) -> Tensor:
         return self.centre + self.half_range * unit
+
+    def to_unit(self, actions: Tensor) -> Tensor:
+        """The inverse map, [low, high] onto [-1, 1]."""
+        return (actions - self.centre) / self.half_range
+
+    def clip(self, actions: Tensor, margin: float = 0.0) -> Tensor:
+        """The nearest action inside the bounds, by `margin` of half the range when it is given."""
+        reach = self.half_range * (1 - margin)
+        return actions.clamp(self.centre - reach, self.centre + reach)

@@ -9,14 +9,17 @@ from torch import nn
 
 from dtag_fast.models.critics import TwinCritic
 from dtag_fast.models.decision_transformer import DecisionTransformer, DecisionTransformerConfig
-from dtag_fast.models.policies import GaussianPolicy
+from dtag_fast.models.policies import DeterministicPolicy, GaussianPolicy, TanhGaussianPolicy
 from dtag_fast.models.reinformer import Reinformer, ReinformerConfig
 
 _SEQUENCE = {
     "DecisionTransformer": (DecisionTransformer, DecisionTransformerConfig),
     "Reinformer": (Reinformer, ReinformerConfig),
 }
-_PLAIN = {"TwinCritic": TwinCritic, "GaussianPolicy": GaussianPolicy}
+_PLAIN = {
+    network.__name__: network
+    for network in (TwinCritic, GaussianPolicy, DeterministicPolicy, TanhGaussianPolicy)
+}
 
 
 def describe(network: nn.Module) -> dict[str, Any]:

@@ -7,8 +7,10 @@ The first updates of a process run as they are, on the stream of the capture: th
 the optimizers' state and warm the libraries up. They are updates of the training like any other, so nothing
 needs to be put back. Two graphs are then captured, of `steps_per_replay` updates and of one, so that every
 number of updates up to a checkpoint can be made of replays; they share their memory, for nothing in it
-outlives a replay. Random numbers go on where they were: a generator that is registered with a graph is
-advanced by each replay as by the updates themselves.
+outlives a replay. Where updates alternate (`Algorithm.period`, 2 for TD3's policy delay), there are two such
+graphs for every place in the period, and the next replay is the one that starts where the last one ended.
+Random numbers go on where they were: a generator that is registered with a graph is advanced by each replay
+as by the updates themselves.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from itertools import product
 
 import torch
 from torch import Generator, Tensor
@@ -73,7 +76,8 @@ class TrainingSteps:
         self._parameters = [p for module in learner.modules.values() for p in module.parameters()]
         self._sizes = sorted({steps_per_replay, 1}, reverse=True)
         self._warm = 0  # updates made before the capture
-        self._graphs: dict[int, tuple[Replay, Tensor]] = {}  # by size: a replay and the sums it leaves
+        # by size and place in the learner's period: a replay and the sums it leaves
+        self._graphs: dict[tuple[int, int], tuple[Replay, Tensor]] = {}
         self._names: list[str] = []
         self._recorder: GraphRecorder | None = None
         if eager is None and not learner.capturable:
@@ -90,7 +94,8 @@ class TrainingSteps:
         Returns:
             Their number, and the sums of their metrics: 0-dim tensors that the next call overwrites.
         """
-        if self._recorder is not None and not self._graphs and self._warm >= WARM_UPDATES:
+        warm = max(WARM_UPDATES, self._learner.period)
+        if self._recorder is not None and not self._graphs and self._warm >= warm:
             self._capture(self._recorder)
         if not self._graphs:
             with self._recorder.side_stream() if self._recorder is not None else nullcontext():
@@ -98,7 +103,7 @@ class TrainingSteps:
             self._warm += 1
             return 1, metrics
         size = next(size for size in self._sizes if size <= most)
-        replay, sums = self._graphs[size]
+        replay, sums = self._graphs[size, self._learner.updates_done % self._learner.period]
         replay()
         # Who keeps things made from the parameters, as refine does, looks at their versions.
         torch.autograd.graph.increment_version(self._parameters)
@@ -124,10 +129,12 @@ class TrainingSteps:
         learner = self._learner
         done, graphs = learner.updates_done, {}
         try:
-            for size in self._sizes:
+            for size, place in product(self._sizes, range(learner.period)):
                 # allocated out here, for the graphs may write over each other's memory
                 sums = torch.zeros(len(self._names), dtype=torch.float64, device=learner.device)
-                graphs[size] = recorder.record(lambda size=size, sums=sums: sums.copy_(self._sum(size))), sums
+                learner.updates_done = place
+                replay = recorder.record(lambda size=size, sums=sums: sums.copy_(self._sum(size)))
+                graphs[size, place] = replay, sums
         except RuntimeError as error:
             recorder.recover()
             for optimizer in learner.optimizers.values():

@@ -79,7 +79,7 @@ def train(
     as many times larger, gradients are averaged, and process 0 writes and evaluates (algorithms/parallel.py).
 
     Args:
-        algorithm: "dt", "reinformer" or "iql".
+        algorithm: key of `algorithms.ALGORITHMS`.
         out: run folder; must be empty or absent unless resume.
         updates: gradient steps in all, those before a resume included; may be raised on resume.
         config: the algorithm's config; None for the preset of the dataset.

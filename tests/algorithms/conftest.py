@@ -1,9 +1,14 @@
-"""A small dataset with short and long, terminated and timed-out episodes."""
+"""A small dataset with short and long, terminated and timed-out episodes; lets tests import tiny_critics."""
+
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dtag_fast.data import Episode, TrajectoryStore
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,9 @@ SMALL = {
         "batch_size": 8,
     },
     "iql": {"hidden": [8, 8], "batch_size": 8, "policy": True, "policy_dropout": 0.2},
+    "td3bc": {"hidden": [8, 8], "batch_size": 8},
+    "awac": {"hidden": [8, 8], "batch_size": 8},
+    "cql": {"hidden": [8], "policy_hidden": [8], "batch_size": 8, "n_actions": 3, "lagrange_gap": 1.0},
 }
 
 
@@ -59,6 +62,19 @@ def test_families(metadata, family):
         ("iql", "D4RL/pointmaze/umaze-v2", {"reward_transform": "raw"}),
         ("iql", "mujoco/hopper/medium-v0", {"reward_transform": "return_range"}),
         ("iql", "D4RL/antmaze/umaze-v1", {"reward_transform": "minus_one", "expectile": 0.9}),
+        ("td3bc", "D4RL/antmaze/umaze-v1", {"reward_transform": "minus_one", "alpha": 2.5}),
+        ("td3bc", "local/hopper/medium-v0", {"reward_transform": "raw", "policy_delay": 2}),
+        ("awac", "mujoco/walker2d/medium-v0", {"temperature": 1 / 3, "hidden": (256, 256, 256)}),
+        ("awac", "D4RL/pen/human-v2", {"temperature": 0.1, "reward_transform": "raw"}),
+        ("cql", "mujoco/halfcheetah/medium-v0", {"penalty": 10.0, "lagrange_gap": None, "policy_lr": 3e-5}),
+        ("cql", "D4RL/pointmaze/umaze-v2", {"lagrange_gap": 5.0, "max_backup": False, "policy_lr": 3e-5}),
+        ("cql", "D4RL/antmaze/large-play-v1", {"hidden": (256,) * 5, "policy_hidden": (256,) * 3}),
+        (
+            "cql",
+            "D4RL/antmaze/umaze-v1",
+            {"lagrange_gap": 0.8, "max_backup": True, "difference_min": -200.0, "penalty": 5.0},
+        ),
+        ("cql", "D4RL/door/human-v2", {"penalty": 1.0, "policy_lr": 1e-4, "reward_transform": "raw"}),
     ],
 )
 def test_presets_follow_the_dataset(algorithm, dataset, expected):

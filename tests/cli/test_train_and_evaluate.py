@@ -60,6 +60,19 @@ def test_train_evaluate_reload(dtag, tmp_path, algorithm):
     assert result["critic"]["algorithm"] == "iql" and result["policy"]["dataset_id"] == DATASET
 
 
+@pytest.mark.parametrize("algorithm", ["td3bc", "awac", "cql"])
+def test_every_critic_is_trained_and_climbed(dtag, tmp_path, algorithm):
+    options = "--updates 4 --hidden 16 16 --batch-size 8 --n-step 3 --members 3 --layer-norm"
+    code, out, err = dtag(f"train {algorithm} {DATASET} --out critic {options}")
+    assert (code, err) == (0, "") and "n_step=3" in out
+    assert dtag(f"train dt {DATASET} --out run {SMALL} --updates 2")[0] == 0
+    code, _, _ = dtag("evaluate run --critic critic --ag-steps 0,3 --episodes 2 --json ag.json")
+    assert code == 0
+    (result,) = json.loads((tmp_path / "ag.json").read_text())["checkpoints"]
+    assert result["critic"]["algorithm"] == algorithm and result["critic"]["discount"] == 0.99
+    assert min(result["settings"][1]["mean_q_gain"]) > 0
+
+
 def test_options_go_before_the_file_and_the_file_before_the_preset(dtag, tmp_path):
     (tmp_path / "mine.json").write_text(json.dumps({"batch_size": 4, "lr": 0.5, "d_model": 16}))
     code, out, _ = dtag(f"train dt {DATASET} --out run --config mine.json --lr 0.25 --updates 1")
@@ -116,11 +129,15 @@ def test_updates_can_be_kept_out_of_cuda_graphs(dtag):
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("train nope x --out run", "dtag train: ALGO: expected one of dt, reinformer, iql, got 'nope'"),
+        (
+            "train nope x --out run",
+            "dtag train: ALGO: expected one of dt, reinformer, iql, td3bc, awac, cql, got 'nope'",
+        ),
         ("train dt test/absent-v0 --out run", "dtag train: dataset: 'test/absent-v0' is neither"),
         (f"train dt {DATASET} --out run --config absent.json", "absent.json"),
         (f"train dt {DATASET} --out run --n-layer 0", "n_layer: expected a positive integer, got 0"),
         (f"train iql {DATASET} --out run --eval-every 2", "--eval-every: iql trains a critic"),
+        (f"train cql {DATASET} --out run --n-step 0", "n_step: expected a positive integer, got 0"),
         (f"train dt {DATASET} --out run --capture", "capture: CUDA graphs need a CUDA device"),
         ("evaluate absent", "dtag evaluate: absent: expected a run or a checkpoint folder"),
         ("evaluate absent --ag-steps 0,x", "--ag-steps: expected whole numbers separated by commas"),

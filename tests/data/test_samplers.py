@@ -180,8 +180,67 @@ def test_transitions_keep_the_true_next_state_of_cut_and_terminated_episodes(mak
             assert all_.rewards[row, 0] == pytest.approx(3.0 * float(episode.rewards[t]) + 1.0, rel=1e-6)
             assert bool(all_.terminations[row, 0]) == episode.terminations[t]  # a time-out is none
             row += 1
-    assert [tensor.dtype for tensor in all_] == [torch.float32] * 5
-    assert all_.rewards.shape == all_.terminations.shape == (row, 1)
+    assert [tensor.dtype for tensor in all_] == [torch.float32] * 6
+    assert all_.rewards.shape == all_.terminations.shape == all_.discounts.shape == (row, 1)
+    assert (all_.discounts == 1).all()
+
+
+def literal_n_step(episode, t, n_step, discount, scale, shift):
+    """(return, next state, terminated, discount^k) of one step, one reward at a time."""
+    total, factor = 0.0, 1.0
+    for j in range(t, min(t + n_step, len(episode.actions))):
+        total += factor * (float(episode.rewards[j]) * scale + shift)
+        factor *= discount
+        if episode.terminations[j] or episode.truncations[j]:
+            break
+    return total, episode.observations[j + 1], episode.terminations[j], factor
+
+
+@pytest.mark.parametrize("discount", [0.0, 0.9, 1.0])
+@pytest.mark.parametrize("n_step", [1, 2, 3, 5, 100])
+def test_n_step_transitions_equal_a_literal_loop(make_episodes, n_step, discount):
+    """Even episodes are cut and keep their bootstrap state, odd ones terminate; none looks into the next."""
+    episodes = make_episodes(LENGTHS)
+    episodes[6].truncations[-1] = False  # the data just ends here, as at the end of a recording
+    episodes[7].terminations[11] = True  # a flag in the middle ends the sum too
+    store = TrajectoryStore.from_episodes(episodes)
+    options = {"reward_scale": 2.0, "reward_shift": -0.5}
+    table = transitions(store, n_step=n_step, discount=discount, **options)
+    steps = [(episode, t) for episode in episodes for t in range(len(episode.actions))]
+    for row, (episode, t) in enumerate(steps):
+        total, state, terminated, factor = literal_n_step(episode, t, n_step, discount, 2.0, -0.5)
+        assert table.rewards[row, 0].item() == pytest.approx(total, rel=1e-5, abs=1e-6)
+        np.testing.assert_array_equal(table.next_states[row], state)
+        assert bool(table.terminations[row, 0]) == terminated
+        assert table.discounts[row, 0].item() == pytest.approx(factor, rel=1e-6)
+        np.testing.assert_array_equal(table.states[row], episode.observations[t])
+    assert len(table.states) == len(steps)
+
+
+def test_three_step_returns_of_one_episode_by_hand():
+    """Rewards 1, 2, 4, 8, discount 1/2, cut after the fourth step."""
+    over = np.array([False, False, False, True])
+    episode = Episode(
+        np.arange(5.0)[:, None], np.zeros((4, 1)), np.array([1.0, 2, 4, 8]), np.zeros(4, bool), over
+    )
+    table = transitions(TrajectoryStore.from_episodes([episode]), n_step=3, discount=0.5)
+    assert table.rewards[:, 0].tolist() == [3.0, 6.0, 8.0, 8.0]
+    assert table.next_states[:, 0].tolist() == [3.0, 4.0, 4.0, 4.0]
+    assert table.discounts[:, 0].tolist() == [0.125, 0.125, 0.25, 0.5]
+    assert not table.terminations.any()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"n_step": 0}, "n_step: expected an integer above 0, got 0"),
+        ({"n_step": 1.5}, "n_step: expected an integer above 0, got 1.5"),
+        ({"discount": -0.1}, r"discount: expected a number in \[0, 1\], got -0.1"),
+    ],
+)
+def test_bad_n_step_options_are_refused(make_store, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        transitions(make_store(LENGTHS), **options)
 
 
 def test_transition_sampler_draws_whole_rows_uniformly(make_store):

@@ -19,10 +19,17 @@ from dtag_fast.training.capture import TrainingSteps, why_not_capture
 from dtag_fast.training.loop import until_due
 
 # Schedules that still move during the few updates of a test.
-MOVING = {"dt": {"warmup": 40}, "reinformer": {"warmup": 40}, "iql": {"policy_horizon": 40}}
+MOVING = {
+    "dt": {"warmup": 40},
+    "reinformer": {"warmup": 40},
+    "iql": {"policy_horizon": 40},
+    "td3bc": {"polyak": 0.1, "policy_delay": 3},  # graphs of 4 start at every place in its period
+    "awac": {"polyak": 0.1},
+    "cql": {"imitation_updates": 15},
+}
 
 
-@pytest.fixture(params=["dt", "dt-original", "reinformer", "iql"])
+@pytest.fixture(params=["dt", "dt-original", "reinformer", "iql", "td3bc", "awac", "cql"])
 def case(request, configs):
     """(algorithm, config)"""
     name = request.param.partition("-")[0]

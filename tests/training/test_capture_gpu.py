@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from dtag_fast.algorithms import create
+from dtag_fast.algorithms.awac import Config as AWAC
+from dtag_fast.algorithms.cql import Config as CQL
 from dtag_fast.algorithms.dt import Config as DT
 from dtag_fast.algorithms.iql import Config as IQL
 from dtag_fast.algorithms.reinformer import Config as Reinformer
+from dtag_fast.algorithms.td3bc import Config as TD3BC
 from dtag_fast.training import train
 from dtag_fast.training.capture import WARM_UPDATES, TrainingSteps
 
@@ -27,6 +30,10 @@ CONFIGS = {
     "reinformer": Reinformer(**_SEQUENCE, warmup=100),
     "iql": IQL(hidden=(64, 64), batch_size=64, polyak=0.05),
     "iql-policy": IQL(hidden=(64, 64), batch_size=64, policy=True, policy_dropout=0.1, policy_horizon=150),
+    "td3bc": TD3BC(hidden=(64, 64), batch_size=64, polyak=0.05),
+    "td3bc-delay": TD3BC(hidden=(64, 64), batch_size=64, policy_delay=3),
+    "awac": AWAC(hidden=(64, 64), batch_size=64, n_step=3),
+    "cql": CQL(hidden=(64,), policy_hidden=(64,), batch_size=64, lagrange_gap=1.0, imitation_updates=50),
 }
 
 

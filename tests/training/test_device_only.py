@@ -56,7 +56,7 @@ def on_meta(monkeypatch):
     monkeypatch.setattr(adam, "_device_dtype_check_for_fused", lambda parameter: None)
 
 
-@pytest.mark.parametrize("case", ["dt", "dt-original", "reinformer", "iql"])
+@pytest.mark.parametrize("case", ["dt", "dt-original", "reinformer", "iql", "td3bc", "awac", "cql"])
 def test_an_update_touches_nothing_on_the_host(case, store, configs, on_meta):
     name, config = case.partition("-")[0], configs[case.partition("-")[0]]
     if case == "dt-original":

@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from dtag_fast.algorithms import parallel
+from dtag_fast.algorithms.trained_critic import TrainedCritic
 from dtag_fast.data import TrajectoryStore
 
 
@@ -63,9 +64,11 @@ class Algorithm(ABC):
 
     Attributes:
         name: as in the registry. kind: what a user gets out of it, a "policy" or a "critic".
-        exports: networks a checkpoint offers to others, by file name: "model" (a policy), "critic".
+        exports: networks a checkpoint offers to others, by file name: "model" (a policy), "critic", "value"
+            (V, beside a critic).
         modules: all networks, the exported ones included. optimizers: all optimizers.
         generator: source of dropout noise and drawn actions. updates_done: number of updates so far.
+        trained: what it learns from besides the data, frozen; None where it learns from nothing else.
         capturable: whether all that changes from update to update lies on the device, learning rates and
             counts too, so that a CUDA graph of updates can be replayed.
         schedule_step: updates_done as schedules take it; when capturable, a 0-dim float64 tensor.
@@ -75,6 +78,10 @@ class Algorithm(ABC):
     Args:
         config, data: the algorithm's settings and the facts about its dataset.
         seed: of weights and dropout. device: where it trains. capturable: see above.
+        critic: where `reason_for_critic` names one.
+
+    Raises:
+        ValueError: a critic is missing, or given and not used.
     """
 
     name: ClassVar[str]
@@ -92,9 +99,11 @@ class Algorithm(ABC):
         seed: int = 0,
         device: str | torch.device = "cpu",
         capturable: bool = False,
+        critic: TrainedCritic | None = None,
     ):
         self.config, self.data, self.capturable = config, data, capturable
         self.device = torch.device(device)
+        self.trained = self._freeze(critic)
         noise = "dropout" if parallel.rank() == 0 else f"dropout of process {parallel.rank()}"
         self.generator = Generator(self.device).manual_seed(stream_seed(seed, noise))
         self.updates_done = 0
@@ -103,6 +112,24 @@ class Algorithm(ABC):
         )
         with seeded_initialisation(stream_seed(seed, "weights")):
             self._build()
+
+    def reason_for_critic(self) -> str | None:
+        """The setting that makes it learn from a trained critic, in words; None where none is used."""
+        return None
+
+    def _freeze(self, critic: TrainedCritic | None) -> TrainedCritic | None:
+        reason = self.reason_for_critic()
+        if reason is not None and critic is None:
+            raise ValueError(
+                f"critic: {self.name} with {reason} learns from a trained critic, got None; give a run that "
+                "trained one"
+            )
+        if reason is None and critic is not None:
+            raise ValueError(
+                f"critic: {self.name} with these settings learns from none; leave it out, or set what uses "
+                "it (q_weight in dt and reinformer)"
+            )
+        return None if critic is None else critic.frozen(self.device)
 
     @abstractmethod
     def _build(self) -> None:

@@ -87,7 +87,7 @@ class CQL(CriticAlgorithm):
         c, data = self.config, self.data
         self._build_critic(last_gain=0.01)
         self.policy = TanhGaussianPolicy(
-            data.state_dim, data.action_dim, c.policy_hidden, c.activation, **self._policy_edges()
+            data.state_dim, data.action_dim, c.policy_hidden, activation=c.activation, **self._policy_edges()
         ).to(self.device)
         self.exports["model"] = self.modules["model"] = self.policy
         self.target_entropy = -float(data.action_dim) if c.target_entropy is None else c.target_entropy

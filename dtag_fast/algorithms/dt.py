@@ -1,6 +1,6 @@
 """Decision Transformer: actions learned from returns-to-go (Chen et al. 2021, arXiv 2106.01345).
 
-loss = mean over real steps of |a_t - pi(R_{<=t}, s_{<=t}, a_{<t})|^2
+loss = mean over real steps of |a_t - pi(R_{<=t}, s_{<=t}, a_{<t})|^2 / A     + a term of Q, see q_term.py
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dtag_fast.algorithms import q_term
 from dtag_fast.algorithms.base import Algorithm
 from dtag_fast.algorithms.lamb import clip_
 from dtag_fast.algorithms.losses import masked_mse
@@ -18,7 +19,7 @@ from dtag_fast.algorithms.schedules import set_lr, warmup
 from dtag_fast.algorithms.sequence import (
     check_lengths,
     resolve_return_scale,
-    transformed_returns,
+    target_returns,
     window_sampler,
 )
 from dtag_fast.data import TrajectoryStore, Windows
@@ -55,6 +56,12 @@ class Config:
     warmup: int = 10_000  # updates of linear warm-up
     attention: BlockBackend | None = None  # None: kernels on a GPU, PyTorch's operators elsewhere
     max_grad_norm: float = 0.25
+    q_weight: float = 0.0  # of the term of Q in the loss, see q_term.py; above 0 it needs a trained critic
+    q_start: int = 0  # updates without that term
+    q_ramp: int = 0  # updates over which its weight then rises to q_weight
+
+    def __post_init__(self) -> None:
+        q_term.check_settings(self)
 
     @classmethod
     def original(cls, **overrides) -> Config:
@@ -75,6 +82,9 @@ class DT(Algorithm):
 
     name = "dt"
     kind = "policy"
+
+    def reason_for_critic(self) -> str | None:
+        return q_term.reason_for_critic(self.config)
 
     def _build(self) -> None:
         c, data = self.config, self.data
@@ -118,7 +128,12 @@ class DT(Algorithm):
 
     def update(self, batch: Windows) -> dict[str, Tensor]:
         self.model.train()
-        loss = self._loss(batch)
+        loss, predicted = self._loss(batch)
+        metrics: dict[str, Tensor] = {}
+        if self.trained is not None:
+            weight = q_term.weight_at(self.config, self.schedule_step)
+            term, metrics = q_term.q_term(self.trained, self.model, batch, predicted, weight)
+            loss = loss + term
         self.backward(loss)
         grads = [p.grad for p in self.model.parameters()]
         grad_norm = clip_(grads, self.config.max_grad_norm, self.capturable)
@@ -126,23 +141,23 @@ class DT(Algorithm):
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.count_update()
-        return {"loss": loss.detach(), "grad_norm": grad_norm}
+        return {"loss": loss.detach(), "grad_norm": grad_norm, **metrics}
 
-    def _loss(self, batch: Windows) -> Tensor:
-        predicted = self.model(*batch, generator=self.generator).actions  # (B, K, A)
-        return masked_mse(predicted, batch.actions, batch.mask)
+    def _loss(self, batch: Windows) -> tuple[Tensor, Tensor]:
+        """The error of the actions, and the predicted ones (B, K, A)."""
+        predicted = self.model(*batch, generator=self.generator).actions
+        return masked_mse(predicted, batch.actions, batch.mask), predicted
 
     @torch.no_grad()
     def validate(self, batch: Windows) -> dict[str, Tensor]:
         self.model.eval()
-        return {"loss": self._loss(batch)}
+        return {"loss": self._loss(batch)[0]}
 
     def facts(self) -> dict[str, Any]:
-        targets = self.config.target_returns or (float(transformed_returns(self.config, self.data).max()),)
         return {
             "return_scale": self.return_scale,
             "reward_scale": self.config.reward_scale,
             "reward_shift": self.config.reward_shift,
             "context_len": self.config.context_len,
-            "target_returns": list(targets),
+            "target_returns": target_returns(self.config, self.data),
         }

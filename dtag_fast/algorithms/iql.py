@@ -71,7 +71,7 @@ class IQL(CriticAlgorithm):
         c, data = self.config, self.data
         self._build_critic()
         self.value = ValueNet(data.state_dim, c.hidden, c.layer_norm, c.activation, **self.statistics)
-        self.modules["value"] = self.value.to(self.device)
+        self.exports["value"] = self.modules["value"] = self.value.to(self.device)
         if c.policy:
             self.policy = GaussianPolicy(
                 data.state_dim,

@@ -6,10 +6,12 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dtag_fast.algorithms.parallel import mean_over_processes
 
 _LOG_2PI = math.log(2 * math.pi)
+TANH_MARGIN = 1e-6  # actions are kept this far inside -1 and 1, whose inverse tanh is infinite
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
@@ -55,3 +57,22 @@ def gaussian_nll(actions: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
 def gaussian_entropy(log_std: Tensor) -> Tensor:
     """Entropy of a diagonal normal distribution, summed over the last axis."""
     return (log_std + 0.5 * (1 + _LOG_2PI)).sum(dim=-1)
+
+
+def tanh_log_slope(u: Tensor) -> Tensor:
+    """log of d tanh(u) / du = 1 - tanh(u)^2, finite for every finite u: 2 (log 2 - u - softplus(-2u))."""
+    return 2 * (math.log(2) - u - F.softplus(-2 * u))
+
+
+def squashed_gaussian_nll(unsquashed: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """-log of the density of a = tanh(u), u ~ N(mean, exp(log_std)), at tanh(unsquashed): (..., A) -> (...).
+
+    Args:
+        unsquashed: u (..., A); of a recorded action `inverse_tanh` gives it. mean, log_std: (..., A).
+    """
+    return gaussian_nll(unsquashed, mean, log_std) + tanh_log_slope(unsquashed).sum(dim=-1)
+
+
+def inverse_tanh(unit_actions: Tensor) -> Tensor:
+    """Inverse of tanh for numbers in [-1, 1], first brought to at most 1 - TANH_MARGIN in size."""
+    return unit_actions.clamp(-1 + TANH_MARGIN, 1 - TANH_MARGIN).atanh()

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from dtag_fast.algorithms import awac, cql, dt, iql, reinformer, td3bc
+from dtag_fast.algorithms import adt, awac, bc, cql, dt, iql, odt, reinformer, td3bc
 from dtag_fast.algorithms.base import Algorithm, DataSpec
+from dtag_fast.algorithms.trained_critic import TrainedCritic
 from dtag_fast.data import TrajectoryStore
 
 
@@ -28,6 +29,9 @@ class Entry:
 ALGORITHMS: dict[str, Entry] = {
     "dt": Entry(dt.DT, dt.Config),
     "reinformer": Entry(reinformer.Reinformer, reinformer.Config),
+    "odt": Entry(odt.ODT, odt.Config),
+    "adt": Entry(adt.ADT, adt.Config),
+    "bc": Entry(bc.BC, bc.Config),
     "iql": Entry(iql.IQL, iql.Config),
     "td3bc": Entry(td3bc.TD3BC, td3bc.Config),
     "awac": Entry(awac.AWAC, awac.Config),
@@ -40,6 +44,7 @@ _FAMILIES = {
     "hopper": "hopper",
     "walker2d": "walker2d",
     "antmaze": "antmaze",
+    r"\bant\b": "ant",
     "pointmaze|maze2d": "maze2d",
     "kitchen": "kitchen",
     r"adroithand|\b(door|hammer|pen|relocate)\b": "adroit",
@@ -73,6 +78,7 @@ def create(
     seed: int = 0,
     device: str | torch.device = "cpu",
     capturable: bool = False,
+    critic: TrainedCritic | None = None,
 ) -> Algorithm:
     """An algorithm ready to train on a store.
 
@@ -81,12 +87,15 @@ def create(
         config: the algorithm's config; None for the preset of the dataset.
         seed: of weights and dropout. device: where it trains.
         capturable: keep learning rates and counts on the device, as a CUDA graph of updates needs.
+        critic: trained before; for settings that learn from one.
     """
     entry = lookup(name)
     config = preset_config(name, store.metadata) if config is None else config
     if not isinstance(config, entry.config):
         raise TypeError(f"config: expected {entry.config.__module__}.Config for {name}, got {type(config)!r}")
-    return entry.algorithm(config, DataSpec.of(store), seed=seed, device=device, capturable=capturable)
+    return entry.algorithm(
+        config, DataSpec.of(store), seed=seed, device=device, capturable=capturable, critic=critic
+    )
 
 
 def preset_config(name: str, metadata: dict[str, Any]) -> Any:

@@ -4,6 +4,7 @@ u    = (R - R^) / mean |R|                      error of the return predicted fr
 L    = mean |tau - 1[u < 0]| u^2                expectile of the return: tau -> 1 approaches the maximum
      + mean -log N(a; mu, sigma)                likelihood of the action given the return
      - lambda H,     H = entropy of N(mu, sigma)
+     + a term of Q(s, mu), see q_term.py        none unless asked for
 lambda follows d/d(log lambda) of lambda (H - H_target), H_target = -A
 """
 
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dtag_fast.algorithms import q_term
 from dtag_fast.algorithms.base import Algorithm
 from dtag_fast.algorithms.lamb import Lamb, clip_
 from dtag_fast.algorithms.losses import (
@@ -65,8 +67,12 @@ class Config:
     warmup: int = 5_000  # updates of linear warm-up
     attention: BlockBackend | None = None  # None: kernels on a GPU, PyTorch's operators elsewhere
     max_grad_norm: float = 0.25  # clip of the trainer; LAMB clips at 1.0 by itself
+    q_weight: float = 0.0  # of the term of Q in the loss, see q_term.py; above 0 it needs a trained critic
+    q_start: int = 0  # updates without that term
+    q_ramp: int = 0  # updates over which its weight then rises to q_weight
 
     def __post_init__(self) -> None:
+        q_term.check_settings(self)
         if not 0 < self.expectile < 1:
             raise ValueError(f"expectile: expected a number between 0 and 1, got {self.expectile}")
 
@@ -76,6 +82,9 @@ class Reinformer(Algorithm):
 
     name = "reinformer"
     kind = "policy"
+
+    def reason_for_critic(self) -> str | None:
+        return q_term.reason_for_critic(self.config)
 
     def _build(self) -> None:
         c, data = self.config, self.data
@@ -127,7 +136,11 @@ class Reinformer(Algorithm):
         return_loss, nll, out = self._losses(batch)
         entropy = gaussian_entropy(out.log_std)
         temperature = self.log_temperature.exp()
-        loss = return_loss + nll - temperature.detach() * entropy
+        loss, metrics = return_loss + nll - temperature.detach() * entropy, {}
+        if self.trained is not None:
+            weight = q_term.weight_at(c, self.schedule_step)
+            term, metrics = q_term.q_term(self.trained, self.model, batch, out.actions, weight)
+            loss = loss + term
         self.backward(loss)
         grad_norm = clip_([p.grad for p in self.model.parameters()], c.max_grad_norm, self.capturable)
         set_lr(self.optimizer, c.lr * warmup(self.schedule_step, c.warmup))
@@ -146,6 +159,7 @@ class Reinformer(Algorithm):
             "entropy": entropy.detach(),
             "temperature": temperature.detach(),
             "grad_norm": grad_norm,
+            **metrics,
         }
 
     def _losses(self, batch: Windows) -> tuple[Tensor, Tensor, SequenceOutput]:

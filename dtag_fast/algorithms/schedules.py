@@ -18,6 +18,12 @@ def warmup(updates_done: int | Tensor, warmup_updates: int) -> float | Tensor:
     return _at_most_1((updates_done + 1) / warmup_updates) if warmup_updates > 0 else 1.0
 
 
+def ramp(updates_done: int | Tensor, start: int, length: int) -> float | Tensor:
+    """0 for `start` updates, then a linear rise to 1 over `length` updates, then constant."""
+    rise = (updates_done + 1 - start) / max(length, 1)
+    return rise.clamp(0.0, 1.0) if isinstance(rise, Tensor) else min(max(rise, 0.0), 1.0)
+
+
 def cosine(updates_done: int | Tensor, horizon: int) -> float | Tensor:
     """Half a cosine from 1 to 0 over `horizon` updates, then 0."""
     angle = math.pi * _at_most_1(updates_done / horizon)

@@ -13,6 +13,11 @@ def transformed_returns(config, data: DataSpec) -> np.ndarray:
     return config.reward_scale * data.returns + config.reward_shift * data.lengths
 
 
+def target_returns(config, data: DataSpec) -> list[float]:
+    """The configured returns to ask for in evaluation, or the best of an episode when there are none."""
+    return list(config.target_returns) or [float(transformed_returns(config, data).max())]
+
+
 def resolve_return_scale(config, data: DataSpec) -> float:
     """The configured divisor of returns, or the largest |return| of an episode when there is none.
 

@@ -68,7 +68,7 @@ class TD3BC(CriticAlgorithm):
         self.period = c.policy_delay
         self._build_critic()
         self.policy = DeterministicPolicy(
-            data.state_dim, data.action_dim, c.hidden, c.activation, **self._policy_edges()
+            data.state_dim, data.action_dim, c.hidden, activation=c.activation, **self._policy_edges()
         ).to(self.device)
         self.target_policy = self._frozen_copy(self.policy)
         self.exports["model"] = self.modules["model"] = self.policy
@@ -108,7 +108,7 @@ class TD3BC(CriticAlgorithm):
         actions = self.policy(batch.states)
         q = self.critic(batch.states, actions)[0]
         weight = self.config.alpha / mean_over_processes(q.detach().abs().mean())
-        imitation = (bounds.to_unit(actions) - bounds.to_unit(batch.actions)).square().mean()
+        imitation = (bounds.inverse(actions) - bounds.inverse(batch.actions)).square().mean()
         loss = imitation - weight * q.mean()
         self._step("model", loss)
         for kept, value in zip(self._policy_metrics.values(), (loss, imitation, weight), strict=True):

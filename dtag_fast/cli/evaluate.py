@@ -27,6 +27,7 @@ class Args:
     ag_radius: float | None = None  # largest distance from the policy's action, in every dimension
     ag_select: Literal["best", "last"] = "best"  # which iterate is executed
     target_returns: str | None = None  # returns to ask for, e.g. 3600,1800. Default: those of the checkpoint
+    history_lengths: str | None = None  # elastic history of a reinformer, e.g. 1,3,5. Default: context_len
     episodes: int = 10  # per setting and target return
     seed: int = 0  # episode e starts with reset(seed=seed + e), the same for every setting
     env: str | None = None  # Gymnasium id; default: the environment of the training data
@@ -42,6 +43,9 @@ def main(argv: Sequence[str]) -> int:
     args = tyro.cli(Args, prog="dtag evaluate", args=list(argv))
     settings_options = _settings_options(args)
     targets = None if args.target_returns is None else numbers("--target-returns", args.target_returns, float)
+    lengths = (
+        None if args.history_lengths is None else numbers("--history-lengths", args.history_lengths, int)
+    )
     which: Any = args.checkpoints
     if which not in ("last", "all"):
         which = numbers("--checkpoints", which, int)
@@ -61,6 +65,7 @@ def main(argv: Sequence[str]) -> int:
             critic=critic,
             settings=settings,
             target_returns=targets,
+            history_lengths=lengths,
             episodes=args.episodes,
             seed=args.seed,
             env_id=args.env,

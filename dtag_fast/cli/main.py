@@ -13,7 +13,7 @@ from importlib import import_module
 
 VERBS = {
     "demo": "make a PointMaze dataset, train, evaluate with and without Action Gradient; table and plots",
-    "train": "train a policy (dt, reinformer) or a critic (iql, td3bc, awac, cql) on a dataset",
+    "train": "train a policy (dt, reinformer, odt, ...) or a critic (iql, td3bc, ...) on a dataset",
     "evaluate": "run a trained policy in its environment, with any Action Gradient settings in one batch",
     "data": "list, show and make datasets",
     "plot": "plot the results of runs",

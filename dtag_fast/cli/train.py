@@ -17,10 +17,10 @@ from rich.console import Console
 
 from dtag_fast.cli.terminal import make_console, progress_bar
 
-# Updates of the published code: min-decision-transformer, Reinformer, and the critics' own or CORL.
-DEFAULT_UPDATES = {"dt": 20_000, "reinformer": 50_000} | dict.fromkeys(
-    ("iql", "td3bc", "awac", "cql"), 1_000_000
-)
+# Updates of the published code: min-decision-transformer, Reinformer, ODT offline, the baseline beside the
+# original Decision Transformer, and the critics' own or CORL.
+DEFAULT_UPDATES = {"dt": 20_000, "reinformer": 50_000, "odt": 5_000, "adt": 100_000, "bc": 100_000}
+DEFAULT_UPDATES |= dict.fromkeys(("iql", "td3bc", "awac", "cql"), 1_000_000)
 
 _CAPTURE = tyro.conf.create_mutex_group(
     required=False, title="updates in CUDA graphs; default: where they can be captured"
@@ -37,6 +37,7 @@ class Args:
 
     dataset: tyro.conf.Positional[str]  # Minari id or folder of a converted dataset
     out: Path  # run folder
+    critic: Path | None = None  # run or checkpoint folder of a critic, for settings that learn from one
     updates: int | None = None  # gradient steps in all; default: as published
     seed: int = 0  # of weights, dropout and batches
     device: str = "cpu"  # cpu or cuda
@@ -112,6 +113,7 @@ def _train(name: str, rest: list[str], args: Args, console: Console) -> int:
             store,
             out=args.out,
             config=config,
+            critic=args.critic,
             updates=updates,
             seed=args.seed,
             device=args.device,

@@ -121,9 +121,15 @@ class ValueNet(nn.Module):
         state_std: Tensor | None = None,
     ):
         super().__init__()
+        self.config = {
+            "state_dim": state_dim,
+            "hidden": list(hidden),
+            "layer_norm": layer_norm,
+            "activation": activation,
+        }
         self.normalizer = InputNormalizer(state_dim, state_mean, state_std)
         self.net = mlp(state_dim, hidden, 1, activation, layer_norm)
 
     def forward(self, states: Tensor) -> Tensor:
-        """states (B, S) raw -> (B, 1)."""
+        """states (..., S) raw -> (..., 1)."""
         return self.net(self.normalizer(states))

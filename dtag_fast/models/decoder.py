@@ -1,10 +1,10 @@
 """Acting step by step for many rollouts, without computing again what earlier steps have computed.
 
 The original Decision Transformer runs its last K steps at every step of an episode. Of that, what depends on
-one token alone never changes: the tokens and their projections in the first block (the timestep embedding is
-absolute). While an episode is younger than K steps nothing falls out of its window, so the keys and values of
-every block stay as they are too and only the new tokens are computed. From then on the later blocks are
-computed anew: their keys and values still held what has fallen out of the window.
+one token alone never changes: the tokens and their projections in the first block (timesteps are absolute,
+where they are embedded at all). While an episode is younger than K steps nothing falls out of its window, so
+the keys and values of every block stay as they are too and only the new tokens are computed. From then on the
+later blocks are computed anew: their keys and values still held what has fallen out of the window.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dtag_fast.models.past import Kept, put_rows
-from dtag_fast.models.sequence import SequenceModel
+from dtag_fast.models.sequence import NoTimesteps, SequenceModel
 from dtag_fast.ops import decode
 from dtag_fast.ops.attention import Mask, Padding
 from dtag_fast.ops.watch import Watch, slots_of
@@ -29,7 +29,7 @@ class Decoder:
     `decode` is for rollouts younger than K steps, `slide` for all. The three may take turns.
 
     Args:
-        model: a DecisionTransformer or Reinformer in eval mode; the rings lie on its device.
+        model: a SequenceModel in eval mode; the rings lie on its device.
         num_rollouts: N.
     """
 
@@ -276,9 +276,11 @@ def _step_weights(model: SequenceModel) -> dict[str, Tensor]:
         for name, layer in layers.items()
         for kind in ("weight", "bias")
     }
-    bounds = model.action_bounds
+    bounds, timesteps = model.action_bounds, model.embed_timestep
     return weights | {
-        "embed_timestep.weight": model.embed_timestep.weight,
+        "embed_timestep.weight": timesteps.table()
+        if isinstance(timesteps, NoTimesteps)
+        else timesteps.weight,
         "centre": bounds.centre,
         "half_range": bounds.half_range,
     }

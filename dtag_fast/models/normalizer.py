@@ -36,6 +36,10 @@ class InputNormalizer(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         return (states - self.mean) / self.std
 
+    def inverse(self, standardised: Tensor) -> Tensor:
+        """Raw states again, within rounding."""
+        return standardised * self.std + self.mean
+
 
 class ActionBounds(nn.Module):
     """Map [-1, 1] onto [low, high] per dimension: centre + half-range * x. Bounds of -1 and 1 change no bit.
@@ -67,8 +71,8 @@ class ActionBounds(nn.Module):
     def forward(self, unit: Tensor) -> Tensor:
         return self.centre + self.half_range * unit
 
-    def to_unit(self, actions: Tensor) -> Tensor:
-        """The inverse map, [low, high] onto [-1, 1]."""
+    def inverse(self, actions: Tensor) -> Tensor:
+        """Actions (..., A) back onto [-1, 1]; outside of it where they are outside of the bounds."""
         return (actions - self.centre) / self.half_range
 
     def clip(self, actions: Tensor, margin: float = 0.0) -> Tensor:

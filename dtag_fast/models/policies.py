@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from dtag_fast.models.critics import activation_module, mlp, orthogonal_linear
+from dtag_fast.models.critics import activation_module, orthogonal_linear
 from dtag_fast.models.normalizer import ActionBounds, InputNormalizer
 from dtag_fast.ops.dropout import dropout as drop
 
@@ -19,17 +20,19 @@ UNIT_MARGIN = 1e-6  # given actions are kept this far inside -1 and 1 before the
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
-class GaussianPolicy(nn.Module):
-    """Normal(mean(s), exp(log_std)), log_std one free vector: the policy of IQL and of AWAC.
+class StatePolicy(nn.Module):
+    """Layers over the standardised state, with dropout after each in training.
+
+    Subclasses add heads and say what `act` gives.
 
     Args:
-        state_dim, action_dim: S, A. hidden: widths of the layers. dropout: after each of them, in training.
+        state_dim, action_dim: S, A. hidden: widths of the layers. dropout: probability in [0, 1).
         activation: as for `TwinCritic`.
-        squash_mean: the mean ends in tanh and lies inside the action bounds (IQL); otherwise it is linear
-            and may leave them (AWAC).
-        log_std_range: log_std is clamped to it.
         state_mean, state_std, action_low, action_high: as for `SequenceModel`.
     """
+
+    linear: ClassVar[Callable[[int, int], nn.Linear]] = staticmethod(nn.Linear)  # makes a layer
+    predicts_returns = takes_target_return = False
 
     def __init__(
         self,
@@ -38,40 +41,92 @@ class GaussianPolicy(nn.Module):
         hidden: Sequence[int] = (256, 256),
         dropout: float = 0.0,
         activation: str = "relu",
-        squash_mean: bool = True,
-        log_std_range: Sequence[float] = LOG_STD_RANGE,
         state_mean: Tensor | None = None,
         state_std: Tensor | None = None,
         action_low: Sequence[float] | None = None,
         action_high: Sequence[float] | None = None,
     ):
         super().__init__()
-        self.config = {
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout: expected a probability in [0, 1), got {dropout}")
+        self.config: dict[str, Any] = {
             "state_dim": state_dim,
             "action_dim": action_dim,
             "hidden": list(hidden),
             "dropout": dropout,
             "activation": activation,
-            "squash_mean": squash_mean,
-            "log_std_range": list(log_std_range),
         }
-        self.dropout, self.squash_mean, self.log_std_range = dropout, squash_mean, tuple(log_std_range)
+        self.dropout = dropout
         self.normalizer = InputNormalizer(state_dim, state_mean, state_std)
         self.action_bounds = ActionBounds(action_dim, action_low, action_high)
-        widths = [state_dim, *hidden]
-        self.layers = nn.ModuleList(orthogonal_linear(a, b) for a, b in pairwise(widths))
+        self.layers = nn.ModuleList(self.linear(a, b) for a, b in pairwise([state_dim, *hidden]))
         self.activation = activation_module(activation)
-        self.mean_head = orthogonal_linear(widths[-1], action_dim)
-        self.action_log_std = nn.Parameter(torch.zeros(action_dim))
 
-    def forward(self, states: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
-        """states (B, S) raw -> mean (B, A) and log_std (A,), in the units of actions."""
+    @property
+    def features(self) -> int:
+        """Width of what `hidden` gives."""
+        return self.layers[-1].out_features if len(self.layers) else self.config["state_dim"]
+
+    def hidden(self, states: Tensor, generator: Generator | None = None) -> Tensor:
+        """states (..., S) raw -> (..., features)."""
         x = self.normalizer(states)
         for layer in self.layers:
             x = self.activation(layer(x))
             if self.training and self.dropout:
                 x = drop(x, self.dropout, generator)
-        mean = _full(self.mean_head(x))
+        return x
+
+    def act(self, states: Tensor) -> Tensor:
+        """The action to execute in evaluation: states (B, S) raw -> (B, A) inside the bounds."""
+        raise NotImplementedError
+
+
+class DeterministicPolicy(StatePolicy):
+    """tanh of a linear map: the policy of behaviour cloning and TD3+BC; layers as PyTorch makes them."""
+
+    def __init__(self, state_dim: int, action_dim: int, *args, **kwargs):
+        super().__init__(state_dim, action_dim, *args, **kwargs)
+        self.action_head = self.linear(self.features, action_dim)
+
+    def forward(self, states: Tensor, generator: Generator | None = None) -> Tensor:
+        """states (B, S) raw -> actions (B, A) inside the action bounds."""
+        return self.action_bounds(F.tanh(self.action_head(self.hidden(states, generator))))
+
+    @torch.inference_mode()
+    def act(self, states: Tensor) -> Tensor:
+        """As `forward`. Call it in eval mode."""
+        return self(states)
+
+
+class GaussianPolicy(StatePolicy):
+    """Normal(mean(s), exp(log_std)), log_std one free vector: the policy of IQL and of AWAC.
+
+    Args:
+        squash_mean: the mean ends in tanh and lies inside the action bounds (IQL); otherwise it is linear
+            and may leave them (AWAC).
+        log_std_range: log_std is clamped to it. The others as for `StatePolicy`.
+    """
+
+    linear = staticmethod(orthogonal_linear)
+
+    def __init__(
+        self,
+        state_dim: int,
+        action_dim: int,
+        *args,
+        squash_mean: bool = True,
+        log_std_range: Sequence[float] = LOG_STD_RANGE,
+        **kwargs,
+    ):
+        super().__init__(state_dim, action_dim, *args, **kwargs)
+        self.config |= {"squash_mean": squash_mean, "log_std_range": list(log_std_range)}
+        self.squash_mean, self.log_std_range = squash_mean, tuple(log_std_range)
+        self.mean_head = self.linear(self.features, action_dim)
+        self.action_log_std = nn.Parameter(torch.zeros(action_dim))
+
+    def forward(self, states: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        """states (B, S) raw -> mean (B, A) and log_std (A,), in the units of actions."""
+        mean = in_full(self.mean_head(self.hidden(states, generator)))
         mean = self.action_bounds(F.tanh(mean) if self.squash_mean else mean)
         return mean, self.action_log_std.clamp(*self.log_std_range)
 
@@ -81,46 +136,13 @@ class GaussianPolicy(nn.Module):
         noise = torch.empty_like(mean).normal_(generator=generator)
         return self.action_bounds.clip(mean + log_std.exp() * noise)
 
+    @torch.inference_mode()
     def act(self, states: Tensor) -> Tensor:
-        """states (B, S) raw -> (B, A), the mean inside the action bounds."""
+        """The mean, inside the action bounds. Call it in eval mode."""
         return self.action_bounds.clip(self(states)[0])
 
 
-class DeterministicPolicy(nn.Module):
-    """tanh of an MLP, mapped onto the action bounds: the policy of TD3+BC. Arguments as GaussianPolicy's."""
-
-    def __init__(
-        self,
-        state_dim: int,
-        action_dim: int,
-        hidden: Sequence[int] = (256, 256),
-        activation: str = "relu",
-        state_mean: Tensor | None = None,
-        state_std: Tensor | None = None,
-        action_low: Sequence[float] | None = None,
-        action_high: Sequence[float] | None = None,
-    ):
-        super().__init__()
-        self.config = {
-            "state_dim": state_dim,
-            "action_dim": action_dim,
-            "hidden": list(hidden),
-            "activation": activation,
-        }
-        self.normalizer = InputNormalizer(state_dim, state_mean, state_std)
-        self.action_bounds = ActionBounds(action_dim, action_low, action_high)
-        self.net = mlp(state_dim, hidden, action_dim, activation)
-
-    def forward(self, states: Tensor) -> Tensor:
-        """states (B, S) raw -> (B, A) inside the action bounds."""
-        return self.action_bounds(F.tanh(self.net(self.normalizer(states))))
-
-    def act(self, states: Tensor) -> Tensor:
-        """The same as calling it."""
-        return self(states)
-
-
-class TanhGaussianPolicy(nn.Module):
+class TanhGaussianPolicy(StatePolicy):
     """x = tanh(u), u ~ Normal(mean(s), exp(log_std(s))): the policy of SAC and CQL.
 
     Densities are those of the unit action x in (-1, 1)^A, whatever the bounds are, so that an entropy does
@@ -128,40 +150,30 @@ class TanhGaussianPolicy(nn.Module):
 
     Args:
         log_std_range: log_std is clamped to it. initial_log_std: its bias before training.
-        The others as for `GaussianPolicy`. The last layer starts small (gain 0.01): every state begins with
+        The others as for `StatePolicy`. The last layer starts small (gain 0.01): every state begins with
         a mean near 0 and the same deviation.
     """
+
+    linear = staticmethod(orthogonal_linear)
 
     def __init__(
         self,
         state_dim: int,
         action_dim: int,
-        hidden: Sequence[int] = (256, 256, 256),
-        activation: str = "relu",
+        *args,
         log_std_range: Sequence[float] = (-20.0, 2.0),
         initial_log_std: float = -1.0,
-        state_mean: Tensor | None = None,
-        state_std: Tensor | None = None,
-        action_low: Sequence[float] | None = None,
-        action_high: Sequence[float] | None = None,
+        **kwargs,
     ):
-        super().__init__()
-        self.config = {
-            "state_dim": state_dim,
-            "action_dim": action_dim,
-            "hidden": list(hidden),
-            "activation": activation,
-            "log_std_range": list(log_std_range),
-        }
+        super().__init__(state_dim, action_dim, *args, **kwargs)
+        self.config |= {"log_std_range": list(log_std_range)}
         self.log_std_range = tuple(log_std_range)
-        self.normalizer = InputNormalizer(state_dim, state_mean, state_std)
-        self.action_bounds = ActionBounds(action_dim, action_low, action_high)
-        self.net = mlp(state_dim, hidden, 2 * action_dim, activation, last_gain=0.01)
-        nn.init.constant_(self.net[-1].bias[action_dim:], initial_log_std)
+        self.head = orthogonal_linear(self.features, 2 * action_dim, gain=0.01)
+        nn.init.constant_(self.head.bias[action_dim:], initial_log_std)
 
-    def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, states: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         """states (..., S) raw -> mean and log_std of u, (..., A) each."""
-        mean, log_std = _full(self.net(self.normalizer(states))).chunk(2, dim=-1)
+        mean, log_std = in_full(self.head(self.hidden(states, generator))).chunk(2, dim=-1)
         return mean, log_std.clamp(*self.log_std_range)
 
     def sample(
@@ -174,7 +186,7 @@ class TanhGaussianPolicy(nn.Module):
         Returns:
             actions (B, [count,] A) and log pi (B, [count,] 1).
         """
-        mean, log_std = self(states)
+        mean, log_std = self(states, generator)
         if count is not None:
             mean, log_std = (x.unsqueeze(-2).expand(-1, count, -1) for x in (mean, log_std))
         noise = torch.empty(mean.shape, device=mean.device, dtype=mean.dtype).normal_(generator=generator)
@@ -185,15 +197,16 @@ class TanhGaussianPolicy(nn.Module):
         """log pi (..., 1) of given actions (..., A); those on the bounds count as `UNIT_MARGIN` inside."""
         mean, log_std = self(states)
         limit = 1 - UNIT_MARGIN
-        u = torch.atanh(self.action_bounds.to_unit(actions).clamp(-limit, limit))
+        u = torch.atanh(self.action_bounds.inverse(actions).clamp(-limit, limit))
         return _log_density(u, (u - mean) * torch.exp(-log_std), log_std)
 
+    @torch.inference_mode()
     def act(self, states: Tensor) -> Tensor:
-        """states (B, S) raw -> (B, A), tanh of the mean."""
+        """tanh of the mean. Call it in eval mode."""
         return self.action_bounds(self(states)[0].tanh())
 
 
-def _full(x: Tensor) -> Tensor:
+def in_full(x: Tensor) -> Tensor:
     """Float32 of what a network gives in half precision (under autocast): densities need the digits."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 

@@ -7,18 +7,28 @@ from typing import Any
 
 from torch import nn
 
-from dtag_fast.models.critics import TwinCritic
+from dtag_fast.models.autotuned_decision_transformer import (
+    AutotunedDecisionTransformer,
+    AutotunedDecisionTransformerConfig,
+)
+from dtag_fast.models.critics import TwinCritic, ValueNet
 from dtag_fast.models.decision_transformer import DecisionTransformer, DecisionTransformerConfig
+from dtag_fast.models.online_decision_transformer import (
+    OnlineDecisionTransformer,
+    OnlineDecisionTransformerConfig,
+)
 from dtag_fast.models.policies import DeterministicPolicy, GaussianPolicy, TanhGaussianPolicy
 from dtag_fast.models.reinformer import Reinformer, ReinformerConfig
 
 _SEQUENCE = {
+    "AutotunedDecisionTransformer": (AutotunedDecisionTransformer, AutotunedDecisionTransformerConfig),
     "DecisionTransformer": (DecisionTransformer, DecisionTransformerConfig),
+    "OnlineDecisionTransformer": (OnlineDecisionTransformer, OnlineDecisionTransformerConfig),
     "Reinformer": (Reinformer, ReinformerConfig),
 }
 _PLAIN = {
     network.__name__: network
-    for network in (TwinCritic, GaussianPolicy, DeterministicPolicy, TanhGaussianPolicy)
+    for network in (TwinCritic, ValueNet, GaussianPolicy, DeterministicPolicy, TanhGaussianPolicy)
 }
 
 

@@ -33,6 +33,7 @@ class SequenceConfig:
     dropout: float = 0.1  # on attention weights, after attention, after the MLP
     max_timestep: int = 4096  # rows of the timestep embedding; episodes must be shorter
     timestep_std: float = 1.0  # of the timestep embedding before training
+    timestep_embedding: bool = True  # False: tokens do not tell when they are, there is no table
     norm: Norm = "post"  # LayerNorm after ("post") or before ("pre") attention and MLP
     activation: ActivationName = "gelu"
     padding: Literal["left", "right"] = "right"  # side on which short histories are filled up
@@ -71,7 +72,8 @@ class SequenceOutput(NamedTuple):
 
     actions: Tensor  # (B, K, A), the mean of the action distribution, inside the action bounds
     returns: Tensor | None  # (B, K, 1) predicted scaled return-to-go, or None
-    log_std: Tensor | None  # (A,) log standard deviation of the actions, or None for a deterministic policy
+    # log standard deviation of the actions, (A,) or (B, K, A); None for a deterministic policy
+    log_std: Tensor | None
 
 
 class Window(NamedTuple):
@@ -84,6 +86,27 @@ class Window(NamedTuple):
     mask: Tensor
     last: Tensor  # (B,) column of the last real step
     full: bool  # no column of any row is padding; known when windows may be trimmed
+
+
+class NoTimesteps(nn.Module):
+    """Stands where a timestep embedding would: nothing is added to a token. Holds no numbers of a checkpoint.
+
+    Args:
+        max_timestep: T, rows that the table would have. d_model: D.
+    """
+
+    def __init__(self, max_timestep: int, d_model: int):
+        super().__init__()
+        self.max_timestep = max_timestep
+        self.register_buffer("weight", torch.zeros(1, d_model), persistent=False)
+
+    def table(self) -> Tensor:
+        """(T, D) zeros, for who reads a row per timestep."""
+        return self.weight.new_zeros(self.max_timestep, self.weight.shape[1])
+
+    def forward(self, timesteps: Tensor) -> Tensor:
+        """Zeros (..., D) for timesteps (...)."""
+        return self.weight[0].expand(*timesteps.shape, -1)
 
 
 class SequenceModel(nn.Module):
@@ -117,8 +140,11 @@ class SequenceModel(nn.Module):
         d = config.d_model
         self.normalizer = InputNormalizer(config.state_dim, state_mean, state_std)
         self.action_bounds = ActionBounds(config.action_dim, action_low, action_high)
-        self.embed_timestep = nn.Embedding(config.max_timestep, d)  # N(0, 1)
-        self.embed_timestep.weight.detach().mul_(config.timestep_std)
+        if config.timestep_embedding:
+            self.embed_timestep = nn.Embedding(config.max_timestep, d)  # N(0, 1)
+            self.embed_timestep.weight.detach().mul_(config.timestep_std)
+        else:
+            self.embed_timestep = NoTimesteps(config.max_timestep, d)
         self.embed_return = nn.Linear(1, d)
         self.embed_state = nn.Linear(config.state_dim, d)
         self.embed_action = nn.Linear(config.action_dim, d)
@@ -167,6 +193,11 @@ class SequenceModel(nn.Module):
         """True when the return token follows the state token: the model predicts the return it acts on."""
         return self.ORDER.index("state") < self.ORDER.index("return")
 
+    @property
+    def takes_target_return(self) -> bool:
+        """True when acting begins with a return to aim for, from which rewards are then subtracted."""
+        return not self.predicts_returns
+
     def normalize_states(self, states: Tensor) -> Tensor:
         """Standardise raw states (..., S) with the statistics of the training data."""
         return self.normalizer(states)
@@ -175,6 +206,8 @@ class SequenceModel(nn.Module):
         self, states: Tensor, actions: Tensor, returns_to_go: Tensor, timesteps: Tensor, omit: int = 1
     ) -> Tensor:
         """Tokens in order, (B, 3K - omit, D). The last of a window, an action, is seen by no output."""
+        if not self.config.timestep_embedding:  # the table has one row
+            timesteps = torch.zeros_like(timesteps)
         return embed_tokens(
             states,
             actions,

@@ -12,6 +12,7 @@ _EXPORTS = {
     "make_env": "dtag_fast.rollout.environments",
     "EvaluationResult": "dtag_fast.rollout.results",
     "SettingResult": "dtag_fast.rollout.results",
+    "ReactivePolicy": "dtag_fast.rollout.reactive",
     "SequencePolicy": "dtag_fast.rollout.policy",
     "evaluate": "dtag_fast.rollout.evaluation",
 }

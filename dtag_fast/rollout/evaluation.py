@@ -11,8 +11,10 @@ import torch
 
 from dtag_fast import __version__
 from dtag_fast.data import normalized_score
+from dtag_fast.models.policies import StatePolicy
 from dtag_fast.rollout.environments import Environments, make_env
-from dtag_fast.rollout.policy import ROW_MULTIPLE, SequencePolicy
+from dtag_fast.rollout.policy import ROW_MULTIPLE, SequencePolicy, check_history_lengths
+from dtag_fast.rollout.reactive import ReactivePolicy
 from dtag_fast.rollout.refinement import Refinement
 from dtag_fast.rollout.results import EvaluationResult, Normalized, Paired, SettingResult, WallTime
 from dtag_fast.rollout.runner import Played, Split, Task, Worker, play_all
@@ -32,6 +34,7 @@ def evaluate(
     env_id: str | None = None,
     max_envs: int = 64,
     workers: int | None = None,
+    history_lengths: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
     """Play `episodes` episodes under every setting and target return, many environments at a time.
@@ -45,13 +48,15 @@ def evaluate(
         policy: from `load_policy`. critic: from `load_critic`; needed by settings with steps > 0.
         settings: Action Gradient settings, see `grid`.
         target_returns: to ask of a return-conditioned policy, in the environment's units; None takes
-            those of its checkpoint. Reinformer predicts its own and takes none.
+            those of its checkpoint. Reinformer predicts its own, and a policy of the present state has
+            none: they take none.
         episodes: per setting and target, >= 1.
         seed: of the first episode.
         env_id: environment to play in; None for the one of the training data.
         max_envs: environments alive at once, over all workers.
         workers: threads that each play a share of the episodes; None for torch.get_num_threads() on a
             CPU, one on a GPU.
+        history_lengths: elastic history, see `SequencePolicy`; None for the policy's own context_len.
         progress: called as progress(episodes done, episodes in all).
 
     Raises:
@@ -62,6 +67,8 @@ def evaluate(
     settings, targets = list(settings), _targets(policy, target_returns)
     env_id = env_id or info.env_id
     _check(policy, critic, settings, episodes, env_id, max_envs, workers)
+    if history_lengths is not None:
+        check_history_lengths(history_lengths, policy.model)
     tasks = [
         Task(number, target, seed + episode)
         for number in range(len(settings))
@@ -83,14 +90,7 @@ def evaluate(
                 info.state_dim,
                 info.observation_keys,
             )
-            actor = SequencePolicy(
-                policy.model,
-                n,
-                tasks[0].target_return,
-                reward_scale=info.reward_scale,
-                reward_shift=info.reward_shift,
-                batch_invariant=on_cpu,
-            )
+            actor = _actor(policy, n, tasks[0].target_return, on_cpu, history_lengths)
             crew.append(Worker(actor, environments, refinement))
         began = time.perf_counter()
         played, split = play_all(crew, tasks, progress)
@@ -107,22 +107,43 @@ def evaluate(
         steps=steps,
         steps_per_second=steps / seconds,
         wall_time=WallTime(seconds, workers, _shares(split), crew[0].not_captured),
-        policy=_about(info),
+        policy=_about(info) | {"history_lengths": history_lengths and list(history_lengths)},
         critic=None if critic is None else _about(critic.info),
         versions=_versions(),
     )
 
 
 def _targets(policy: LoadedPolicy, wanted: Sequence[float] | None) -> list[float | None]:
-    name = type(policy.model).__name__
-    if policy.model.predicts_returns:
+    model, name = policy.model, type(policy.model).__name__
+    if not model.takes_target_return:
         if wanted:
-            raise ValueError(f"target_returns: {name} predicts the returns it acts on; leave them out")
+            what = "acts on none" if isinstance(model, StatePolicy) else "predicts the returns it acts on"
+            raise ValueError(f"target_returns: {name} {what}; leave them out")
         return [None]
     targets = list(policy.info.target_returns if wanted is None else wanted)
     if not targets:
         raise ValueError(f"target_returns: {name} needs at least one return to aim for, got none")
     return [float(target) for target in targets]
+
+
+def _actor(
+    policy: LoadedPolicy,
+    num_envs: int,
+    target_return: float | None,
+    batch_invariant: bool,
+    history_lengths: Sequence[int] | None,
+) -> SequencePolicy | ReactivePolicy:
+    if isinstance(policy.model, StatePolicy):
+        return ReactivePolicy(policy.model, num_envs, batch_invariant)
+    return SequencePolicy(
+        policy.model,
+        num_envs,
+        target_return,
+        reward_scale=policy.info.reward_scale,
+        reward_shift=policy.info.reward_shift,
+        batch_invariant=batch_invariant,
+        history_lengths=history_lengths,
+    )
 
 
 def _check(policy, critic, settings, episodes, env_id, max_envs, workers) -> None:

@@ -80,15 +80,15 @@ class History:
         timesteps = latest - (latest - np.arange(k)) % k
         return self._states, self._actions, self._returns, np.maximum(timesteps, 0)
 
-    def window(self, rows: np.ndarray) -> Window:
-        """The last K steps of `rows` (R,), oldest first, the current step included."""
-        k = self.context_len
+    def window(self, rows: np.ndarray, steps: int | None = None) -> Window:
+        """The last K steps of `rows` (R,), or `steps` of them; oldest first, the current one included."""
+        k = self.context_len if steps is None else steps
         lengths = self.lengths[rows][:, None]  # (R, 1)
         offset = lengths - k if self.padding == "left" else np.maximum(lengths - k, 0)
         timesteps = offset + np.arange(k)  # (R, K); negative or >= length in the padding
         mask = (timesteps >= 0) & (timesteps < lengths)
         # Padding falls on slots that nothing has written since the reset: they hold zeros.
-        at = rows[:, None], timesteps % k
+        at = rows[:, None], timesteps % self.context_len
         rings = (self._states, self._actions, self._returns)
         return Window(*(ring[at] for ring in rings), timesteps=np.where(mask, timesteps, 0), mask=mask)
 

@@ -2,10 +2,12 @@
 
 Decision Transformer: R_{t+1} = R_t - r_t / return_scale from the target return, the last K steps are re-run
 at every step, timesteps are absolute (Chen et al., 2021). Reinformer: the return it predicts at a step stays
-in the history, nothing is subtracted (Zhuang et al., 2024). In both, the executed action enters the history:
-with Action Gradient that is the refined one.
+in the history, nothing is subtracted (Zhuang et al., 2024). Autotuned Decision Transformer: the return of a
+step is V of its state. In all, the executed action enters the history: with Action Gradient that is the
+refined one.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +27,7 @@ class Step(NamedTuple):
 
     rows (R,) their numbers; timesteps (R,) t of the present step; previous_actions (R, A) executed at t - 1,
     zeros at the start; states (R, S) raw; returns_to_go (R, 1) scaled, without meaning where they are
-    predicted.
+    predicted by the transformer.
     """
 
     rows: np.ndarray
@@ -39,7 +41,7 @@ class SequencePolicy:
     """Acts for N rollouts that start and end on their own.
 
     Args:
-        model: a DecisionTransformer or Reinformer; put into eval mode.
+        model: a SequenceModel; put into eval mode.
         num_envs: N >= 1.
         target_return: what to ask for, in units of the environment's return: one number or (N,). Needed by
             models that do not predict returns themselves, not taken by those that do.
@@ -48,9 +50,13 @@ class SequencePolicy:
             they are: windows are never shortened and batches are filled up to a multiple of `ROW_MULTIPLE`.
             Holds where matrix products of such sizes round every row alike, as on one CPU thread.
         incremental: compute at each step only what is new (`models.Decoder`), instead of the whole window.
+        history_lengths: numbers of steps to look back, 1 to K: each step tries all of them and acts with the
+            one whose predicted return is highest, the earliest in the list on ties. The elastic history of
+            Wu et al. 2023 (arXiv 2307.02484), for models that predict returns; a forward pass for each
+            length, over whole windows. None: K.
 
     Raises:
-        ValueError: a target return missing or not wanted.
+        ValueError: a target return missing or not wanted, or a history length that cannot be.
     """
 
     def __init__(
@@ -62,14 +68,21 @@ class SequencePolicy:
         reward_shift: float = 0.0,
         batch_invariant: bool = False,
         incremental: bool = True,
+        history_lengths: Sequence[int] | None = None,
     ):
         config = model.config
+        if history_lengths is not None:
+            check_history_lengths(history_lengths, model)
+            incremental = False
+        self.history_lengths = history_lengths
         self.model, self.device = model.eval(), next(model.parameters()).device
         self.num_envs, self.batch_invariant = num_envs, batch_invariant
         self.reward_scale, self.reward_shift = reward_scale, reward_shift
         self.history = History(
             num_envs, config.context_len, config.state_dim, config.action_dim, model.padding
         )
+        # neither asked for nor predicted by the transformer: V of the state
+        self._prompted = not (model.takes_target_return or model.predicts_returns)
         self.decoder = Decoder(model, num_envs) if incremental else None
         # Kept in float64 so that a thousand subtractions do not drift; the model sees float32.
         self._returns_to_go = np.zeros(num_envs)  # (N,), divided by return_scale
@@ -132,7 +145,8 @@ class SequencePolicy:
                 "is longer; train it with a larger max_timestep or limit the episode"
             )
         previous = self.history.previous_actions(rows)
-        states, returns = np.asarray(observations[rows], np.float32), self._returns_to_go[rows]
+        states = np.asarray(observations[rows], np.float32)
+        returns = self._prompts(states) if self._prompted else self._returns_to_go[rows]
         self.history.begin(rows, states, returns)
         return Step(
             rows, self.history.lengths[rows] - 1, previous, states, returns[:, None].astype(np.float32)
@@ -140,10 +154,7 @@ class SequencePolicy:
 
     def finish(self, step: Step, actions: np.ndarray, returns: np.ndarray) -> np.ndarray:
         """Enter what was predicted for a step, actions (R, A) and returns (R, 1); returns what `act` does."""
-        if not np.isfinite(actions).all():
-            raise ValueError(
-                "policy: it gave an action that is not finite; its parameters or the observations hold NaN"
-            )
+        check_finite(actions)
         if self.model.predicts_returns:
             self.history.set_returns(step.rows, returns)
         everywhere = np.zeros((self.num_envs, actions.shape[1]), np.float32)
@@ -166,16 +177,26 @@ class SequencePolicy:
         """
         rows = np.flatnonzero(active)
         self.history.set_actions(rows, executed_actions[rows])
-        if not self.model.predicts_returns:
+        if self.model.takes_target_return:
             scaled = rewards[rows] * self.reward_scale + self.reward_shift
             self._returns_to_go[rows] -= scaled / self.model.config.return_scale
 
+    def _prompts(self, states: np.ndarray) -> np.ndarray:
+        """Return tokens (R,) that the model's value function gives raw states (R, S)."""
+        count = len(states)
+        batch = fill_up(np.arange(count)) if self.batch_invariant else np.arange(count)
+        return self.model.prompts(self._tensor(states[batch]))[:count, 0].float().cpu().numpy()
+
     def _compute(self, step: Step) -> tuple[Tensor, Tensor | None]:
         """Actions and predicted returns of rollouts that are all of one kind."""
+        if self.history_lengths is not None:
+            tried = [self._act_on_window(step.rows, length) for length in self.history_lengths]
+            actions, predicted = (torch.stack(parts, dim=1) for parts in zip(*tried, strict=True))
+            best = predicted[..., 0].argmax(dim=1)  # (R,)
+            everyone = torch.arange(len(best), device=best.device)
+            return actions[everyone, best], predicted[everyone, best]
         if self.decoder is None:
-            states, *others = map(self._tensor, self.history.window(step.rows))
-            states = self.model.normalize_states(states)
-            return self.model.act(states, *others, trim=not self.batch_invariant)
+            return self._act_on_window(step.rows)
         everyone = np.array_equal(step.rows, np.arange(self.num_envs))
         arguments = (
             None if everyone else self._tensor(step.rows),
@@ -190,19 +211,44 @@ class SequencePolicy:
             return self.decoder.decode(*arguments)
         return self.decoder.slide(*arguments, all_full=True)
 
+    def _act_on_window(self, rows: np.ndarray, steps: int | None = None) -> tuple[Tensor, Tensor | None]:
+        states, *others = map(self._tensor, self.history.window(rows, steps))
+        states = self.model.normalize_states(states)
+        return self.model.act(states, *others, trim=not self.batch_invariant)
+
     def _check_target(self, target_return: float | np.ndarray | None) -> None:
-        name = type(self.model).__name__
-        if self.model.predicts_returns and target_return is not None:
+        name, takes = type(self.model).__name__, self.model.takes_target_return
+        if not takes and target_return is not None:
             raise ValueError(
                 f"target_return: {name} predicts the returns it acts on, got {target_return}; leave it out"
             )
-        if not self.model.predicts_returns and (
-            target_return is None or not np.isfinite(target_return).all()
-        ):
+        if takes and (target_return is None or not np.isfinite(target_return).all()):
             raise ValueError(f"target_return: {name} needs a finite return to aim for, got {target_return}")
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+def check_history_lengths(lengths: Sequence[int], model: nn.Module) -> None:
+    """Refuse lengths that a model cannot look back, or cannot choose among."""
+    if not model.predicts_returns:
+        raise ValueError(
+            f"history_lengths: {type(model).__name__} predicts no return to choose by; leave them out, or "
+            "take a reinformer"
+        )
+    k = model.config.context_len
+    if not lengths or not all(isinstance(n, int | np.integer) and 1 <= n <= k for n in lengths):
+        raise ValueError(
+            f"history_lengths: expected whole numbers from 1 to context_len = {k}, got {lengths}"
+        )
+
+
+def check_finite(actions: np.ndarray) -> None:
+    """Refuse actions with a number that is not finite."""
+    if not np.isfinite(actions).all():
+        raise ValueError(
+            "policy: it gave an action that is not finite; its parameters or the observations hold NaN"
+        )
 
 
 def fill_up(rows: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ Slow on purpose: the history grows by concatenation, every step runs full forwar
 window (two for Reinformer: return, then action), and Action Gradient is a loop of autograd calls.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import gymnasium
@@ -42,16 +42,20 @@ def play_episode(
     improve: Improve | None = None,
     observation_keys: list[str] | None = None,
     max_steps: int | None = None,
+    history_lengths: Sequence[int] | None = None,
 ) -> Trace:
-    """Play one episode with a DecisionTransformer or Reinformer.
+    """Play one episode with a sequence policy.
 
     Args:
         model: in eval mode. env: will be reset with `seed`.
         target_return: in the environment's units, for models that need one.
         improve: turns the policy's action into the one to execute; None executes it as it is.
         observation_keys: entries of a Dict observation. max_steps: stop early.
+        history_lengths: lengths of history to try at every step of a model that predicts returns; the one
+            of the highest predicted return is acted on.
     """
     k, scale = model.config.context_len, model.config.return_scale
+    lengths = [k] if history_lengths is None else history_lengths
     states = torch.zeros(0, model.config.state_dim)
     actions = torch.zeros(0, model.config.action_dim)
     returns = torch.zeros(0, 1)
@@ -60,12 +64,18 @@ def play_episode(
     observation, _ = env.reset(seed=seed)
     while not over and (max_steps is None or len(trace.rewards) < max_steps):
         raw = torch.from_numpy(flatten_observation(observation, observation_keys))[None]  # (1, S)
+        if not (model.takes_target_return or model.predicts_returns):
+            wanted = model.prompts(raw).item()
         states = torch.cat([states, model.normalize_states(raw)])
         actions = torch.cat([actions, torch.zeros(1, model.config.action_dim)])
         returns = torch.cat([returns, torch.tensor([[wanted]], dtype=torch.float32)])
         if model.predicts_returns:
-            window, last = _window(states, actions, returns, k, model.padding)
-            returns[-1] = model(*window).returns[0, last]
+            found = []
+            for k in lengths:
+                window, last = _window(states, actions, returns, k, model.padding)
+                found.append(model(*window).returns[0, last].item())
+            k = lengths[found.index(max(found))]
+            returns[-1] = max(found)
         window, last = _window(states, actions, returns, k, model.padding)
         action = model(*window).actions[:, last]  # (1, A)
         if improve is not None:

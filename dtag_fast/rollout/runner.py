@@ -18,6 +18,7 @@ import torch
 from dtag_fast.rollout.captured import CapturedStep, why_not_captured
 from dtag_fast.rollout.environments import Environments
 from dtag_fast.rollout.policy import SequencePolicy
+from dtag_fast.rollout.reactive import ReactivePolicy
 from dtag_fast.rollout.refinement import Refinement
 
 
@@ -70,7 +71,10 @@ class Worker:
     """
 
     def __init__(
-        self, policy: SequencePolicy, environments: Environments, refinement: Refinement | None = None
+        self,
+        policy: SequencePolicy | ReactivePolicy,
+        environments: Environments,
+        refinement: Refinement | None = None,
     ):
         self.policy, self.environments, self.refinement = policy, environments, refinement
         self.not_captured = why_not_captured(policy, refinement)

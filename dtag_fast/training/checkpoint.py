@@ -4,6 +4,7 @@
         config.json                  format version, networks, everything needed to act: see RunInfo
         model.safetensors            the policy        } whichever the algorithm trains
         critic.safetensors           the critic        }
+        value.safetensors            its V(s)          }
         training_state/              what only a resumed training needs
             state.json  tensors.safetensors
     RUN/checkpoints/last -> STEP     the newest
@@ -98,6 +99,16 @@ def load_policy(path: str | os.PathLike, device: str | torch.device = "cpu") -> 
 def load_critic(path: str | os.PathLike, device: str | torch.device = "cpu") -> LoadedCritic:
     """Load the critic of a run (its last checkpoint) or of one checkpoint folder; errors as `load_policy`."""
     return LoadedCritic(*_load_network(Path(path), "critic", "critic", device))
+
+
+def load_value(path: str | os.PathLike, device: str | torch.device = "cpu") -> nn.Module | None:
+    """Load the value network beside the critic of a run or checkpoint folder; errors as `load_policy`.
+
+    None where the checkpoint holds none for others: critics that have none, and IQL before it exported it.
+    """
+    if "value" not in read_checkpoint_config(find_checkpoint(Path(path)))["networks"]:
+        return None
+    return _load_network(Path(path), "value", "value network", device)[0]
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -212,18 +223,27 @@ def save_checkpoint(
 
 
 def load_training_state(checkpoint: Path, exports: dict[str, nn.Module]) -> dict[str, Any]:
-    """Load the exported networks in place and return the training state; errors as `load_policy`."""
-    read_checkpoint_config(checkpoint)
+    """Load the exported networks in place and return the training state; errors as `load_policy`.
+
+    A network that was not exported yet when the checkpoint was written stands in its training state.
+    """
+    saved = read_checkpoint_config(checkpoint)["networks"]
     for stem, network in exports.items():
+        if stem not in saved:
+            continue
         path = checkpoint / f"{stem}.safetensors"
         load_named(network, read_tensors(path), str(path))
     folder = checkpoint / "training_state"
     tensors = read_tensors(folder / "tensors.safetensors")
     tree = read_json(folder / "state.json")
     try:
-        return unpack(tensors, tree)
+        state = unpack(tensors, tree)
     except ValueError as error:
         raise ValueError(f"{folder}: {error} for state.json; the files do not belong together") from error
+    for stem in exports:
+        if stem not in saved and stem not in state["learner"]["modules"]:
+            raise ValueError(f"{checkpoint / 'config.json'}: networks: missing key {stem!r}")
+    return state
 
 
 def publish_checkpoint(checkpoint: Path, keep_last: int | None, best: int | None = None) -> None:

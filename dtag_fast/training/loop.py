@@ -24,6 +24,7 @@ from dtag_fast.training.checkpoint import (
     publish_checkpoint,
     save_checkpoint,
 )
+from dtag_fast.training.critic import load_trained_critic
 from dtag_fast.training.files import point_link, write_json
 from dtag_fast.training.loggers import Logger
 from dtag_fast.training.metrics import Diverged, MetricsLog, WindowMeans
@@ -51,6 +52,7 @@ def train(
     out: str | os.PathLike,
     updates: int,
     config: Any = None,
+    critic: str | os.PathLike | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
     log_every: int = 100,
@@ -79,10 +81,12 @@ def train(
     as many times larger, gradients are averaged, and process 0 writes and evaluates (algorithms/parallel.py).
 
     Args:
-        algorithm: key of `algorithms.ALGORITHMS`.
+        algorithm: a key of `algorithms.ALGORITHMS`, such as "dt" or "iql".
         out: run folder; must be empty or absent unless resume.
         updates: gradient steps in all, those before a resume included; may be raised on resume.
         config: the algorithm's config; None for the preset of the dataset.
+        critic: run or checkpoint folder of a critic trained before, for settings that learn from one. Its
+            numbers are part of what a run is: they must be the same on resume.
         seed: of weights, dropout and batches.
         log_every: updates averaged into one record of metrics.
         checkpoint_every: updates between checkpoints; there is one at the end and at every evaluation too.
@@ -110,8 +114,9 @@ def train(
     Raises:
         FileExistsError: `out` holds something and resume is False.
         BlockingIOError: another process is training into `out`.
-        ValueError: a bad setting, or resume with other settings or data than before, or capture=True on a
-            device without CUDA graphs.
+        FileNotFoundError: there is no critic where `critic` says.
+        ValueError: a bad setting, a critic that is missing, not used or of other dimensions, or resume with
+            other settings or data than before, or capture=True on a device without CUDA graphs.
         RuntimeError: capture=True, and the updates cannot be captured.
         FloatingPointError: a loss is not finite; what was written before stays, and diverged.json in the
             run folder names the update and the episodes and steps of its batch.
@@ -138,14 +143,19 @@ def train(
         raise ValueError(f"capture: {eager}; leave it out to train without CUDA graphs")
 
     run = Path(out)
+    trained, identity = (None, None) if critic is None else load_trained_critic(critic, store)
     whole, held_out = store, None
     if holdout is not None:
         store, held_out = split_episodes(whole, holdout, seed)
-    learner = create(algorithm, store, config, seed=seed, device=device, capturable=eager is None)
+    learner = create(
+        algorithm, store, config, seed=seed, device=device, capturable=eager is None, critic=trained
+    )
     with ExitStack() as held:
         if parallel.rank() == 0:
             held.enter_context(sole_writer(run))
-            description = describe_run(algorithm, learner.config, whole, seed, str(device), holdout)
+            description = describe_run(
+                algorithm, learner.config, whole, seed, str(device), critic=identity, holdout=holdout
+            )
             description |= {"precision": precision, "compile": compile}
             open_run(run, description, resume, default_config(learner.config))
         parallel.wait_for_all()

@@ -28,9 +28,13 @@ def describe_run(
     store: TrajectoryStore,
     seed: int,
     device: str,
+    critic: dict[str, Any] | None = None,
     holdout: float | None = None,
 ) -> dict[str, Any]:
-    """config.json of a run: all that decides its numbers."""
+    """config.json of a run: all that decides its numbers.
+
+    `critic`: identity of the trained critic that it learns from.
+    """
     run = {
         "format_version": FORMAT_VERSION,
         "algorithm": algorithm,
@@ -49,6 +53,8 @@ def describe_run(
         "device": device,
         "versions": library_versions(),
     }
+    if critic is not None:
+        run["critic"] = critic
     return as_json(run)
 
 
@@ -136,8 +142,8 @@ def open_run(out: Path, run: dict[str, Any], resume: bool, defaults: dict[str, A
 
 def compare(recorded: dict[str, Any], run: dict[str, Any], path: Path) -> None:
     """Refuse to go on with settings or data that differ from the recorded ones."""
-    for section in ("algorithm", "seed", "holdout", "config", "dataset"):
-        ours, theirs = run[section], recorded.get(section)
+    for section in ("algorithm", "seed", "holdout", "config", "dataset", "critic"):
+        ours, theirs = run.get(section), recorded.get(section)
         if isinstance(ours, dict) and isinstance(theirs, dict):
             pairs = {
                 f"{section}.{k}": (theirs.get(k), ours.get(k))

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from dtag_fast.algorithms import TrainedCritic
 from dtag_fast.data import Episode, TrajectoryStore
+from dtag_fast.models import TwinCritic, ValueNet
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -26,3 +29,11 @@ def store() -> TrajectoryStore:
     return TrajectoryStore.from_episodes(
         episodes, {"dataset_id": "toy/small-v0", "action_low": [-1.0, -1.0], "action_high": [1.0, 1.0]}
     )
+
+
+@pytest.fixture
+def trained_critic() -> TrainedCritic:
+    """Networks of the store's sizes, as an IQL run would leave them but for the training."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return TrainedCritic(TwinCritic(4, 2, hidden=(16,)), ValueNet(4, hidden=(16, 8)))

@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from dtag_fast.algorithms import create
+from dtag_fast.algorithms.adt import Config as ADT
 from dtag_fast.algorithms.awac import Config as AWAC
+from dtag_fast.algorithms.bc import Config as BC
 from dtag_fast.algorithms.cql import Config as CQL
 from dtag_fast.algorithms.dt import Config as DT
 from dtag_fast.algorithms.iql import Config as IQL
+from dtag_fast.algorithms.odt import Config as ODT
 from dtag_fast.algorithms.reinformer import Config as Reinformer
 from dtag_fast.algorithms.schedules import cosine, set_lr, warmup
 from dtag_fast.algorithms.td3bc import Config as TD3BC
@@ -18,6 +21,9 @@ _SEQUENCE = {"context_len": 4, "d_model": 16, "n_layer": 1, "n_head": 2, "max_ti
 CONFIGS = {
     "dt": DT(**_SEQUENCE, warmup=50, lr=1e-3),
     "reinformer": Reinformer(**_SEQUENCE, warmup=50, lr=1e-3),
+    "odt": ODT(**_SEQUENCE, eval_context_len=2, warmup=50, lr=1e-3),
+    "adt": ADT(**_SEQUENCE, warmup=50, lr=1e-3),
+    "bc": BC(hidden=(8, 8), batch_size=8, warmup=50, lr=1e-3),
     "iql": IQL(hidden=(8, 8), batch_size=8, policy=True, policy_dropout=0.2, policy_horizon=150),
     "td3bc": TD3BC(hidden=(8, 8), batch_size=8),
     "awac": AWAC(hidden=(8, 8), batch_size=8),
@@ -31,7 +37,20 @@ CONFIGS = {
         imitation_updates=100,
     ),
 }
-SCHEDULED = ("dt", "reinformer", "iql")  # their learning rates change
+SCHEDULED = ("dt", "reinformer", "odt", "adt", "bc", "iql")  # their learning rates change
+
+
+@pytest.fixture
+def make(store, trained_critic):
+    """make(algorithm, capturable) -> a fresh learner."""
+
+    def build(algorithm, capturable):
+        critic = trained_critic if algorithm == "adt" else None
+        return create(algorithm, store, CONFIGS[algorithm], capturable=capturable, critic=critic)
+
+    return build
+
+
 every_algorithm = pytest.mark.parametrize("algorithm", CONFIGS)
 
 
@@ -61,10 +80,10 @@ def train(learner, store, updates, generator):
 
 
 @every_algorithm
-def test_200_updates_are_the_same_within_rounding(store, algorithm):
+def test_200_updates_are_the_same_within_rounding(store, make, algorithm):
     losses = [
         train(
-            create(algorithm, store, CONFIGS[algorithm], capturable=capturable),
+            make(algorithm, capturable),
             store,
             200,
             torch.Generator().manual_seed(0),
@@ -103,11 +122,8 @@ def as_it_was_saved_before(state):
         (False, True, True),
     ],
 )
-def test_state_moves_between_both_forms(store, algorithm, before, after, old):
-    whole, first, second = (
-        create(algorithm, store, CONFIGS[algorithm], capturable=capturable)
-        for capturable in (before, before, after)
-    )
+def test_state_moves_between_both_forms(store, make, algorithm, before, after, old):
+    whole, first, second = (make(algorithm, capturable) for capturable in (before, before, after))
     generators = [torch.Generator().manual_seed(0) for _ in range(2)]
     train(first, store, 5, generators[0])
     for name, module in second.exports.items():
@@ -124,8 +140,8 @@ def test_state_moves_between_both_forms(store, algorithm, before, after, old):
 
 
 @every_algorithm
-def test_counts_and_rates_lie_on_the_device(store, algorithm):
-    learner = create(algorithm, store, CONFIGS[algorithm], capturable=True)
+def test_counts_and_rates_lie_on_the_device(store, make, algorithm):
+    learner = make(algorithm, True)
     train(learner, store, 3, torch.Generator())
     assert learner.schedule_step.item() == learner.updates_done == 3
     for optimizer in learner.optimizers.values():

@@ -22,6 +22,17 @@ SMALL = {
         "max_timestep": 64,
         "batch_size": 8,
     },
+    "odt": {
+        "context_len": 4,
+        "eval_context_len": 2,
+        "d_model": 16,
+        "n_layer": 1,
+        "n_head": 2,
+        "max_timestep": 64,
+        "batch_size": 8,
+    },
+    "adt": {"context_len": 4, "d_model": 16, "n_layer": 1, "n_head": 2, "max_timestep": 64, "batch_size": 8},
+    "bc": {"hidden": [8, 8], "batch_size": 8},
     "iql": {"hidden": [8, 8], "batch_size": 8, "policy": True, "policy_dropout": 0.2},
     "td3bc": {"hidden": [8, 8], "batch_size": 8},
     "awac": {"hidden": [8, 8], "batch_size": 8},
@@ -38,6 +49,9 @@ SMALL = {
         ({"env_id": "PointMaze_UMaze-v3"}, "maze2d"),
         ({"env_id": "AntMaze_Medium_Diverse_GR-v4"}, "antmaze"),
         ({"env_id": "AdroitHandDoor-v1"}, "adroit"),
+        ({"env_id": "Ant-v5"}, "ant"),
+        ({"dataset_id": "mujoco/ant/medium-v0"}, "ant"),
+        ({"dataset_id": "test/pendulant-v0"}, None),
         ({"env_id": None, "dataset_id": "D4RL/pointmaze/umaze-v2"}, "maze2d"),
         ({"env_id": "Pendulum-v1"}, None),
         ({}, None),
@@ -59,6 +73,14 @@ def test_families(metadata, family):
         ("reinformer", "local/hopper/medium-expert-v0", {"expectile": 0.9, "context_len": 20}),
         ("reinformer", "mujoco/halfcheetah/expert-v0", {"return_scale": 5000.0, "expectile": 0.99}),
         ("dt", "mujoco/halfcheetah/medium-v0", {"return_scale": 1000.0, "target_returns": (12000.0, 6000.0)}),
+        ("odt", "mujoco/walker2d/medium-v0", {"return_scale": 1000.0, "lr": 1e-3, "eval_context_len": 5}),
+        (
+            "odt",
+            "D4RL/antmaze/umaze-v1",
+            {"target_returns": (-100.0,), "context_len": 5, "reward_shift": -1.0},
+        ),
+        ("odt", "D4RL/door/human-v2", {"return_scale": 1000.0, "target_returns": (4000.0,)}),
+        ("adt", "D4RL/antmaze/umaze-v1", {"inverse_temperature": 10.0}),
         ("iql", "D4RL/pointmaze/umaze-v2", {"reward_transform": "raw"}),
         ("iql", "mujoco/hopper/medium-v0", {"reward_transform": "return_range"}),
         ("iql", "D4RL/antmaze/umaze-v1", {"reward_transform": "minus_one", "expectile": 0.9}),
@@ -103,17 +125,20 @@ def test_config_survives_json(algorithm):
 
 
 def test_bad_names_are_refused(store):
-    with pytest.raises(ValueError, match=r"algorithm: expected one of dt, reinformer, iql.*, got 'ppo'"):
+    with pytest.raises(
+        ValueError, match=r"algorithm: expected one of dt, reinformer, odt, .*iql.*, got 'ppo'"
+    ):
         create("ppo", store)
     with pytest.raises(ValueError, match="got foreign learning_rate"):
         config_from_dict(ALGORITHMS["dt"].config, {"learning_rate": 1.0})
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_state_moves_to_a_fresh_learner(store, algorithm):
+def test_state_moves_to_a_fresh_learner(store, algorithm, trained_critic):
     """Three updates, state moved, three more: the same bits as six updates."""
     config = config_from_dict(ALGORITHMS[algorithm].config, SMALL[algorithm])
-    learner, fresh = create(algorithm, store, config, seed=1), create(algorithm, store, config, seed=2)
+    critic = trained_critic if algorithm == "adt" else None
+    learner, fresh = (create(algorithm, store, config, seed=seed, critic=critic) for seed in (1, 2))
     sampler, g = learner.make_sampler(store), torch.Generator().manual_seed(0)
     for _ in range(3):
         learner.update(sampler.sample(g))

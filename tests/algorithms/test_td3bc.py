@@ -34,7 +34,7 @@ def test_losses_of_two_transitions_by_hand():
     """
     learner = linear_learner("td3bc", TINY)
     for policy in (learner.policy, learner.target_policy):
-        fill(policy.net[0], [[0.5]], [0.0])
+        fill(policy.action_head, [[0.5]], [0.0])
     metrics = learner.update(BATCH)
     assert metrics["critic_loss"].item() == pytest.approx(3.7892120496, rel=1e-6)
     assert metrics["q"].item() == pytest.approx(0.75)
@@ -105,7 +105,7 @@ def test_target_actions_are_noisy_within_the_clip_and_the_bounds():
     learner = linear_learner("td3bc", dataclasses.replace(TINY, target_noise=0.2, target_noise_clip=0.3))
     for member in learner.target.members:
         fill(member[0], [[0.0, 1.0]], [0.0])
-    fill(learner.target_policy.net[0], [[0.0]], [math.atanh(0.8)])
+    fill(learner.target_policy.action_head, [[0.0]], [math.atanh(0.8)])
     batch = type(BATCH)(*(column[:1].expand(4000, 1) for column in BATCH))
     actions = (learner._targets(batch) - 1.0) / 0.9
     assert actions.min().item() == pytest.approx(0.5, abs=1e-5)  # 0.8 - clip

@@ -19,9 +19,10 @@ def logged_scores(run, key="eval/return_mean"):
     return {line["step"]: line[key] for line in lines if key in line}
 
 
-@pytest.mark.parametrize("algorithm", ["dt", "reinformer"])
+@pytest.mark.parametrize("algorithm", ["dt", "reinformer", "odt"])
 def test_train_evaluate_reload(dtag, tmp_path, algorithm):
     options = f"{SMALL} --updates 8 --eval-every 4 --eval-episodes 3 --eval-seed 50 --seed 1"
+    options += " --eval-context-len 2" if algorithm == "odt" else ""
     code, out, err = dtag(f"train {algorithm} {DATASET} --out run {options}")
     assert (code, err) == (0, "") and "context_len=3" in out and "run folder: run" in out
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["4", "8", "best", "last"]
@@ -58,6 +59,55 @@ def test_train_evaluate_reload(dtag, tmp_path, algorithm):
         assert s["normalized"]["mean"] == pytest.approx(s["mean"] / 10.0)
         assert min(s["mean_q_gain"]) >= 0.0
     assert result["critic"]["algorithm"] == "iql" and result["policy"]["dataset_id"] == DATASET
+
+    code, _, err = dtag("evaluate run --episodes 2 --history-lengths 1,3 --json elastic.json")
+    if algorithm == "reinformer":
+        (result,) = json.loads((tmp_path / "elastic.json").read_text())["checkpoints"]
+        assert code == 0 and result["policy"]["history_lengths"] == [1, 3]
+    else:
+        assert code == 2 and "predicts no return to choose by; leave them out" in err
+
+
+def test_policies_of_the_present_state(dtag, tmp_path):
+    """Behaviour cloning, and the policy that IQL trains beside its critic, with Action Gradient on top."""
+    code, _, _ = dtag(
+        f"train bc {DATASET} --out bc --updates 4 --eval-every 4 --eval-episodes 2 --hidden 8 8"
+    )
+    assert code == 0
+    options = "--policy --updates 4 --hidden 8 8 --batch-size 8"
+    assert dtag(f"train iql {DATASET} --out iql {options}")[0] == 0
+    for run in ("bc", "iql"):
+        code, out, _ = dtag(f"evaluate {run} --critic iql --ag-steps 0,3 --episodes 2 --json {run}.json")
+        assert code == 0 and "AG n=3 lr=0.03" in out
+        (result,) = json.loads((tmp_path / f"{run}.json").read_text())["checkpoints"]
+        plain, refined = result["settings"]
+        assert result["policy"]["algorithm"] == run and result["policy"]["context_len"] is None
+        assert plain["target_return"] is None and min(refined["mean_q_gain"]) >= 0
+        if run == "bc":
+            assert logged_scores(tmp_path / run) == {4: plain["mean"]}
+
+
+def test_policies_that_learn_from_a_critic(dtag, tmp_path):
+    assert dtag(f"train iql {DATASET} --out critic --updates 5 --hidden 16 16 --batch-size 8")[0] == 0
+    options = f"{SMALL} --updates 4 --log-every 2 --critic critic"
+    for algorithm, more in (("adt", ""), ("dt", "--q-weight 0.5"), ("reinformer", "--q-weight 2 --q-ramp 3")):
+        code, _, err = dtag(f"train {algorithm} {DATASET} --out {algorithm} {options} {more}")
+        assert (code, err) == (0, "")
+        code, out, _ = dtag(f"evaluate {algorithm} --critic critic --ag-steps 0,2 --episodes 2")
+        assert code == 0 and "AG n=2 lr=0.03" in out
+        about = json.loads((tmp_path / algorithm / "config.json").read_text())["critic"]
+        assert about["algorithm"] == "iql" and about["step"] == 5
+    for line, complaint in [
+        (f"train dt {DATASET} --out x {SMALL} --q-weight 1", "learns from a trained critic, got None; give"),
+        (f"train dt {DATASET} --out x {SMALL} --critic critic", "dt with these settings learns from none"),
+        (f"train bc {DATASET} --out x --critic critic", "bc with these settings learns from none"),
+        (f"train adt {DATASET} --out x {SMALL} --critic dt", "expected a critic, this run of dt holds none"),
+        (f"train dt {DATASET} --out x {SMALL} --q-weight=-1", "q_weight: expected a number of at least 0"),
+        ("evaluate adt --target-returns 5", "predicts the returns it acts on; leave them out"),
+    ]:
+        code, _, err = dtag(line)
+        assert code == 2 and complaint in err and len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("algorithm", ["td3bc", "awac", "cql"])
@@ -131,7 +181,7 @@ def test_updates_can_be_kept_out_of_cuda_graphs(dtag):
     [
         (
             "train nope x --out run",
-            "dtag train: ALGO: expected one of dt, reinformer, iql, td3bc, awac, cql, got 'nope'",
+            "dtag train: ALGO: expected one of dt, reinformer, odt, adt, bc, iql, td3bc, awac, cql, got",
         ),
         ("train dt test/absent-v0 --out run", "dtag train: dataset: 'test/absent-v0' is neither"),
         (f"train dt {DATASET} --out run --config absent.json", "absent.json"),

@@ -8,6 +8,8 @@ from dtag_fast.models import (
     DecisionTransformer,
     DecisionTransformerConfig,
     Decoder,
+    OnlineDecisionTransformer,
+    OnlineDecisionTransformerConfig,
     Reinformer,
     ReinformerConfig,
 )
@@ -17,6 +19,8 @@ STYLES = {
     "dt": (DecisionTransformer, DecisionTransformerConfig, {}),
     "gpt2": (DecisionTransformer, DecisionTransformerConfig, {"norm": "pre", "activation": "relu"}),
     "reinformer": (Reinformer, ReinformerConfig, {}),
+    "odt": (OnlineDecisionTransformer, OnlineDecisionTransformerConfig, {"padding": "right"}),
+    "reinformer-no-timesteps": (Reinformer, ReinformerConfig, {"timestep_embedding": False}),
 }
 
 

@@ -46,7 +46,7 @@ def test_an_older_description_of_a_gaussian_policy_is_still_built():
 def test_bounds_are_undone_and_clipped():
     bounds = ActionBounds(2, LOW, HIGH)
     unit = torch.tensor([[-1.0, -1.0], [0.5, 0.25], [1.0, 1.0]])
-    assert torch.equal(bounds.to_unit(bounds(unit)), unit)
+    assert torch.equal(bounds.inverse(bounds(unit)), unit)
     outside = torch.tensor([[-2.0, 9.0], [0.5, 0.0]])
     assert bounds.clip(outside).tolist() == [[0.0, 3.0], [0.5, 0.0]]
     torch.testing.assert_close(bounds.clip(outside, 0.1), torch.tensor([[0.05, 2.7], [0.5, 0.0]]))
@@ -79,8 +79,8 @@ def tanh_gaussian(mean, log_std, **options):
     """A policy of one state dimension and A = len(mean) actions that ignores the state."""
     policy = TanhGaussianPolicy(1, len(mean), (), **options)
     with torch.no_grad():
-        policy.net[0].weight.zero_()
-        policy.net[0].bias.copy_(torch.tensor([*mean, *log_std]))
+        policy.head.weight.zero_()
+        policy.head.bias.copy_(torch.tensor([*mean, *log_std]))
     return policy
 
 
@@ -128,7 +128,7 @@ def test_log_probabilities_are_finite_where_tanh_rounds_to_the_bound(mean):
     exact = normal - (2 * math.log(2) - 2 * u.abs() - 2 * torch.log1p(torch.exp(-2 * u.abs())))
     torch.testing.assert_close(log_prob.double(), exact, rtol=1e-5, atol=1e-4)
     log_prob.sum().backward()
-    assert policy.net[0].bias.grad.isfinite().all() and policy.net[0].bias.grad[0].abs() > 0
+    assert policy.head.bias.grad.isfinite().all() and policy.head.bias.grad[0].abs() > 0
 
 
 @pytest.mark.parametrize("action", [-1.0, 1.0, 1.0 + 1e-7])
@@ -138,7 +138,7 @@ def test_given_actions_on_the_bounds_have_a_finite_log_probability(action):
     inside = policy.log_prob(torch.zeros(1, 1), torch.tensor([[math.copysign(1 - 1e-6, action), 0.0]]))
     torch.testing.assert_close(log_prob, inside, rtol=1e-6, atol=0)
     log_prob.sum().backward()
-    assert log_prob.isfinite().all() and policy.net[0].bias.grad.isfinite().all()
+    assert log_prob.isfinite().all() and policy.head.bias.grad.isfinite().all()
 
 
 def test_derivative_of_tanh_in_logarithms():

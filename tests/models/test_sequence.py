@@ -1,9 +1,17 @@
-"""Decision Transformer and Reinformer: causality, padding, and acting equal to the plain forward."""
+"""Decision Transformer, Reinformer and ODT: causality, padding, and acting equal to the plain forward."""
 
 import pytest
 import torch
 
-from dtag_fast.models import DecisionTransformer, DecisionTransformerConfig, Reinformer, ReinformerConfig
+from dtag_fast.models import (
+    DecisionTransformer,
+    DecisionTransformerConfig,
+    OnlineDecisionTransformer,
+    OnlineDecisionTransformerConfig,
+    Reinformer,
+    ReinformerConfig,
+)
+from dtag_fast.models.registry import build, describe
 
 B, K, S, A = 6, 5, 4, 3
 SMALL = {
@@ -22,6 +30,7 @@ def make(kind: str, **options):
     model, config = {
         "dt": (DecisionTransformer, DecisionTransformerConfig),
         "reinformer": (Reinformer, ReinformerConfig),
+        "odt": (OnlineDecisionTransformer, OnlineDecisionTransformerConfig),
     }[kind]
     return model(
         config(**{**SMALL, **options}), action_low=[-1.0, -2.0, 0.0], action_high=[1.0, 2.0, 4.0]
@@ -43,10 +52,11 @@ def windows(lengths: list[int], padding: str, seed: int = 0) -> dict[str, torch.
 
 
 LENGTHS = {"full": [K] * B, "short": [2] * B, "mixed": [1, 2, 3, 4, 5, 5]}
-STYLES = {"min-dt": {}, "gpt2": {"norm": "pre", "activation": "relu"}}
+STYLES = {"min-dt": {"norm": "post", "activation": "gelu"}, "gpt2": {"norm": "pre", "activation": "relu"}}
+every_kind = pytest.mark.parametrize("kind", ["dt", "reinformer", "odt"])
 
 
-@pytest.mark.parametrize("kind", ["dt", "reinformer"])
+@every_kind
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("padding", ["left", "right"])
 @pytest.mark.parametrize("lengths", LENGTHS)
@@ -69,7 +79,7 @@ def test_act_equals_the_plain_forwards(kind, style, padding, lengths, trim):
     torch.testing.assert_close(action, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["dt", "reinformer"])
+@every_kind
 @pytest.mark.parametrize("omit", [1, 2])
 def test_tokens_are_those_of_the_layers_bit_for_bit(kind, omit):
     model, batch = make(kind), windows(LENGTHS["mixed"], "right")
@@ -85,7 +95,7 @@ def test_tokens_are_those_of_the_layers_bit_for_bit(kind, omit):
     assert torch.equal(model.embed(*inputs, omit=omit), wanted)
 
 
-@pytest.mark.parametrize("kind", ["dt", "reinformer"])
+@every_kind
 def test_act_ignores_what_is_not_known_yet(kind):
     model = make(kind)
     batch = windows(LENGTHS["full"], "right")
@@ -101,6 +111,8 @@ def test_act_ignores_what_is_not_known_yet(kind):
     "kind, output, sees",
     [
         ("dt", "actions", {"returns_to_go": True, "states": True, "actions": False}),
+        ("odt", "actions", {"returns_to_go": True, "states": True, "actions": False}),
+        ("odt", "log_std", {"returns_to_go": True, "states": True, "actions": False}),
         ("reinformer", "returns", {"states": True, "returns_to_go": False, "actions": False}),
         ("reinformer", "actions", {"states": True, "returns_to_go": True, "actions": False}),
     ],
@@ -117,7 +129,7 @@ def test_a_prediction_sees_the_past_and_its_own_earlier_tokens(kind, output, see
         assert moved.tolist() == [False, False, visible, True, True], name
 
 
-@pytest.mark.parametrize("kind", ["dt", "reinformer"])
+@every_kind
 @pytest.mark.parametrize("padding", ["left", "right"])
 def test_padding_changes_no_prediction_of_a_real_step(kind, padding):
     model = make(kind, padding=padding)
@@ -138,9 +150,9 @@ def test_a_mask_with_holes_is_refused(padding, wrong):
         make("dt", padding=padding)(**batch)
 
 
-@pytest.mark.parametrize("kind", ["dt", "reinformer"])
+@every_kind
 def test_the_backend_of_attention_is_a_switch(kind):
-    model = make(kind)
+    model = make(kind, padding="right")
     batch, mask = windows(LENGTHS["mixed"], "right"), windows(LENGTHS["mixed"], "right")["mask"]
     found = {}
     for backend in (None, "sdpa", "reference"):
@@ -153,7 +165,7 @@ def test_the_backend_of_attention_is_a_switch(kind):
         model.attention = "flash"
 
 
-@pytest.mark.parametrize("kind", ["dt", "reinformer"])
+@every_kind
 def test_the_model_explains_how_it_is_computed(kind):
     model = make(kind)
     assert model.explain().startswith("tokens: torch (")
@@ -163,7 +175,7 @@ def test_the_model_explains_how_it_is_computed(kind):
     assert "attention: reference (asked for)" in model.explain()
 
 
-@pytest.mark.parametrize("kind", ["dt", "reinformer"])
+@every_kind
 def test_actions_stay_inside_their_bounds(kind):
     model = make(kind)
     torch.nn.init.normal_(model.action_head.weight, std=100.0)
@@ -185,6 +197,39 @@ def test_parameter_count_of_the_published_reinformer():
     assert sum(p.numel() for p in model.parameters()) == 4_216_594 - (256 * 11 + 11)
 
 
+@every_kind
+def test_without_a_timestep_embedding_no_prediction_knows_the_timestep(kind):
+    batch = windows(LENGTHS["full"], "right")
+    later = batch | {"timesteps": batch["timesteps"] + 10}
+    for embedded in (True, False):
+        model = make(kind, timestep_embedding=embedded, padding="right")
+        same = torch.equal(model(**batch).actions, model(**later).actions)
+        assert same == (not embedded)
+        assert ("embed_timestep.weight" in model.state_dict()) == embedded
+    zero = make(kind, padding="right", timestep_embedding=True)
+    zero.load_state_dict(model.state_dict(), strict=False)
+    zero.embed_timestep.weight.data.zero_()
+    assert torch.equal(zero(**batch).actions, model(**batch).actions)
+
+
+def test_a_described_network_of_before_has_a_timestep_embedding():
+    description = describe(make("dt"))
+    del description["config"]["timestep_embedding"]
+    assert build(description).config == make("dt").config
+
+
+def test_odt_starts_with_orthogonal_heads_and_deviations_in_their_range():
+    model = make("odt")
+    for head in (model.action_head, model.log_std_head):
+        torch.testing.assert_close(head.weight @ head.weight.T, torch.eye(A))
+        assert (head.bias == 0).all()
+    batch = windows(LENGTHS["full"], "left")
+    for bias, expected in ((-20.0, -5.0), (0.0, -1.5), (20.0, 2.0)):
+        model.log_std_head.weight.data.zero_()
+        model.log_std_head.bias.data.fill_(bias)
+        torch.testing.assert_close(model(**batch).log_std, torch.full((B, K, A), expected))
+
+
 @pytest.mark.parametrize("kind", ["dt", "reinformer"])
 def test_timestep_std_scales_the_timestep_embedding_only(kind):
     states = [make(kind, timestep_std=std).state_dict() for std in (1.0, 0.5)]
@@ -192,9 +237,9 @@ def test_timestep_std_scales_the_timestep_embedding_only(kind):
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-@pytest.mark.parametrize("kind", ["dt", "reinformer"])
+@every_kind
 def test_dropout_follows_the_generator_only(kind):
-    model = make(kind, dropout=0.5).train()
+    model = make(kind, dropout=0.5, padding="right").train()
     batch = windows(LENGTHS["mixed"], "right")
     out = []
     for seed, noise in ((0, 1), (0, 2), (1, 1)):
@@ -217,6 +262,15 @@ def test_dropout_follows_the_generator_only(kind):
 def test_bad_configuration_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         DecisionTransformerConfig(**{**SMALL, **options})
+
+
+def test_parameter_count_of_the_published_odt():
+    """About 13 million, as is said of it. By hand for hopper: tokens, heads, four blocks, two LayerNorms."""
+    d, s, a = 512, 11, 3
+    block = 12 * d * d + 9 * d + 4 * d  # qkv, out, MLP; their biases; two LayerNorms
+    wanted = (s + a + 1) * d + 3 * d + 2 * d + 4 * block + 2 * d + 2 * (d * a + a)
+    model = OnlineDecisionTransformer(OnlineDecisionTransformerConfig(state_dim=s, action_dim=a))
+    assert sum(p.numel() for p in model.parameters()) == wanted
 
 
 def test_unbounded_actions_are_refused():

@@ -9,8 +9,14 @@ import pytest
 import torch
 
 from dtag_fast.models import (
+    AutotunedDecisionTransformer,
+    AutotunedDecisionTransformerConfig,
     DecisionTransformer,
     DecisionTransformerConfig,
+    DeterministicPolicy,
+    GaussianPolicy,
+    OnlineDecisionTransformer,
+    OnlineDecisionTransformerConfig,
     Reinformer,
     ReinformerConfig,
     TwinCritic,
@@ -18,7 +24,7 @@ from dtag_fast.models import (
 from dtag_fast.training import LoadedCritic, LoadedPolicy, RunInfo
 
 _COUNTING = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("counting_env.py"))))
-KINDS = ("dt", "dt-original", "reinformer")
+KINDS = ("dt", "dt-original", "odt", "adt", "reinformer")
 
 
 @pytest.fixture
@@ -46,6 +52,14 @@ def make_policy():
             torch.manual_seed(7)
             if kind == "reinformer":
                 model = Reinformer(ReinformerConfig(**sizes), mean, std)
+            elif kind in ("bc", "iql"):
+                kind_of = DeterministicPolicy if kind == "bc" else GaussianPolicy
+                model = kind_of(state_dim, action_dim, (16, 16), 0.1, state_mean=mean, state_std=std)
+            elif kind == "adt":
+                config = AutotunedDecisionTransformerConfig(**sizes, value_hidden=(8, 8))
+                model = AutotunedDecisionTransformer(config, mean, std)
+            elif kind == "odt":
+                model = OnlineDecisionTransformer(OnlineDecisionTransformerConfig(**sizes), mean, std)
             else:
                 style = {"norm": "pre", "activation": "relu", "padding": "left"} if kind != "dt" else {}
                 model = DecisionTransformer(DecisionTransformerConfig(**sizes, **style), mean, std)
@@ -65,7 +79,7 @@ def make_policy():
             "best_return": 100.0,
             "context_len": context_len,
             "return_scale": 10.0,
-            "target_returns": [] if kind == "reinformer" else [50.0],
+            "target_returns": [50.0] if model.takes_target_return else [],
             "env_id": _COUNTING.ENV_ID,
         }
         return LoadedPolicy(model.eval(), RunInfo(**(info | about)))

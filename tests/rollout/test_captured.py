@@ -19,7 +19,7 @@ DEVICES = [
 
 def parts(policy, critic, device):
     model = policy.model.to(device)
-    target = None if model.predicts_returns else 50.0
+    target = 50.0 if model.takes_target_return else None
     actors = [SequencePolicy(model, N, target) for _ in range(2)]
     return actors, Refinement(critic.critic.to(device), (-1.0, 1.0), SETTINGS, device), target
 
@@ -79,7 +79,7 @@ class NothingOnTheHost(TorchDispatchMode):
 
 def test_the_policys_part_never_looks_at_a_number(policy):
     model = policy.model
-    actor = SequencePolicy(model, N, None if model.predicts_returns else 50.0)
+    actor = SequencePolicy(model, N, 50.0 if model.takes_target_return else None)
     captured = CapturedStep(actor, None, capture=False)
     # Inference mode hides operators from a dispatch mode; the arithmetic is the same without it.
     with NothingOnTheHost(), torch.no_grad():
@@ -100,7 +100,7 @@ def test_every_reason_has_its_sentence(policy, critic):
     sets = {n: Refinement(critic.critic, (-1.0, 1.0), several[:n]) for n in (1, 2)}
     assert sets[2].why_not_captured(3, 2) == "the settings need 2 calls of refine, not one"
     assert sets[1].why_not_captured(3, 2) is None
-    target = None if policy.model.predicts_returns else 1.0
+    target = 1.0 if policy.model.takes_target_return else None
     whole = SequencePolicy(policy.model, 1, target, incremental=False)
     whole.device = torch.device("cuda")  # what it would say there
     assert "incremental=False" in why_not_captured(whole, None)
@@ -108,7 +108,7 @@ def test_every_reason_has_its_sentence(policy, critic):
 
 def test_a_bad_action_is_refused(policy):
     model = policy.model
-    actor = SequencePolicy(model, N, None if model.predicts_returns else 50.0)
+    actor = SequencePolicy(model, N, 50.0 if model.takes_target_return else None)
     captured = CapturedStep(actor, None, capture=False)
     model.embed_state.weight.data.fill_(torch.nan)
     with pytest.raises(ValueError, match="policy: it gave an action that is not finite"):

@@ -113,7 +113,7 @@ def test_a_restarted_rollout_forgets(make_policy):
 def test_computing_only_what_is_new_changes_nothing(policy, batch_invariant):
     """Also where rollouts pause, restart, and the model is trained in the middle of an episode."""
     model, rng, n = policy.model, np.random.default_rng(0), 5
-    target = None if model.predicts_returns else 50.0
+    target = 50.0 if model.takes_target_return else None
     actors = [SequencePolicy(model, n, target, incremental=new) for new in (True, False)]
     actors[0].batch_invariant = batch_invariant
     ages = set()

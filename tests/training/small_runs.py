@@ -3,9 +3,11 @@
 import numpy as np
 
 from dtag_fast.algorithms.awac import Config as AWAC
+from dtag_fast.algorithms.bc import Config as BC
 from dtag_fast.algorithms.cql import Config as CQL
 from dtag_fast.algorithms.dt import Config as DT
 from dtag_fast.algorithms.iql import Config as IQL
+from dtag_fast.algorithms.odt import Config as ODT
 from dtag_fast.algorithms.reinformer import Config as Reinformer
 from dtag_fast.algorithms.td3bc import Config as TD3BC
 from dtag_fast.data import Episode, TrajectoryStore
@@ -14,6 +16,8 @@ _SEQUENCE = {"context_len": 3, "d_model": 8, "n_layer": 2, "n_head": 2, "max_tim
 CONFIGS = {
     "dt": DT(**_SEQUENCE),
     "reinformer": Reinformer(**_SEQUENCE),
+    "odt": ODT(**_SEQUENCE, eval_context_len=2),
+    "bc": BC(hidden=(8,), batch_size=4),
     "iql": IQL(hidden=(8,), batch_size=4, policy=True, policy_dropout=0.2),
     "td3bc": TD3BC(hidden=(8,), batch_size=4),
     "awac": AWAC(hidden=(8,), batch_size=4, n_step=3),

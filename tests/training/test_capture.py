@@ -11,9 +11,10 @@ import torch
 from cpu_graph import CpuRecorder, FailingRecorder, HostAccess
 from safetensors.torch import load_file
 
-from dtag_fast.algorithms import create
+from dtag_fast.algorithms import TrainedCritic, create
+from dtag_fast.algorithms.adt import Config as ADT
 from dtag_fast.algorithms.dt import Config as DT
-from dtag_fast.models import sequence
+from dtag_fast.models import TwinCritic, ValueNet, sequence
 from dtag_fast.training import capture, loop, train
 from dtag_fast.training.capture import TrainingSteps, why_not_capture
 from dtag_fast.training.loop import until_due
@@ -22,14 +23,17 @@ from dtag_fast.training.loop import until_due
 MOVING = {
     "dt": {"warmup": 40},
     "reinformer": {"warmup": 40},
+    "odt": {"warmup": 40},
+    "bc": {"warmup": 40},
     "iql": {"policy_horizon": 40},
     "td3bc": {"polyak": 0.1, "policy_delay": 3},  # graphs of 4 start at every place in its period
     "awac": {"polyak": 0.1},
     "cql": {"imitation_updates": 15},
 }
+CASES = ["dt", "dt-original", "reinformer", "odt", "bc", "iql", "td3bc", "awac", "cql"]
 
 
-@pytest.fixture(params=["dt", "dt-original", "reinformer", "iql", "td3bc", "awac", "cql"])
+@pytest.fixture(params=CASES)
 def case(request, configs):
     """(algorithm, config)"""
     name = request.param.partition("-")[0]
@@ -53,9 +57,9 @@ def cpu_graphs(monkeypatch):
     monkeypatch.setattr(capture, "GraphRecorder", CpuRecorder)
 
 
-def training(case, store, capturable=True):
+def training(case, store, capturable=True, critic=None):
     """A learner, its sampler and the generator of its batches."""
-    learner = create(case[0], store, case[1], seed=1, capturable=capturable)
+    learner = create(case[0], store, case[1], seed=1, capturable=capturable, critic=critic)
     return learner, learner.make_sampler(store), torch.Generator().manual_seed(2)
 
 
@@ -69,7 +73,23 @@ def parameters(learner):
 
 def test_replays_are_updates_bit_for_bit(case, store, cpu_graphs):
     """Graphs of 4 and 1; random numbers, schedules, optimizers and averages go on from replay to replay."""
-    plain, captured = training(case, store), training(case, store)
+    assert_replays_are_updates(training(case, store), training(case, store))
+
+
+@pytest.mark.parametrize("algorithm", ["dt", "reinformer", "adt"])
+def test_replays_that_learn_from_a_critic_are_updates_too(algorithm, configs, store, cpu_graphs):
+    if algorithm == "adt":
+        small = ("context_len", "d_model", "n_layer", "n_head", "max_timestep", "batch_size")
+        config = ADT(**{name: getattr(configs["dt"], name) for name in small}, warmup=40)
+    else:  # the weight of Q rises within the replays
+        config = dataclasses.replace(configs[algorithm], q_weight=2.0, q_start=7, q_ramp=15)
+    networks = TwinCritic(store.state_dim, store.action_dim, hidden=(8,)), ValueNet(store.state_dim)
+    critic = TrainedCritic(*networks)
+    plain, captured = (training((algorithm, config), store, critic=critic) for _ in range(2))
+    assert_replays_are_updates(plain, captured)
+
+
+def assert_replays_are_updates(plain, captured):
     steps = TrainingSteps(*captured, steps_per_replay=4)
     made, counts = 0, []
     while made < 30:

@@ -1,0 +1,187 @@
+"""Online Decision Transformer, its offline part (Zheng et al. 2022, arXiv 2202.05607).
+
+    pi(a_t | R_{<=t}, s_{<=t}, a_{<t}) = tanh of N(mu, diag sigma^2), mu and sigma of the state token
+    L = mean -log pi(a_t | .)  -  lambda H,      H = mean -log pi(a~ | .),  a~ ~ pi, reparameterised
+    lambda follows d/d(log lambda) of lambda (H - H_target),  H_target = -A
+
+Means are over real steps. Densities are those of actions mapped onto [-1, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dtag_fast.algorithms.base import Algorithm
+from dtag_fast.algorithms.lamb import Lamb, clip_
+from dtag_fast.algorithms.losses import inverse_tanh, masked_mean, masked_mse, squashed_gaussian_nll
+from dtag_fast.algorithms.schedules import set_lr, warmup
+from dtag_fast.algorithms.sequence import (
+    check_lengths,
+    resolve_return_scale,
+    target_returns,
+    window_sampler,
+)
+from dtag_fast.data import TrajectoryStore, Windows
+from dtag_fast.models import (
+    OnlineDecisionTransformer,
+    OnlineDecisionTransformerConfig,
+    SquashedGaussian,
+)
+from dtag_fast.models.transformer import BlockBackend
+
+
+@dataclass(frozen=True)
+class Config:
+    """Defaults: the published code. Some 13 million parameters; d_model 128 with 3 layers trains on a CPU."""
+
+    context_len: int = 20  # K, steps of a training window
+    eval_context_len: int = 5  # steps the policy looks back when it acts, at most context_len
+    d_model: int = 512  # width of a token
+    n_layer: int = 4
+    n_head: int = 4
+    dropout: float = 0.1
+    max_timestep: int = 4096  # longest episode; no table has so many rows unless timestep_embedding
+    timestep_embedding: bool = False  # add a learned embedding of the timestep to every token
+    norm: Literal["post", "pre"] = "pre"  # LayerNorm after or before attention and MLP
+    activation: Literal["gelu", "relu"] = "relu"
+    padding: Literal["left", "right"] = "left"  # side on which short windows are filled up
+    weighting: Literal["uniform", "length"] = "length"  # probability of an episode
+    start: Literal["inside", "anywhere"] = "anywhere"  # first step of a window, see WindowSampler
+    reward_scale: float = 1.0  # rewards become reward_scale * r + reward_shift before they are summed
+    reward_shift: float = 0.0
+    return_scale: float | None = (
+        None  # divides returns-to-go; None: largest |return| of an episode in the data
+    )
+    target_returns: tuple[float, ...] = ()  # to ask for in evaluation; empty: best return in the data
+    initial_temperature: float = 0.1  # lambda before the first update
+    temperature_lr: float = 1e-4  # Adam on log lambda
+    batch_size: int = 256  # windows
+    lr: float = 1e-4  # LAMB
+    weight_decay: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    warmup: int = 10_000  # updates of linear warm-up
+    attention: BlockBackend | None = None  # None: kernels on a GPU, PyTorch's operators elsewhere
+    max_grad_norm: float = 0.25  # clip of the trainer; LAMB clips at 1.0 by itself
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.eval_context_len <= self.context_len:
+            raise ValueError(
+                f"eval_context_len: expected 1 to context_len = {self.context_len}, windows as long as some "
+                f"in training, got {self.eval_context_len}"
+            )
+        if not self.initial_temperature > 0:
+            raise ValueError(
+                f"initial_temperature: expected a number above 0, got {self.initial_temperature}"
+            )
+
+
+class ODT(Algorithm):
+    """See the head of this file."""
+
+    name = "odt"
+    kind = "policy"
+
+    def _build(self) -> None:
+        c, data = self.config, self.data
+        check_lengths(c.max_timestep, data)
+        self.return_scale = resolve_return_scale(c, data)
+        self.model = OnlineDecisionTransformer(
+            OnlineDecisionTransformerConfig(
+                state_dim=data.state_dim,
+                action_dim=data.action_dim,
+                context_len=c.eval_context_len,  # no weight depends on it: it is what acting looks at
+                d_model=c.d_model,
+                n_layer=c.n_layer,
+                n_head=c.n_head,
+                dropout=c.dropout,
+                max_timestep=c.max_timestep,
+                timestep_embedding=c.timestep_embedding,
+                norm=c.norm,
+                activation=c.activation,
+                padding=c.padding,
+                return_scale=self.return_scale,
+            ),
+            data.state_mean,
+            data.state_std,
+            data.action_low,
+            data.action_high,
+            attention=c.attention,
+        ).to(self.device)
+        self.exports = self.modules = {"model": self.model}
+        self.log_temperature = torch.tensor(
+            math.log(c.initial_temperature), device=self.device, requires_grad=True
+        )
+        self.optimizer = Lamb(
+            self.model.parameters(),
+            lr=self.scheduled(c.lr),
+            betas=c.betas,
+            eps=c.eps,
+            weight_decay=c.weight_decay,
+            capturable=self.capturable,
+        )
+        self.temperature_optimizer = torch.optim.Adam(
+            [self.log_temperature], lr=c.temperature_lr, fused=True, capturable=self.capturable
+        )
+        self.optimizers = {"model": self.optimizer, "temperature": self.temperature_optimizer}
+
+    def make_sampler(self, store: TrajectoryStore):
+        return window_sampler(self, store)
+
+    def update(self, batch: Windows) -> dict[str, Tensor]:
+        c, mask = self.config, batch.mask
+        self.model.train()
+        nll, (mean, log_std) = self._nll(batch)
+        noise = torch.randn(mean.shape, generator=self.generator, dtype=mean.dtype, device=mean.device)
+        sample = mean + log_std.exp() * noise
+        entropy = masked_mean(squashed_gaussian_nll(sample, mean, log_std), mask)
+        temperature = self.log_temperature.exp()
+        loss = nll - temperature.detach() * entropy
+        self.backward(loss)
+        grad_norm = clip_([p.grad for p in self.model.parameters()], c.max_grad_norm, self.capturable)
+        set_lr(self.optimizer, c.lr * warmup(self.schedule_step, c.warmup))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+        # the dual step: more weight on the entropy while it is below its target
+        self.backward(temperature * (entropy.detach() + self.data.action_dim))
+        self.temperature_optimizer.step()
+        self.temperature_optimizer.zero_grad()
+        self.count_update()
+        return {
+            "loss": loss.detach(),
+            "nll": nll.detach(),
+            "entropy": entropy.detach(),
+            "temperature": temperature.detach(),
+            "grad_norm": grad_norm,
+        }
+
+    def _nll(self, batch: Windows) -> tuple[Tensor, SquashedGaussian]:
+        """Of the recorded actions, and the distribution (B, K, A)."""
+        found = self.model.distribution(*batch, generator=self.generator)
+        recorded = inverse_tanh(self.model.action_bounds.inverse(batch.actions))
+        return masked_mean(squashed_gaussian_nll(recorded, *found), batch.mask), found
+
+    @torch.no_grad()
+    def validate(self, batch: Windows) -> dict[str, Tensor]:
+        self.model.eval()
+        nll, found = self._nll(batch)
+        error = masked_mse(self.model.bounded(found.mean), batch.actions, batch.mask)
+        return {"nll": nll, "action_error": error}
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "return_scale": self.return_scale,
+            "reward_scale": self.config.reward_scale,
+            "reward_shift": self.config.reward_shift,
+            "context_len": self.config.eval_context_len,
+            "target_returns": target_returns(self.config, self.data),
+        }
+
+    def extra_tensors(self) -> dict[str, Tensor]:
+        return {"log_temperature": self.log_temperature}

@@ -1,0 +1,80 @@
+"""A policy-gradient term in the loss of a sequence model: what Action Gradient does without.
+
+    L = L_imitation - w(t) mean Q(s, pi) / mean |Q(s, pi)|,     w(t) = q_weight ramp(t)
+
+The normalised form of TD3+BC (Fujimoto and Gu 2021, arXiv 2106.06860, equation 5; its code has Q(s, pi) in
+the denominator too, as a constant). Q is the smallest member of a critic that was trained before and stays as
+it is: what `refine` climbs by default, so that both follow the same slope. Means are over real steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dtag_fast.algorithms.losses import masked_mean
+from dtag_fast.algorithms.parallel import mean_over_processes
+from dtag_fast.algorithms.schedules import ramp
+from dtag_fast.algorithms.trained_critic import TrainedCritic
+from dtag_fast.data import Windows
+from dtag_fast.models import SequenceModel
+
+AT_BOUNDS = 0.999  # of the half range: beyond it an action counts as at its bounds
+
+
+def check_settings(config: Any) -> None:
+    """Refuse q_weight, q_start or q_ramp below 0.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    for name in ("q_weight", "q_start", "q_ramp"):
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"{name}: expected a number of at least 0, got {getattr(config, name)}")
+
+
+def reason_for_critic(config: Any) -> str | None:
+    """The setting that makes a trained critic necessary, in words, or None."""
+    return f"q_weight = {config.q_weight:g}" if config.q_weight > 0 else None
+
+
+def weight_at(config: Any, updates_done: int | Tensor) -> float | Tensor:
+    """w(t) for t updates made."""
+    return config.q_weight * ramp(updates_done, config.q_start, config.q_ramp)
+
+
+def q_term(
+    critic: TrainedCritic, model: SequenceModel, batch: Windows, actions: Tensor, weight: float | Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The term to add to the loss, and what to log.
+
+    Args:
+        critic: frozen.
+        model: has made `actions` (B, K, A) from `batch`, whose states its normalizer has standardised.
+        weight: w(t); a number, or a 0-dim tensor.
+    Returns:
+        0-dim, and under these names: "q_loss" the term before its weight, "q" mean Q, "q_weight" w(t); and
+        two signs of divergence: "action_distance" mean |a - a_data| over an action's dimensions, and
+        "at_bounds" the share of them beyond AT_BOUNDS.
+    """
+    mask = batch.mask
+    q = critic.q(model.normalizer.inverse(batch.states), actions)  # (B, K)
+    size = mean_over_processes(masked_mean(q.detach().abs(), mask))
+    q_mean = masked_mean(q, mask)
+    loss = -q_mean / torch.where(size > 0, size, torch.ones_like(size))
+    if isinstance(weight, Tensor):
+        weight = weight.to(loss.dtype)
+    with torch.no_grad():
+        distance = masked_mean((actions - batch.actions).abs().mean(dim=-1), mask)
+        outside = model.action_bounds.inverse(actions).abs() > AT_BOUNDS
+        at_bounds = masked_mean(outside.to(actions.dtype).mean(dim=-1), mask)
+    metrics = {
+        "q_loss": loss.detach(),
+        "q": q_mean.detach(),
+        "q_weight": torch.ones_like(size) * weight,
+        "action_distance": distance,
+        "at_bounds": at_bounds,
+    }
+    return weight * loss, metrics

@@ -4,6 +4,7 @@ import shutil
 import warnings
 
 import gymnasium
+import h5py
 import minari
 import numpy as np
 import pytest
@@ -118,6 +119,64 @@ def test_conversion(benchmark, million_steps):
         calls = {
             REFERENCE: convert,
             "minari, episode by episode": through_minari,
+        }
+        measured = measure(calls, seconds=0.0, min_rounds=3)
+        benchmark.extra_info |= {"threads": 1, "reference": REFERENCE, "variants": measured}
+        benchmark.pedantic(calls[REFERENCE], rounds=3)
+
+
+@pytest.fixture(scope="module")
+def d4rl_file(tmp_path_factory):
+    """A D4RL file of a million steps of HalfCheetah's shape, compressed as D4RL's are; gives its path."""
+    path = tmp_path_factory.mktemp("d4rl") / "halfcheetah_medium-v2.hdf5"
+    data = episodes(1000, 1000)
+    arrays = {
+        "observations": np.concatenate([episode.observations[:-1] for episode in data]),
+        "next_observations": np.concatenate([episode.observations[1:] for episode in data]),
+        "actions": np.concatenate([episode.actions for episode in data]),
+        "rewards": np.concatenate([episode.rewards for episode in data]).astype(np.float32),
+        "terminals": np.zeros(1_000_000, bool),
+        "timeouts": np.arange(1_000_000) % 1000 == 999,
+    }
+    with h5py.File(path, "w") as file:
+        for key, array in arrays.items():
+            file.create_dataset(key, data=array, compression="gzip")
+    return path
+
+
+def test_d4rl_conversion(benchmark, d4rl_file):
+    """The first load of a D4RL file, beside reading it whole with h5py and cutting it up in Python."""
+    keys = ("observations", "next_observations", "actions", "rewards", "terminals", "timeouts")
+
+    def convert():
+        shutil.rmtree(d4rl_file.parent / "cache", ignore_errors=True)
+        return load_dataset(d4rl_file, d4rl_file.parent / "cache")
+
+    def read():
+        with h5py.File(d4rl_file) as file:
+            return {key: file[key][()] for key in keys}
+
+    def row_by_row():
+        """As much Decision Transformer code does."""
+        arrays, trajectories, rows = read(), [], {key: [] for key in keys}
+        for t in range(len(arrays["rewards"])):
+            for key in keys[:5]:
+                rows[key].append(arrays[key][t])
+            if arrays["terminals"][t] or arrays["timeouts"][t]:
+                trajectories.append({key: np.array(rows[key]) for key in keys[:5]})
+                rows = {key: [] for key in keys}
+        return trajectories
+
+    def by_slices():
+        arrays = read()
+        ends = np.flatnonzero(arrays["terminals"] | arrays["timeouts"]) + 1
+        return {key: np.split(arrays[key], ends) for key in keys[:5]}
+
+    with cores(1):
+        calls = {
+            REFERENCE: convert,
+            "h5py, row by row": row_by_row,
+            "h5py, slices (no checks, nothing kept)": by_slices,
         }
         measured = measure(calls, seconds=0.0, min_rounds=3)
         benchmark.extra_info |= {"threads": 1, "reference": REFERENCE, "variants": measured}

@@ -1,4 +1,4 @@
-"""`dtag data list | show ID | make ID`: which datasets there are, what they are like, and making new ones."""
+"""`dtag data list | show | make | import | download`: which datasets there are, and making new ones."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from dtag_fast.data import catalog
 
@@ -28,7 +29,7 @@ class ListArgs:
 class ShowArgs:
     """Show what a dataset is like: sizes, spaces, returns, lengths, normalised score, oddities."""
 
-    dataset: tyro.conf.Positional[str]  # Minari id or folder
+    dataset: tyro.conf.Positional[str]  # Minari id, folder, D4RL file or pickle of trajectories
     png: Path | None = None  # also draw histograms of returns and lengths into this file
 
 
@@ -42,10 +43,29 @@ class MakeArgs:
     id: str | None = None  # Minari id of the new dataset; default: pointmaze/<maze>-<steps>-s<seed>-v0
 
 
+@dataclass(frozen=True)
+class ImportArgs:
+    """Make a dataset under the Minari root, of files or by combining datasets."""
+
+    id: str  # Minari id of the new dataset, as d4rl/hopper-medium-v2
+    files: tyro.conf.Positional[tuple[Path, ...]] = ()  # D4RL .hdf5 files or pickles of trajectories
+    combine: tuple[str, ...] = ()  # in place of files: ids of datasets to join
+    env: str | None = None  # Gymnasium environment of the files; default: what their names say
+
+
+@dataclass(frozen=True)
+class DownloadArgs:
+    """Download a dataset from Minari's server."""
+
+    dataset: tyro.conf.Positional[str]  # Minari id
+
+
 Args = (
     Annotated[ListArgs, tyro.conf.subcommand("list")]
     | Annotated[ShowArgs, tyro.conf.subcommand("show")]
     | Annotated[MakeArgs, tyro.conf.subcommand("make")]
+    | Annotated[ImportArgs, tyro.conf.subcommand("import")]
+    | Annotated[DownloadArgs, tyro.conf.subcommand("download")]
 )
 
 
@@ -54,14 +74,20 @@ def main(argv: Sequence[str]) -> int:
     return run(tyro.cli(Args, prog="dtag data", args=list(argv)))
 
 
-def run(args: ListArgs | ShowArgs | MakeArgs, console: Console | None = None) -> int:
+def run(args: Args, console: Console | None = None) -> int:
     """Do what `args` ask for, printing to `console`; returns the exit code, 0."""
     if console is None:
         console = Console()
         if not console.is_terminal:
             console = Console(width=_WIDE)
-    verb = {ListArgs: _list, ShowArgs: _show, MakeArgs: _make}[type(args)]
-    verb(args, console)
+    verbs = {
+        ListArgs: _list,
+        ShowArgs: _show,
+        MakeArgs: _make,
+        ImportArgs: _import,
+        DownloadArgs: _download,
+    }
+    verbs[type(args)](args, console)
     return 0
 
 
@@ -70,7 +96,8 @@ def _list(args: ListArgs, console: Console) -> None:
     datasets = catalog.list_local(root)
     if not datasets:
         console.print(
-            f"no datasets under {root}; set {catalog.ROOT_VARIABLE}, `minari download` or `dtag data make`"
+            f"no datasets under {root}; set {catalog.ROOT_VARIABLE}, or use `dtag data make`, `import` or "
+            "`download`"
         )
         return
     table = Table(title=f"datasets under {root}", title_justify="left")
@@ -94,11 +121,12 @@ def _show(args: ShowArgs, console: Console) -> None:
 
     with _bar(console, f"converting {args.dataset}") as progress:
         store = load_dataset(args.dataset, progress=progress)
-    table = Table(show_header=False, title=str(store.metadata.get("dataset_id")), title_justify="left")
+    title = Text(str(store.metadata.get("dataset_id")))  # a file's name may look like rich's markup
+    table = Table(show_header=False, title=title, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, text in _facts(store.metadata, summarize(store)):
-        table.add_row(name, text)
+        table.add_row(name, Text(text))
     console.print(table)
     if args.png is not None:
         save_histogram(store, args.png)
@@ -123,6 +151,7 @@ def _facts(metadata: dict, summary) -> Iterator[tuple[str, str]]:
         ),
     )
     yield "steps", f"{summary.steps:,}"
+    yield "size", f"{summary.size / 1e6:.1f} MB as float32 arrays"
     yield "return", f"{summary.return_mean:.1f} ± {summary.return_std:.1f}"
     marks = ["minimum", *(f"{100 * q:.0f} %" for q in QUANTILES[1:-1]), "maximum"]
     yield "return quantiles", _pairs(marks, summary.return_quantiles, ".1f")
@@ -163,10 +192,41 @@ def _make(args: MakeArgs, console: Console) -> None:
     console.print(f"{dataset_id} under {catalog.minari_root()}", markup=False, soft_wrap=True)
 
 
+def _import(args: ImportArgs, console: Console) -> None:
+    from dtag_fast.data.importing import combine, import_files
+
+    if bool(args.files) == bool(args.combine):
+        given = "both" if args.files else "neither"
+        raise ValueError(f"FILE, --combine: expected files or ids of datasets to combine, got {given}")
+    if args.combine and args.env:
+        raise ValueError("--env: datasets to combine bring their own environment; leave it out")
+    with _bar(console, f"importing {args.id}") as progress:
+        if args.combine:
+            combine(args.combine, args.id, progress)
+            notes = []
+        else:
+            notes = import_files(args.files, args.id, args.env, progress)
+    for note in notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    console.print(f"{args.id} under {catalog.minari_root()}", markup=False, soft_wrap=True)
+
+
+def _download(args: DownloadArgs, console: Console) -> None:
+    from dtag_fast.data.download import download
+
+    download(args.dataset)
+    console.print(f"{args.dataset} under {catalog.minari_root()}", markup=False, soft_wrap=True)
+
+
 @contextmanager
 def _bar(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on stderr that is fed (done, total) and leaves nothing behind; silent off a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     err = Console(stderr=True)
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(title, total=None)

@@ -1,16 +1,19 @@
-"""`load_dataset`: a Minari dataset by id or folder, converted once to a memory-mapped store."""
+"""`load_dataset`: a dataset by Minari id, folder or file, converted once to a memory-mapped store."""
 
 import hashlib
 import os
 import shutil
 import tempfile
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from dtag_fast.data import catalog
-from dtag_fast.data.minari_reader import DATA_FILE, MinariSource, open_source
+from dtag_fast.data.minari_reader import open_source
 from dtag_fast.data.oddities import Oddities
+from dtag_fast.data.sources import Source, open_file
 from dtag_fast.data.store import FORMAT_VERSION, META_FILE, TrajectoryStore
 from dtag_fast.data.writer import StoreWriter
 
@@ -31,12 +34,12 @@ def load_dataset(
 
     Args:
         name_or_path: id of a Minari dataset under its root (MINARI_DATASETS_PATH, else ~/.minari/datasets),
-            or a folder: of a Minari dataset, or of a store written by `TrajectoryStore.save`. An id goes
-            first.
+            or a folder: of a Minari dataset, or of a store written by `TrajectoryStore.save`; or a file: of
+            D4RL (.hdf5), or of pickled trajectories (.pkl). An id goes first.
         cache_dir: where converted datasets are kept; None: $DTAG_CACHE, else ~/.cache/dtag_fast.
         observation_keys: for Dict observations the entries that become the state, in order; None: what the
             dataset itself says, else "observation" and "desired_goal" (where there is one).
-        progress: called with (episodes done, episodes in all) during a conversion.
+        progress: called with (done, in all) during a conversion: episodes, or steps of a D4RL file.
 
     Raises:
         FileNotFoundError: no such dataset; the message lists those there are and where they belong.
@@ -49,13 +52,24 @@ def load_dataset(
         if (path / META_FILE).is_file():
             return TrajectoryStore.open(path)
         path = path / "data" if (path / "data").is_dir() else path
-        if not (path / catalog.METADATA_FILE).is_file():
+        if not path.is_file() and not (path / catalog.METADATA_FILE).is_file():
             raise catalog.not_found(str(name_or_path))
-    source = open_source(path, observation_keys)
-    fingerprint = content_fingerprint(path)
-    store = _open_or_convert(source, fingerprint, cache_root(cache_dir), progress)
-    # Everything but the notes comes from metadata.json as it is now, so that it is never older than the file.
-    store.metadata = {**source.metadata, "fingerprint": fingerprint, "notes": store.metadata["notes"]}
+    if path.is_file():
+        if observation_keys:
+            raise ValueError(f"observation_keys: {path} has observations without keys; leave them out")
+        source, about = open_file(path), b""
+    else:
+        source = open_source(path, observation_keys)
+        about = (path / catalog.METADATA_FILE).read_bytes()
+    files = source.data_files
+    stats = [os.stat(file) for file in files]
+    fingerprint = content_fingerprint(files, [stat.st_size for stat in stats], about)
+    # The time of change catches an edit between the hashed blocks; the identity is part of the result.
+    changed = "|".join(str(stat.st_mtime_ns) for stat in stats)
+    key = f"{FORMAT_VERSION}|{fingerprint}|{changed}|{'|'.join(source.identity)}"
+    store = _open_or_convert(source, key, cache_root(cache_dir), progress)
+    # What metadata.json or the file's name say now, so that it is never older; the rest as it was converted.
+    store.metadata = {**store.metadata, **source.metadata, "fingerprint": fingerprint}
     return store
 
 
@@ -65,30 +79,32 @@ def cache_root(cache_dir: str | os.PathLike | None = None) -> Path:
     return Path(chosen) if chosen else Path.home() / ".cache" / "dtag_fast"
 
 
-def content_fingerprint(path: Path) -> str:
-    """32 hex digits that follow the content of a Minari dataset, cheap enough to be taken at every load.
+def content_fingerprint(files: Sequence[str], sizes: Sequence[int], about: bytes = b"") -> str:
+    """32 hex digits that follow the content of a dataset, cheap enough to be taken at every load.
 
-    Hashed are its metadata, the size of its data and 64 blocks of 4 KiB spread over them from the first byte
-    to the last.
+    Hashed are `about` (its metadata), the sizes of its files in bytes and 64 blocks of 4 KiB spread over all
+    of them, as if they were one, from the first byte to the last.
     """
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update((path / catalog.METADATA_FILE).read_bytes())
-    with (path / DATA_FILE).open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        digest.update(str(size).encode())
-        last = max(size - _BLOCK, 0)
-        for block in range(_HASHED_BLOCKS):
-            file.seek(last * block // (_HASHED_BLOCKS - 1))
-            digest.update(file.read(_BLOCK))
+    digest = hashlib.blake2b(about, digest_size=16)
+    digest.update("|".join(map(str, sizes)).encode())
+    ends = list(accumulate(sizes))
+    last = max(sum(sizes) - _BLOCK, 0)
+    at_file: dict[int, list[int]] = {}
+    for block in range(_HASHED_BLOCKS if files else 0):
+        position = last * block // (_HASHED_BLOCKS - 1)
+        number = min(bisect_right(ends, position), len(files) - 1)
+        at_file.setdefault(number, []).append(position - (ends[number] - sizes[number]))
+    for number, positions in at_file.items():
+        with open(files[number], "rb") as file:
+            for position in positions:
+                file.seek(position)
+                digest.update(file.read(_BLOCK))
     return digest.hexdigest()
 
 
 def _open_or_convert(
-    source: MinariSource, fingerprint: str, root: Path, progress: Callable[[int, int], None] | None
+    source: Source, key: str, root: Path, progress: Callable[[int, int], None] | None
 ) -> TrajectoryStore:
-    # The time of change catches an edit between the hashed blocks; the entries read are part of the result.
-    changed = (source.path / DATA_FILE).stat().st_mtime_ns
-    key = f"{FORMAT_VERSION}|{fingerprint}|{changed}|{'|'.join(source.state_paths)}"
     folder = root / "datasets" / source.metadata["dataset_id"].replace("/", "--")
     target = folder / hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
     if (found := _open_intact(target)) is not None:
@@ -106,20 +122,22 @@ def _open_or_convert(
     return TrajectoryStore.open(target)
 
 
-def _convert(source: MinariSource, folder: Path, progress: Callable[[int, int], None] | None) -> None:
+def _convert(source: Source, folder: Path, progress: Callable[[int, int], None] | None) -> None:
     folder.mkdir()
-    oddities = Oddities(source.metadata["action_low"], source.metadata["action_high"])
-    writer = StoreWriter(folder, source.metadata["dataset_id"], oddities)
+    metadata = source.describe()
+    oddities = Oddities(metadata["action_low"], metadata["action_high"])
+    writer = StoreWriter(folder, metadata["dataset_id"], oddities)
     steps = 0
     try:
-        for done, arrays in enumerate(source.episodes(), start=1):
+        for episodes, arrays in enumerate(source.episodes(), start=1):
             writer.append(arrays)
             steps += len(arrays[1])
             if progress is not None:
-                progress(done, source.num_episodes)
-        if steps != source.num_steps:
-            oddities.say(f"metadata.json counts {source.num_steps} steps, the episodes hold {steps}")
-        writer.finish({**source.metadata, "notes": oddities.sentences()})
+                progress(episodes if source.counts == "episodes" else steps, source.total)
+        expected = getattr(source, "num_steps", steps)
+        if steps != expected:
+            oddities.say(f"metadata.json counts {expected} steps, the episodes hold {steps}")
+        writer.finish({**metadata, "notes": [*source.notes, *oddities.sentences()]})
     finally:
         writer.close()
 

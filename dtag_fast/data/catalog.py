@@ -64,10 +64,10 @@ def not_found(name: str) -> FileNotFoundError:
     root = minari_root()
     ids = [dataset.dataset_id for dataset in list_local(root)]
     return FileNotFoundError(
-        f"dataset: {name!r} is neither a folder nor a Minari dataset under {root} ({_origin()}), which holds "
-        f"{', '.join(ids) or 'no datasets'}; put it at {root / name / 'data'}, point {ROOT_VARIABLE} "
-        f"to its root, download it with `minari download {name}`, or make one with "
-        "`dtag data make pointmaze-umaze`"
+        f"dataset: {name!r} is neither a file, a folder nor a Minari dataset under {root} ({_origin()}), "
+        f"which holds {', '.join(ids) or 'no datasets'}; put it at {root / name / 'data'}, point "
+        f"{ROOT_VARIABLE} to its root, download it with `dtag data download {name}`, make one of a D4RL file "
+        f"with `dtag data import FILE --id {name}`, or collect one with `dtag data make pointmaze-umaze`"
     )
 
 
@@ -94,7 +94,7 @@ def _describe(root: Path, path: Path) -> LocalDataset:
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     try:
         metadata = json.loads((path / METADATA_FILE).read_text())
-        spec = json.loads(metadata["env_spec"]) if metadata.get("env_spec") else {}
+        spec = metadata.get("dtag_env_spec") or json.loads(metadata.get("env_spec") or "{}")
         episodes, steps = int(metadata["total_episodes"]), int(metadata["total_steps"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"{METADATA_FILE} can not be used: {type(error).__name__}: {error}"

@@ -1,4 +1,7 @@
-"""Minari datasets in HDF5 form: what metadata.json says about spaces, environment and reference scores."""
+"""Minari datasets in HDF5, Arrow or Parquet form: what metadata.json says about them.
+
+Spaces, environment, reference scores, counts, and what dtag_fast itself adds.
+"""
 
 import json
 import os
@@ -10,9 +13,14 @@ from dtag_fast.data import spaces
 from dtag_fast.data.catalog import METADATA_FILE, minari_root
 
 DATA_FILE = "main_data.hdf5"
+FORMATS = ("hdf5", "arrow", "parquet")
 # Keys of metadata.json that datasets made by dtag_fast carry beside Minari's own.
 OBSERVATION_KEYS_KEY = "dtag_observation_keys"  # entries of a Dict observation that become the state
 ENV_SPEC_KEY = "dtag_env_spec"  # the evaluation environment, where Gymnasium's EnvSpec can not express it
+REF_SOURCE_KEY = "dtag_ref_source"  # where the reference scores are from
+NOTES_KEY = "dtag_notes"  # sentences about what became of the files it was imported from
+# Fields of EnvSpec that Gymnasium 1.0 dropped; datasets made before that have them.
+_DROPPED_SPEC_FIELDS = ("apply_api_compatibility", "autoreset")
 
 
 @dataclass(frozen=True)
@@ -20,61 +28,95 @@ class MinariSource:
     """A Minari dataset that is ready to be read.
 
     Attributes:
-        path: folder of metadata.json and main_data.hdf5.
+        path: folder of metadata.json and the data.
+        form: storage format, one of FORMATS.
         metadata: what a store built from it holds (see TrajectoryStore.metadata), without the notes.
-        num_episodes: episodes named episode_0 .. in the file.
+        num_episodes: episodes 0, 1, ...
         num_steps: total steps as metadata.json says.
-        state_paths: HDF5 paths, below an episode, of the arrays that make up the observation.
+        state_paths: paths, below an episode, of the arrays that make up the observation.
+        notes: sentences that the dataset itself brings along.
     """
 
     path: Path
+    form: str
     metadata: dict
     num_episodes: int
     num_steps: int
     state_paths: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    counts = "episodes"
+
+    @property
+    def total(self) -> int:
+        """Episodes, as `counts` says."""
+        return self.num_episodes
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What decides the result beside the content: the entries that are read."""
+        return self.state_paths
+
+    @property
+    def data_files(self) -> list[str]:
+        """Files whose content the episodes come from."""
+        if self.form == "hdf5":
+            return [str(self.path / DATA_FILE)]
+        from dtag_fast.data.arrow import episode_files
+
+        folder = str(self.path)  # not Path: there may be a thousand and more, at every load
+        return [file for index in range(self.num_episodes) for file in episode_files(f"{folder}/{index}")]
+
+    def describe(self) -> dict:
+        """The complete metadata: known without reading any data."""
+        return self.metadata
 
     def episodes(self) -> Iterable:
-        """The arrays of each episode (order of Episode), as float32 and flags, not yet checked.
+        """The arrays of each episode (order of Episode), as numbers and flags, not yet checked.
 
         Raises:
             ValueError: the file can not be read, or an episode or one of its keys is missing.
         """
-        # h5py is loaded for a conversion only, so that opening a converted set stays fast.
-        from dtag_fast.data.hdf5 import read_episodes
+        # h5py and pyarrow are loaded for a conversion only, so that opening a converted set stays fast.
+        name = self.metadata["dataset_id"]
+        if self.form == "hdf5":
+            from dtag_fast.data.hdf5 import read_episodes
 
-        return read_episodes(
-            self.path / DATA_FILE, self.num_episodes, self.state_paths, self.metadata["dataset_id"]
-        )
+            return read_episodes(self.path / DATA_FILE, self.num_episodes, self.state_paths, name)
+        from dtag_fast.data import arrow
+
+        return arrow.read_episodes(self.path, self.num_episodes, self.state_paths, name, self.form)
 
 
 def open_source(path: str | os.PathLike, observation_keys: Sequence[str] | None = None) -> MinariSource:
     """Read metadata.json of a Minari dataset.
 
     Args:
-        path: folder that holds metadata.json and main_data.hdf5.
+        path: folder that holds metadata.json and the data.
         observation_keys: entries of a Dict observation that become the state, in order. None: what the
             dataset itself says under "dtag_observation_keys", else "observation" and "desired_goal".
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: damaged metadata; another storage format than HDF5; a space that is not a Box of one
-            dimension or a Dict of such.
+        ValueError: damaged metadata; a storage format that Minari does not have; a space that is not a Box
+            of one dimension or a Dict of such.
     """
     path = Path(path)
     raw = _read_metadata(path)
     name = raw["dataset_id"]
-    if raw.get("data_format", "hdf5") != "hdf5":
+    form = raw.get("data_format", "hdf5")
+    if form not in FORMATS:
         raise ValueError(
-            f"{name}: expected data_format 'hdf5', got {raw['data_format']!r}; write it again with "
+            f"{name}: expected data_format {', '.join(FORMATS)}, got {form!r}; write it again with "
             "minari.create_dataset_from_buffers(..., data_format='hdf5')"
         )
-    if not (path / DATA_FILE).is_file():
+    if form == "hdf5" and not (path / DATA_FILE).is_file():
         raise FileNotFoundError(f"{name}: {path / DATA_FILE} is missing; download or make the dataset again")
     observation_space, action_space = _spaces(path, raw)
     keys = observation_keys if observation_keys is not None else raw.get(OBSERVATION_KEYS_KEY)
     paths = spaces.observation_paths(observation_space, keys, name)
     low, high = spaces.action_bounds(action_space, name)
-    env_spec = raw.get(ENV_SPEC_KEY) or (json.loads(raw["env_spec"]) if raw.get("env_spec") else None)
+    env_spec = raw.get(ENV_SPEC_KEY) or _env_spec(raw)
     ref_min, ref_max, ref_source = _references(path, raw)
     metadata = {
         "dataset_id": name,
@@ -90,12 +132,18 @@ def open_source(path: str | os.PathLike, observation_keys: Sequence[str] | None 
         "description": raw.get("description"),
     }
     state_paths = tuple(f"observations/{key}" for key in paths) if paths else ("observations",)
-    return MinariSource(path, metadata, int(raw["total_episodes"]), int(raw["total_steps"]), state_paths)
+    counts = int(raw["total_episodes"]), int(raw["total_steps"])
+    return MinariSource(path, form, metadata, *counts, state_paths, tuple(raw.get(NOTES_KEY) or ()))
 
 
 def _read_metadata(path: Path) -> dict:
     try:
         raw = json.loads((path / METADATA_FILE).read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path / METADATA_FILE} is missing: no Minari dataset, or one from before Minari 0.5, which "
+            "Minari itself can not read any more either; download the dataset again"
+        ) from None
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{path / METADATA_FILE}: not valid JSON ({error}); make the dataset again"
@@ -106,6 +154,13 @@ def _read_metadata(path: Path) -> dict:
             f"{path / METADATA_FILE}: {', '.join(missing)} is missing; this is no Minari dataset"
         )
     return raw
+
+
+def _env_spec(raw: dict) -> dict | None:
+    if not raw.get("env_spec"):
+        return None
+    spec = json.loads(raw["env_spec"])
+    return {key: value for key, value in spec.items() if key not in _DROPPED_SPEC_FIELDS}
 
 
 def _spaces(path: Path, raw: dict) -> tuple[dict, dict]:
@@ -126,7 +181,7 @@ def _references(path: Path, raw: dict) -> tuple[float | None, float | None, str 
     `minari.combine_datasets` drops them, so a medium-expert set built from two sets would lose its scale.
     """
     if raw.get("ref_min_score") is not None and raw.get("ref_max_score") is not None:
-        return raw["ref_min_score"], raw["ref_max_score"], "dataset"
+        return raw["ref_min_score"], raw["ref_max_score"], raw.get(REF_SOURCE_KEY) or "dataset"
     parts = raw.get("combined_datasets") or []
     found = set()
     for part in parts:

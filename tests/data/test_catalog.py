@@ -63,7 +63,8 @@ def test_missing_dataset_says_what_there_is_and_what_to_do(three_sets):
         "plain-v0, zoo/a/set-v0, zoo/b/set-v1",
         str(three_sets / "zoo/c/set-v0/data"),
         "MINARI_DATASETS_PATH",
-        "minari download zoo/c/set-v0",
+        "dtag data download zoo/c/set-v0",
+        "dtag data import FILE --id zoo/c/set-v0",
         "dtag data make pointmaze-umaze",
     ):
         assert part in message

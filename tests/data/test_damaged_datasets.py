@@ -96,11 +96,11 @@ def test_damaged_metadata_is_refused(write_minari, make_episodes, minari_home, t
         load_dataset("test/bad-v0")
 
 
-def test_other_storage_formats_are_refused(write_minari, make_episodes, minari_home):
+def test_unknown_storage_formats_are_refused(write_minari, make_episodes, minari_home):
     write_minari("test/bad-v0", make_episodes(LENGTHS))
     path = minari_home / "test/bad-v0/data/metadata.json"
-    path.write_text(path.read_text().replace('"data_format": "hdf5"', '"data_format": "arrow"'))
-    with pytest.raises(ValueError, match=r"data_format 'hdf5', got 'arrow'"):
+    path.write_text(path.read_text().replace('"data_format": "hdf5"', '"data_format": "zarr"'))
+    with pytest.raises(ValueError, match=r"data_format hdf5, arrow, parquet, got 'zarr'"):
         load_dataset("test/bad-v0")
 
 

@@ -1,0 +1,293 @@
+"""Makes Minari datasets: from files of trajectories, and by joining datasets.
+
+The result lies under the Minari root like any other dataset, so that every verb and Minari itself find it
+by its id. It appears there in one rename, never half written.
+"""
+
+import copy
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from dtag_fast.data import catalog
+from dtag_fast.data.flat_file import FlatFile, environment_of
+from dtag_fast.data.minari_reader import (
+    ENV_SPEC_KEY,
+    NOTES_KEY,
+    OBSERVATION_KEYS_KEY,
+    REF_SOURCE_KEY,
+    open_source,
+)
+from dtag_fast.data.sources import open_file
+from dtag_fast.data.validation import check_episode
+
+_BATCH = 64  # episodes given to Minari at a time
+_KEPT = ("env_spec", "eval_env_spec", "requirements", "algorithm_name", "code_permalink")  # of the first part
+_AGREED = ("env_spec", "ref_min_score", "ref_max_score")  # parts of one dataset must have the same
+
+Progress = Callable[[int, int], None]
+
+
+def import_files(
+    files: Sequence[str | os.PathLike],
+    dataset_id: str,
+    env_id: str | None = None,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Make one Minari dataset of D4RL files and pickled trajectories, their episodes in the given order.
+
+    Args:
+        files: at least one.
+        dataset_id: Minari id of the new dataset.
+        env_id: Gymnasium environment of the data; None: what the files' names say.
+        progress: called with (done, in all), for one file after the other.
+
+    Returns:
+        Sentences about what became of the files.
+
+    Raises:
+        ValueError: a file that can not be read or trusted; files of different tasks; an id that is malformed
+            or taken.
+        FileNotFoundError: a file is not there.
+    """
+    if not files:
+        raise ValueError("FILE: expected at least one file, got none")
+    _expect_free(dataset_id)
+    environment = environment_of(env_id) if env_id else None
+    sources = []
+    for file in map(Path, files):
+        if not file.is_file():
+            raise FileNotFoundError(f"FILE: {file} is no file; give a D4RL file or a pickle of trajectories")
+        sources.append(open_file(file, environment))
+    _expect_agreement({str(source.path): source.metadata for source in sources})
+    described = [source.describe() for source in sources]
+    dims = {
+        (source.state_dim, len(one["action_low"])) for source, one in zip(sources, described, strict=True)
+    }
+    if len(dims) > 1:
+        raise ValueError(
+            f"FILE: the files have different sizes of observation and action, {sorted(dims)}; import them "
+            "one by one"
+        )
+    metadata = described[0] | {
+        "action_low": np.min([one["action_low"] for one in described], axis=0).tolist(),
+        "action_high": np.max([one["action_high"] for one in described], axis=0).tolist(),
+    }
+    spaces = _vector_spaces(sources[0].state_dim, metadata)
+    with _new_dataset(dataset_id) as folder:
+        _write(folder, spaces, _gymnasium_spec(metadata["env_spec"]), _episodes(sources, progress))
+        notes = [
+            note if len(sources) == 1 else f"{source.path.name}: {note}"
+            for source in sources
+            for note in source.notes
+        ]
+        names = ", ".join(source.path.name for source in sources)
+        _update(folder, dataset_id, metadata | {"description": f"imported from {names}"}, {NOTES_KEY: notes})
+    return notes
+
+
+def combine(ids: Sequence[str], dataset_id: str, progress: Progress | None = None) -> None:
+    """Join Minari datasets of one task, as medium and expert; episodes are copied with all they hold.
+
+    Reference scores and environment are kept, where `minari.combine_datasets` drops the scores.
+
+    Args:
+        ids: of at least two datasets under the Minari root.
+        dataset_id: Minari id of the new dataset.
+        progress: called with (episodes done, episodes in all).
+
+    Raises:
+        ValueError: different spaces, environments or reference scores; an id that is malformed or taken.
+        FileNotFoundError: a dataset is not there.
+    """
+    from minari.dataset.minari_storage import MinariStorage
+
+    if len(ids) < 2:
+        raise ValueError(f"--combine: expected at least two ids, got {len(ids)}")
+    _expect_free(dataset_id)
+    folders = [catalog.minari_root() / name / "data" for name in ids]
+    for name, folder in zip(ids, folders, strict=True):
+        if not folder.is_dir():
+            raise catalog.not_found(name)
+    sources = [open_source(folder) for folder in folders]
+    _expect_agreement({name: source.metadata for name, source in zip(ids, sources, strict=True)})
+    storages = [MinariStorage.read(folder) for folder in folders]
+    first = storages[0]
+    for name, storage in zip(ids, storages, strict=True):
+        if (storage.observation_space, storage.action_space) != (first.observation_space, first.action_space):
+            raise ValueError(
+                f"--combine: {name} has observations {storage.observation_space} and actions "
+                f"{storage.action_space}, {ids[0]} has {first.observation_space} and {first.action_space}; "
+                "combine datasets of one environment"
+            )
+    metadata = sources[0].metadata | {"description": f"combined from {', '.join(ids)}"}
+    notes = [f"{name}: {note}" for name, source in zip(ids, sources, strict=True) for note in source.notes]
+    about = [storage.metadata for storage in storages]
+    more = {key: about[0][key] for key in _KEPT if key in about[0]}
+    more |= {key: set().union(*(one.get(key, ()) for one in about)) for key in ("author", "author_email")}
+    more |= {NOTES_KEY: notes, "combined_datasets": list(ids)}
+    if metadata["observation_keys"]:
+        more[OBSERVATION_KEYS_KEY] = metadata["observation_keys"]
+    with _new_dataset(dataset_id) as folder:
+        spaces = first.observation_space, first.action_space
+        _write(folder, spaces, None, _minari_episodes(storages, progress), first.jpeg_encoding)
+        _update(folder, dataset_id, metadata, more)
+
+
+def _expect_free(dataset_id: str) -> None:
+    from minari.dataset.minari_dataset import DATASET_ID_RE
+
+    match = DATASET_ID_RE.fullmatch(dataset_id)
+    if match is None or match["version"] is None:
+        raise ValueError(
+            f"--id: expected namespace/name-vN with a namespace of two characters or more, or name-vN, got "
+            f"{dataset_id!r}; for example d4rl/hopper-medium-v2"
+        )
+    if (catalog.minari_root() / dataset_id).exists():
+        raise ValueError(
+            f"--id: {dataset_id!r} exists already under {catalog.minari_root()}; take another id, or remove "
+            f"it with: minari delete {dataset_id}"
+        )
+
+
+def _expect_agreement(parts: dict[str, dict]) -> None:
+    """Refuse parts whose environments or reference scores differ; scores mean nothing on such a mixture."""
+    (first, agreed), *others = parts.items()
+    for name, metadata in others:
+        for key in _AGREED:
+            if metadata[key] != agreed[key]:
+                raise ValueError(
+                    f"{key}: {first} has {_brief(agreed[key])}, {name} has {_brief(metadata[key])}; one "
+                    "dataset has one task: combine data of the same environment and reference scores"
+                )
+
+
+def _brief(value) -> str:
+    if isinstance(value, dict):
+        arguments = ", ".join(f"{key}={entry}" for key, entry in (value.get("kwargs") or {}).items())
+        return f"{value.get('id')}({arguments}) with {value.get('max_episode_steps')} steps at most"
+    return "none" if value is None else str(value)
+
+
+@contextmanager
+def _new_dataset(dataset_id: str) -> Iterator[Path]:
+    """A data folder to write into; afterwards it is the dataset's, or nothing is left of it."""
+    root = catalog.minari_root()
+    root.mkdir(parents=True, exist_ok=True)
+    target = root / dataset_id
+    with tempfile.TemporaryDirectory(dir=root, prefix=".importing-") as scratch:  # hidden: not listed
+        folder = Path(scratch) / "set" / "data"
+        folder.parent.mkdir()
+        yield folder
+        _make_namespace(dataset_id)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(folder.parent, target)
+
+
+def _make_namespace(dataset_id: str) -> None:
+    from minari.namespace import create_namespace, list_local_namespaces
+
+    namespace = dataset_id.rpartition("/")[0]
+    with catalog.minari_root_at(catalog.minari_root()):
+        if namespace and namespace not in list_local_namespaces():
+            create_namespace(namespace)
+
+
+def _vector_spaces(state_dim: int, metadata: dict):
+    from gymnasium.spaces import Box
+
+    low, high = (np.asarray(metadata[key], np.float32) for key in ("action_low", "action_high"))
+    return Box(-np.inf, np.inf, (state_dim,), np.float32), Box(low, high, dtype=np.float32)
+
+
+def _write(folder: Path, spaces, env_spec, episodes: Iterable, jpeg_encoding: bool = True) -> None:
+    """Write episodes (Minari's buffers) batch by batch; memory does not grow with the dataset."""
+    from minari.dataset.minari_storage import MinariStorage
+
+    storage = MinariStorage.new(folder, *spaces, env_spec=env_spec, jpeg_encoding=jpeg_encoding)
+    batch = []
+    for episode in episodes:
+        batch.append(episode)
+        if len(batch) == _BATCH:
+            storage.update_episodes(batch)
+            batch = []
+    if batch:
+        storage.update_episodes(batch)
+
+
+def _gymnasium_spec(spec: dict | None):
+    """Gymnasium's own description of the environment, where it knows it; Minari and others rebuild it so."""
+    import gymnasium
+
+    if spec is None:
+        return None
+    try:
+        known = copy.deepcopy(gymnasium.spec(spec["id"]))
+    except gymnasium.error.Error:  # of a package that is not here; dtag_fast keeps its own description
+        return None
+    known.kwargs = {**known.kwargs, **spec["kwargs"]}
+    known.max_episode_steps = spec["max_episode_steps"]
+    return known
+
+
+def _update(folder: Path, dataset_id: str, metadata: dict, more: dict) -> None:
+    from minari import __version__
+    from minari.dataset.minari_storage import MinariStorage
+
+    about = {
+        "dataset_id": dataset_id,
+        "minari_version": __version__,
+        "description": metadata["description"],
+        ENV_SPEC_KEY: metadata["env_spec"],
+        **more,
+    }
+    if metadata["ref_min_score"] is not None:
+        about |= {
+            "ref_min_score": metadata["ref_min_score"],
+            "ref_max_score": metadata["ref_max_score"],
+            REF_SOURCE_KEY: metadata["ref_source"],
+        }
+    MinariStorage.read(folder).update_metadata(about)
+
+
+def _episodes(sources: Sequence[FlatFile], progress: Progress | None) -> Iterator:
+    from minari.data_collector import EpisodeBuffer
+
+    for source in sources:
+        steps = 0
+        for index, arrays in enumerate(source.episodes()):
+            checked = check_episode(arrays, f"{source.name}: episode {index}")
+            observations, actions, rewards, terminations, truncations = checked
+            steps += len(actions)
+            if progress is not None:
+                progress(index + 1 if source.counts == "episodes" else steps, source.total)
+            yield EpisodeBuffer(
+                observations=observations,
+                actions=actions,
+                rewards=rewards,
+                terminations=terminations,
+                truncations=truncations,
+            )
+
+
+def _minari_episodes(storages: Sequence, progress: Progress | None) -> Iterator:
+    from minari.data_collector import EpisodeBuffer
+
+    total, done = sum(storage.total_episodes for storage in storages), 0
+    for storage in storages:
+        numbers = range(storage.total_episodes)
+        pairs = zip(storage.get_episodes(numbers), storage.get_episode_metadata(numbers), strict=True)
+        for episode, about in pairs:
+            done += 1
+            if progress is not None:
+                progress(done, total)
+            arrays = {key: value for key, value in episode.items() if key != "id"}
+            yield EpisodeBuffer(
+                **arrays | {"infos": episode["infos"] or None},
+                seed=about.get("seed"),
+                options=about.get("options"),
+            )

@@ -1,0 +1,374 @@
+"""`dtag data import`: files and datasets become Minari datasets that Minari itself reads."""
+
+import json
+import pickle
+
+import gymnasium
+import h5py
+import minari
+import numpy as np
+import pytest
+
+from dtag_fast.cli import main as cli
+from dtag_fast.data import list_local, load_dataset
+from dtag_fast.data.importing import combine, import_files
+
+LENGTHS = (7, 1, 30, 2)
+
+
+@pytest.fixture
+def write_d4rl(tmp_path, minari_home, make_episodes):
+    """write_d4rl(name, seed=0, ...) writes episodes of Hopper's sizes as D4RL does; gives path, episodes."""
+
+    def write(name, seed=0, lengths=LENGTHS, state_dim=11, action_dim=3):
+        episodes = make_episodes(lengths, state_dim=state_dim, action_dim=action_dim, seed=seed)
+        arrays = {
+            "observations": [e.observations[:-1] for e in episodes],
+            "next_observations": [e.observations[1:] for e in episodes],
+            "actions": [e.actions for e in episodes],
+            "rewards": [e.rewards for e in episodes],
+            "terminals": [e.terminations for e in episodes],
+            "timeouts": [e.truncations for e in episodes],
+        }
+        path = tmp_path / name
+        if path.suffix == ".pkl":
+            del arrays["timeouts"]
+            rows = [dict(zip(arrays, row, strict=True)) for row in zip(*arrays.values(), strict=True)]
+            path.write_bytes(pickle.dumps(rows))
+        else:
+            with h5py.File(path, "w") as file:
+                for key, parts in arrays.items():
+                    file[key] = np.concatenate(parts)
+        return path, episodes
+
+    return write
+
+
+def assert_holds(store, episodes):
+    assert store.num_episodes == len(episodes)
+    for index, expected in enumerate(episodes):
+        for mine, other in zip(store.episode(index), expected, strict=True):
+            np.testing.assert_array_equal(mine, other)
+
+
+@pytest.mark.filterwarnings("ignore:.*out of date")
+def test_an_imported_file_is_a_minari_dataset(write_d4rl, minari_home):
+    path, episodes = write_d4rl("hopper_medium-v2.hdf5")
+    assert import_files([path], "d4rl/hopper-medium-v2") == []
+    path.unlink()
+    store = load_dataset("d4rl/hopper-medium-v2")
+    assert_holds(store, episodes)
+    metadata = store.metadata
+    assert (metadata["env_id"], metadata["max_episode_steps"]) == ("Hopper-v4", 1000)
+    assert (metadata["ref_min_score"], metadata["ref_max_score"]) == (-20.272305, 3234.3)
+    assert metadata["ref_source"] == "d4rl: hopper"
+    assert (metadata["action_low"], metadata["action_high"]) == ([-1.0] * 3, [1.0] * 3)
+    assert metadata["description"] == "imported from hopper_medium-v2.hdf5"
+    (found,) = list_local()
+    assert (found.dataset_id, found.env_id, found.episodes, found.steps, found.problem) == (
+        *("d4rl/hopper-medium-v2", "Hopper-v4", 4, 40, None),
+    )
+    theirs = minari.load_dataset("d4rl/hopper-medium-v2")
+    assert theirs.total_steps == 40
+    for episode in theirs.iterate_episodes():
+        np.testing.assert_array_equal(episode.observations, episodes[episode.id].observations)
+    assert minari.get_normalized_score(theirs, 3234.3) == 1.0
+    assert theirs.recover_environment().spec.id == "Hopper-v4"
+    assert not [entry for entry in minari_home.iterdir() if entry.name.startswith(".")]
+
+
+def test_notes_of_the_import_stay_with_the_dataset(write_d4rl):
+    path, _ = write_d4rl("hopper_medium-v2.hdf5")
+    with h5py.File(path, "a") as file:
+        del file["next_observations"]
+    notes = import_files([path], "d4rl/hopper-v0")
+    assert len(notes) == 2
+    assert load_dataset("d4rl/hopper-v0").metadata["notes"] == notes
+
+
+def test_several_files_make_one_dataset(write_d4rl):
+    """HDF5 and pickles in one; more episodes than are written at a time."""
+    medium, one = write_d4rl("hopper_medium-v2.hdf5", seed=1, lengths=[1 + n % 4 for n in range(70)])
+    expert, two = write_d4rl("hopper-expert-v2.pkl", seed=2)
+    import_files([medium, expert], "d4rl/hopper-medium-expert-v2")
+    assert_holds(load_dataset("d4rl/hopper-medium-expert-v2"), one + two)
+
+
+@pytest.mark.parametrize(
+    ("other", "sizes", "sentence"),
+    [
+        ("walker2d_medium-v2.hdf5", {}, r"env_spec: .* has Hopper-v4\(\) with 1000 .*, .* has Walker2d-v4"),
+        ("mine.hdf5", {}, "env_spec: .* has none; one dataset has one task"),
+        ("hopper_expert-v2.hdf5", {"state_dim": 4}, r"different sizes .* \[\(4, 3\), \(11, 3\)\]"),
+    ],
+)
+def test_files_of_different_tasks_are_refused(write_d4rl, minari_home, other, sizes, sentence):
+    files = [write_d4rl("hopper_medium-v2.hdf5")[0], write_d4rl(other, **sizes)[0]]
+    with pytest.raises(ValueError, match=sentence):
+        import_files(files, "d4rl/both-v0")
+    assert list(minari_home.iterdir()) == []
+
+
+def test_maze2d_of_different_rewards_is_refused(write_d4rl):
+    names = ("maze2d-umaze-sparse-v1.hdf5", "maze2d-umaze-dense-v1.hdf5")
+    files = [write_d4rl(name, state_dim=4, action_dim=2)[0] for name in names]
+    with pytest.raises(ValueError, match=r"ref_min_score: .* has 23\.85, .* has 68\.537689"):
+        import_files(files, "d4rl/both-v0")
+
+
+def test_the_user_may_name_the_environment(write_d4rl):
+    files = [write_d4rl(name)[0] for name in ("mine.hdf5", "hopper_medium-v2.hdf5")]
+    import_files(files, "my/set-v0", "Hopper-v5")
+    metadata = load_dataset("my/set-v0").metadata
+    assert (metadata["env_id"], metadata["max_episode_steps"]) == ("Hopper-v5", 1000)
+    assert metadata["action_high"] == [1.0, 1.0, 1.0]
+    assert metadata["notes"] == ["4 episodes repeat an earlier one (first: 4 is equal to 0)"]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "sentence"),
+    [
+        ("Walker2d-v5", "env: Walker2d-v5 has 17 observations and 6 actions, mine.hdf5 has 11 and 3"),
+        ("CartPole-v1", r"env: CartPole-v1 has actions of Discrete\(2\)"),
+    ],
+)
+def test_an_environment_that_does_not_fit_is_refused(write_d4rl, minari_home, env_id, sentence):
+    path, _ = write_d4rl("mine.hdf5")
+    with pytest.raises(ValueError, match=sentence):
+        import_files([path], "my/set-v0", env_id)
+    with pytest.raises(gymnasium.error.Error, match="NoSuchEnv"):
+        import_files([path], "my/set-v0", "NoSuchEnv-v0")
+    assert list(minari_home.iterdir()) == []
+
+
+@pytest.mark.parametrize("dataset_id", ["", "set", "x/set-v0", "my/set", "../set-v0", "my set-v0"])
+def test_malformed_ids_are_refused(write_d4rl, dataset_id):
+    path, _ = write_d4rl("mine.hdf5")
+    with pytest.raises(ValueError, match=r"--id: expected namespace/name-vN"):
+        import_files([path], dataset_id)
+
+
+def test_a_dataset_is_never_overwritten_and_never_half_written(write_d4rl, minari_home):
+    path, _ = write_d4rl("mine.hdf5")
+    import_files([path], "my/set-v0")
+    with pytest.raises(ValueError, match="--id: 'my/set-v0' exists already"):
+        import_files([path], "my/set-v0")
+    with h5py.File(path, "a") as file:
+        file["rewards"][39] = np.nan
+    with pytest.raises(ValueError, match="mine: episode 3: rewards: row 1 holds NaN"):
+        import_files([path], "my/other-v0")
+    assert sorted(entry.name for entry in (minari_home / "my").iterdir()) == [
+        "namespace_metadata.json",
+        "set-v0",
+    ]
+    assert [entry.name for entry in minari_home.iterdir()] == ["my"]
+
+
+def two_sets(write_minari, make_episodes, **second):
+    first = {"env": "Hopper-v5", "ref_min_score": -5.0, "ref_max_score": 50.0}
+    parts = []
+    for seed, (name, options) in enumerate((("medium", first), ("expert", {**first, **second}))):
+        episodes = make_episodes(LENGTHS, state_dim=11, action_dim=3, seed=seed)
+        parts.append([e._replace(observations=e.observations.astype(np.float64)) for e in episodes])
+        form = options.pop("data_format", "hdf5")
+        write_minari(f"test/{name}-v0", parts[-1], data_format=form, **options)
+    return parts
+
+
+@pytest.mark.parametrize("form", ["hdf5", "arrow"])
+def test_combined_datasets_keep_environment_and_references(write_minari, make_episodes, form):
+    pytest.importorskip("pyarrow")
+    one, two = two_sets(write_minari, make_episodes, data_format=form)
+    combine(["test/medium-v0", "test/expert-v0"], "test/both-v0")
+    store = load_dataset("test/both-v0")
+    assert_holds(store, one + two)
+    assert (store.metadata["ref_min_score"], store.metadata["ref_max_score"]) == (-5.0, 50.0)
+    assert store.metadata["env_id"] == "Hopper-v5"
+    theirs = minari.load_dataset("test/both-v0")
+    assert theirs.spec.combined_datasets == ["test/medium-v0", "test/expert-v0"]
+    assert theirs.recover_environment().spec.id == "Hopper-v5"
+
+
+def test_combined_datasets_keep_dicts_infos_and_seeds(write_minari, make_episodes):
+    from gymnasium.spaces import Box
+    from gymnasium.spaces import Dict as DictSpace
+    from minari.data_collector import EpisodeBuffer
+
+    space = DictSpace(observation=Box(-9, 9, (3,)), desired_goal=Box(-9, 9, (1,)))
+    for name in ("one", "two"):
+        buffers = [
+            EpisodeBuffer(
+                observations={"observation": e.observations[:, :3], "desired_goal": e.observations[:, 3:]},
+                actions=e.actions,
+                rewards=e.rewards,
+                terminations=e.terminations,
+                truncations=e.truncations,
+                infos={"success": np.arange(len(e.actions) + 1)},
+                seed=7 + index,
+            )
+            for index, e in enumerate(make_episodes(LENGTHS, state_dim=4))
+        ]
+        write_minari(
+            f"test/{name}-v0", buffers, observation_space=space, action_space=Box(-1, 1, (2,), np.float32)
+        )
+    combine(["test/one-v0", "test/two-v0"], "test/both-v0")
+    dataset = minari.load_dataset("test/both-v0")
+    assert len(dataset) == 8
+    assert dataset[6].observations["desired_goal"].shape == (31, 1)
+    np.testing.assert_array_equal(dataset[6].infos["success"], np.arange(31))
+    seeds = [about["seed"] for about in dataset.storage.get_episode_metadata(range(8))]
+    assert seeds == [7, 8, 9, 10] * 2
+    assert load_dataset("test/both-v0").metadata["observation_keys"] == ["observation", "desired_goal"]
+
+
+@pytest.mark.parametrize(
+    ("second", "sentence"),
+    [
+        ({"ref_max_score": 51.0}, r"ref_max_score: test/medium-v0 has 50\.0, test/expert-v0 has 51\.0; one"),
+        ({"ref_max_score": None, "ref_min_score": None}, r"ref_min_score: .* has -5\.0, .* has none"),
+        (
+            {"env": "Hopper-v4"},
+            r"env_spec: test/medium-v0 has Hopper-v5\(\) with 1000 steps at most, test/exp",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*out of date")
+def test_datasets_of_different_tasks_are_refused(write_minari, make_episodes, minari_home, second, sentence):
+    two_sets(write_minari, make_episodes, **second)
+    with pytest.raises(ValueError, match=sentence):
+        combine(["test/medium-v0", "test/expert-v0"], "test/both-v0")
+    assert not (minari_home / "test/both-v0").exists()
+
+
+def test_combined_pointmaze_sets_stay_playable(minari_home):
+    """They have an environment of Minari's and one of dtag_fast's."""
+    pytest.importorskip("gymnasium_robotics")
+    from dtag_fast.data.pointmaze import make_pointmaze
+
+    for seed in (0, 1):
+        make_pointmaze("umaze", 400, seed, f"maze/part-v{seed}")
+    combine(["maze/part-v0", "maze/part-v1"], "maze/both-v0")
+    store, part = load_dataset("maze/both-v0"), load_dataset("maze/part-v0")
+    assert store.num_steps == 800
+    for key in ("env_id", "env_spec", "observation_keys", "ref_min_score", "ref_max_score"):
+        assert store.metadata[key] == part.metadata[key]
+    assert store.metadata["env_spec"]["wrapper"] == "maze2d"
+    assert minari.load_dataset("maze/both-v0").spec.env_spec.id == "PointMaze_UMaze-v3"
+
+
+def test_datasets_of_different_spaces_are_refused(write_minari, make_episodes):
+    for name, width in (("one", 3), ("two", 4)):
+        write_minari(f"test/{name}-v0", make_episodes(LENGTHS, state_dim=width))
+    with pytest.raises(ValueError, match="test/two-v0 has observations Box"):
+        combine(["test/one-v0", "test/two-v0"], "test/both-v0")
+    with pytest.raises(FileNotFoundError, match="'test/three-v0' is neither"):
+        combine(["test/one-v0", "test/three-v0"], "test/both-v0")
+    with pytest.raises(ValueError, match="expected at least two ids, got 1"):
+        combine(["test/one-v0"], "test/both-v0")
+
+
+@pytest.mark.filterwarnings("ignore:.*out of date")
+def test_the_command_imports_shows_and_combines(write_d4rl, tmp_path, capsys):
+    for kind in ("medium", "expert"):
+        path, _ = write_d4rl(f"hopper_{kind}-v2.hdf5", seed=len(kind))
+        assert cli.main(["data", "import", str(path), "--id", f"d4rl/hopper-{kind}-v2"]) == 0
+    ids = ["d4rl/hopper-medium-v2", "d4rl/hopper-expert-v2"]
+    assert cli.main(["data", "import", "--combine", *ids, "--id", "d4rl/hopper-medium-expert-v2"]) == 0
+    assert cli.main(["data", "list"]) == 0
+    listed = capsys.readouterr().out
+    for name in (*ids, "d4rl/hopper-medium-expert-v2"):
+        (row,) = (line for line in listed.splitlines() if line.startswith(("│ " + name + " ", "| " + name)))
+        assert "Hopper-v4" in row
+    png = tmp_path / "x.png"
+    for name in ("d4rl/hopper-medium-expert-v2", str(path)):
+        assert cli.main(["data", "show", name, "--png", str(png)]) == 0
+        shown = capsys.readouterr().out
+        for part in (
+            *("Hopper-v4, at most 1000 steps", "11 numbers", "3 numbers in [-1, 1]", "0.0 MB as float32"),
+            *("minimum: ", "references: d4rl: hopper"),
+        ):
+            assert part in shown
+        assert png.read_bytes().startswith(b"\x89PNG")
+        png.unlink()
+
+
+def test_any_file_name_is_shown(write_d4rl, capsys):
+    """Rich would take it for markup."""
+    path, _ = write_d4rl("a [red].hdf5")
+    assert cli.main(["data", "show", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "a [red]" in shown
+    assert "not recorded" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ([], "FILE, --combine: expected files or ids of datasets to combine, got neither"),
+        (["x.hdf5", "--combine", "a-v0", "b-v0"], "FILE, --combine: expected files or ids"),
+        (["--combine", "a-v0", "b-v0", "--env", "Hopper-v4"], "--env: datasets to combine bring their own"),
+        (["nowhere.hdf5"], "FILE: nowhere.hdf5 is no file"),
+    ],
+)
+def test_bad_usage_is_one_sentence(minari_home, options, sentence, capsys):
+    assert cli.main(["data", "import", *options, "--id", "my/set-v0"]) == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert sentence in err
+
+
+def test_a_hostile_pickle_is_one_sentence(tmp_path, minari_home, capsys):
+    path = tmp_path / "hopper-medium-v2.pkl"
+    path.write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    assert cli.main(["data", "import", str(path), "--id", "my/set-v0"]) == 2
+    err = capsys.readouterr().err
+    assert "refused before anything of it ran: it asks for os.system" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("version", sorted(minari.supported_dataset_versions))
+def test_every_version_that_minari_reads_is_read(write_minari, make_episodes, minari_home, version):
+    """Old descriptions of an environment have fields that Gymnasium dropped, and no data_format is HDF5's."""
+    from dtag_fast.rollout.environments import make_env
+
+    write_minari("test/old-v0", make_episodes(LENGTHS, state_dim=11, action_dim=3), env="Hopper-v5")
+    path = minari_home / "test/old-v0/data/metadata.json"
+    metadata = json.loads(path.read_text())
+    spec = {"apply_api_compatibility": False, "autoreset": False, **json.loads(metadata["env_spec"])}
+    metadata |= {"minari_version": version, "env_spec": json.dumps(spec)}
+    path.write_text(json.dumps(metadata))
+    assert minari.load_dataset("test/old-v0").total_steps == 40
+    store = load_dataset("test/old-v0")
+    assert store.num_steps == 40
+    make_env(store.metadata["env_id"], store.metadata["env_spec"]).close()
+
+
+def test_a_dataset_from_before_metadata_json_is_one_sentence(minari_home):
+    folder = minari_home / "test/old-v0/data"
+    folder.mkdir(parents=True)
+    (folder / "main_data.hdf5").touch()
+    with pytest.raises(
+        FileNotFoundError, match=r"is missing: no Minari dataset, or one from before Minari 0.5"
+    ):
+        load_dataset("test/old-v0")
+
+
+def test_download_says_what_to_put_where(minari_home, monkeypatch, capsys):
+    """A server that is none, so that the error is real with and without a network."""
+    monkeypatch.setenv("MINARI_REMOTE", "nowhere://farama")
+    assert cli.main(["data", "download", "D4RL/door/human-v2"]) == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert "download: 'D4RL/door/human-v2' could not be fetched (KeyError: 'nowhere')" in err
+    assert (
+        f"copy the dataset's folder (it holds data/metadata.json) from a machine that has it to {minari_home}"
+        in err
+    )
+    assert "set MINARI_DATASETS_PATH" in err
+
+
+def test_download_leaves_what_is_there_already(write_minari, make_episodes, capsys):
+    write_minari("test/set-v0", make_episodes((3,)))
+    assert cli.main(["data", "download", "test/set-v0"]) == 2
+    assert "lies in" in capsys.readouterr().err
+    assert load_dataset("test/set-v0").num_steps == 3

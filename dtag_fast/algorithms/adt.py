@@ -10,17 +10,14 @@ Q, the smallest member, and V are those of an IQL run; they stay as they are.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from dtag_fast.algorithms.base import Algorithm
-from dtag_fast.algorithms.lamb import clip_
 from dtag_fast.algorithms.losses import masked_mean
-from dtag_fast.algorithms.schedules import set_lr, warmup
-from dtag_fast.algorithms.sequence import check_lengths, window_sampler
-from dtag_fast.data import TrajectoryStore, Windows
+from dtag_fast.algorithms.policies import SequenceAlgorithm
+from dtag_fast.data import Windows
 from dtag_fast.models import AutotunedDecisionTransformer, AutotunedDecisionTransformerConfig
 from dtag_fast.models.transformer import BlockBackend
 
@@ -64,75 +61,36 @@ class Config:
             )
 
 
-class ADT(Algorithm):
+class ADT(SequenceAlgorithm):
     """See the head of this file."""
 
     name = "adt"
-    kind = "policy"
 
     def reason_for_critic(self) -> str | None:
         return "its prompts"
 
     def _build(self) -> None:
-        c, data = self.config, self.data
-        check_lengths(c.max_timestep, data)
         value = self.trained.value
         if value is None:
             raise ValueError(
                 "critic: adt needs the value network of an IQL run too, this run holds none; one that an "
                 "older dtag_fast wrote gets it by being resumed for one more update"
             )
-        self.return_scale = c.return_scale
-        self.model = AutotunedDecisionTransformer(
-            AutotunedDecisionTransformerConfig(
-                state_dim=data.state_dim,
-                action_dim=data.action_dim,
-                context_len=c.context_len,
-                d_model=c.d_model,
-                n_layer=c.n_layer,
-                n_head=c.n_head,
-                dropout=c.dropout,
-                max_timestep=c.max_timestep,
-                timestep_std=c.timestep_std,
-                norm=c.norm,
-                activation=c.activation,
-                padding=c.padding,
-                return_scale=c.return_scale,
-                value_hidden=tuple(value.config["hidden"]),
-                value_layer_norm=value.config["layer_norm"],
-                value_activation=value.config["activation"],
-            ),
-            data.state_mean,
-            data.state_std,
-            data.action_low,
-            data.action_high,
-            attention=c.attention,
-        ).to(self.device)
-        self.model.value.load_state_dict(value.state_dict())
-        self.exports = self.modules = {"model": self.model}
-        self._trainable = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self._trainable,
-            lr=self.scheduled(c.lr),
-            betas=c.betas,
-            weight_decay=c.weight_decay,
-            fused=True,
-            capturable=self.capturable,
+        model = self._sequence_model(
+            AutotunedDecisionTransformer,
+            AutotunedDecisionTransformerConfig,
+            value_hidden=tuple(value.config["hidden"]),
+            value_layer_norm=value.config["layer_norm"],
+            value_activation=value.config["activation"],
         )
-        self.optimizers = {"model": self.optimizer}
-
-    def make_sampler(self, store: TrajectoryStore):
-        return window_sampler(self, store)
+        self._train(model, torch.optim.AdamW, fused=True)
+        self.model.value.load_state_dict(value.state_dict())
 
     def update(self, batch: Windows) -> dict[str, Tensor]:
-        c, mask = self.config, batch.mask
+        mask = batch.mask
         self.model.train()
         loss, weight, q, v = self._loss(batch)
-        self.backward(loss)
-        grad_norm = clip_([p.grad for p in self._trainable], c.max_grad_norm, self.capturable)
-        set_lr(self.optimizer, c.lr * warmup(self.schedule_step, c.warmup))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        grad_norm = self._descend(loss)
         self.count_update()
         return {
             "loss": loss.detach(),
@@ -159,6 +117,3 @@ class ADT(Algorithm):
         self.model.eval()
         loss, weight, *_ = self._loss(batch)
         return {"loss": loss, "weight": masked_mean(weight, batch.mask)}
-
-    def facts(self) -> dict[str, Any]:
-        return {"return_scale": self.return_scale, "context_len": self.config.context_len}

@@ -14,9 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dtag_fast.algorithms.base import Algorithm
-from dtag_fast.algorithms.lamb import clip_
-from dtag_fast.algorithms.schedules import set_lr, warmup
+from dtag_fast.algorithms.policies import PolicyAlgorithm
 from dtag_fast.data import TrajectoryStore, Transitions, TransitionSampler, transitions
 from dtag_fast.models import DeterministicPolicy
 
@@ -40,15 +38,14 @@ class Config:
             raise ValueError(f"best_fraction: expected a number in (0, 1], got {self.best_fraction}")
 
 
-class BC(Algorithm):
+class BC(PolicyAlgorithm):
     """See the head of this file."""
 
     name = "bc"
-    kind = "policy"
 
     def _build(self) -> None:
         c, data = self.config, self.data
-        self.model = DeterministicPolicy(
+        model = DeterministicPolicy(
             data.state_dim,
             data.action_dim,
             c.hidden,
@@ -57,17 +54,8 @@ class BC(Algorithm):
             state_std=data.state_std,
             action_low=data.action_low,
             action_high=data.action_high,
-        ).to(self.device)
-        self.exports = self.modules = {"model": self.model}
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=self.scheduled(c.lr),
-            betas=c.betas,
-            weight_decay=c.weight_decay,
-            fused=True,
-            capturable=self.capturable,
         )
-        self.optimizers = {"model": self.optimizer}
+        self._train(model, torch.optim.AdamW, fused=True)
 
     def make_sampler(self, store: TrajectoryStore):
         table = transitions(store, self.device)
@@ -77,14 +65,9 @@ class BC(Algorithm):
         return TransitionSampler(table, self.config.batch_size)
 
     def update(self, batch: Transitions) -> dict[str, Tensor]:
-        c = self.config
         self.model.train()
         loss = self._loss(batch)
-        self.backward(loss)
-        grad_norm = clip_([p.grad for p in self.model.parameters()], c.max_grad_norm, self.capturable)
-        set_lr(self.optimizer, c.lr * warmup(self.schedule_step, c.warmup))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        grad_norm = self._descend(loss)
         self.count_update()
         return {"loss": loss.detach(), "grad_norm": grad_norm}
 

@@ -6,23 +6,15 @@ loss = mean over real steps of |a_t - pi(R_{<=t}, s_{<=t}, a_{<t})|^2 / A     + 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dtag_fast.algorithms import q_term
-from dtag_fast.algorithms.base import Algorithm
-from dtag_fast.algorithms.lamb import clip_
 from dtag_fast.algorithms.losses import masked_mse
-from dtag_fast.algorithms.schedules import set_lr, warmup
-from dtag_fast.algorithms.sequence import (
-    check_lengths,
-    resolve_return_scale,
-    target_returns,
-    window_sampler,
-)
-from dtag_fast.data import TrajectoryStore, Windows
+from dtag_fast.algorithms.policies import SequenceAlgorithm
+from dtag_fast.data import Windows
 from dtag_fast.models import DecisionTransformer, DecisionTransformerConfig
 from dtag_fast.models.transformer import BlockBackend
 
@@ -77,54 +69,17 @@ class Config:
         return cls(**{**choices, **overrides})
 
 
-class DT(Algorithm):
+class DT(SequenceAlgorithm):
     """See the head of this file."""
 
     name = "dt"
-    kind = "policy"
 
     def reason_for_critic(self) -> str | None:
         return q_term.reason_for_critic(self.config)
 
     def _build(self) -> None:
-        c, data = self.config, self.data
-        check_lengths(c.max_timestep, data)
-        self.return_scale = resolve_return_scale(c, data)
-        self.model = DecisionTransformer(
-            DecisionTransformerConfig(
-                state_dim=data.state_dim,
-                action_dim=data.action_dim,
-                context_len=c.context_len,
-                d_model=c.d_model,
-                n_layer=c.n_layer,
-                n_head=c.n_head,
-                dropout=c.dropout,
-                max_timestep=c.max_timestep,
-                timestep_std=c.timestep_std,
-                norm=c.norm,
-                activation=c.activation,
-                padding=c.padding,
-                return_scale=self.return_scale,
-            ),
-            data.state_mean,
-            data.state_std,
-            data.action_low,
-            data.action_high,
-            attention=c.attention,
-        ).to(self.device)
-        self.exports = self.modules = {"model": self.model}
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=self.scheduled(c.lr),
-            betas=c.betas,
-            weight_decay=c.weight_decay,
-            fused=True,
-            capturable=self.capturable,
-        )
-        self.optimizers = {"model": self.optimizer}
-
-    def make_sampler(self, store: TrajectoryStore):
-        return window_sampler(self, store)
+        model = self._sequence_model(DecisionTransformer, DecisionTransformerConfig)
+        self._train(model, torch.optim.AdamW, fused=True)
 
     def update(self, batch: Windows) -> dict[str, Tensor]:
         self.model.train()
@@ -134,12 +89,7 @@ class DT(Algorithm):
             weight = q_term.weight_at(self.config, self.schedule_step)
             term, metrics = q_term.q_term(self.trained, self.model, batch, predicted, weight)
             loss = loss + term
-        self.backward(loss)
-        grads = [p.grad for p in self.model.parameters()]
-        grad_norm = clip_(grads, self.config.max_grad_norm, self.capturable)
-        set_lr(self.optimizer, self.config.lr * warmup(self.schedule_step, self.config.warmup))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        grad_norm = self._descend(loss)
         self.count_update()
         return {"loss": loss.detach(), "grad_norm": grad_norm, **metrics}
 
@@ -152,12 +102,3 @@ class DT(Algorithm):
     def validate(self, batch: Windows) -> dict[str, Tensor]:
         self.model.eval()
         return {"loss": self._loss(batch)[0]}
-
-    def facts(self) -> dict[str, Any]:
-        return {
-            "return_scale": self.return_scale,
-            "reward_scale": self.config.reward_scale,
-            "reward_shift": self.config.reward_shift,
-            "context_len": self.config.context_len,
-            "target_returns": target_returns(self.config, self.data),
-        }

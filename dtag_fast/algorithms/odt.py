@@ -9,24 +9,15 @@ Means are over real steps. Densities are those of actions mapped onto [-1, 1].
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from dtag_fast.algorithms.base import Algorithm
-from dtag_fast.algorithms.lamb import Lamb, clip_
 from dtag_fast.algorithms.losses import inverse_tanh, masked_mean, masked_mse, squashed_gaussian_nll
-from dtag_fast.algorithms.schedules import set_lr, warmup
-from dtag_fast.algorithms.sequence import (
-    check_lengths,
-    resolve_return_scale,
-    target_returns,
-    window_sampler,
-)
-from dtag_fast.data import TrajectoryStore, Windows
+from dtag_fast.algorithms.policies import EntropyConstrained
+from dtag_fast.data import Windows
 from dtag_fast.models import (
     OnlineDecisionTransformer,
     OnlineDecisionTransformerConfig,
@@ -81,77 +72,29 @@ class Config:
             )
 
 
-class ODT(Algorithm):
+class ODT(EntropyConstrained):
     """See the head of this file."""
 
     name = "odt"
-    kind = "policy"
 
     def _build(self) -> None:
-        c, data = self.config, self.data
-        check_lengths(c.max_timestep, data)
-        self.return_scale = resolve_return_scale(c, data)
-        self.model = OnlineDecisionTransformer(
-            OnlineDecisionTransformerConfig(
-                state_dim=data.state_dim,
-                action_dim=data.action_dim,
-                context_len=c.eval_context_len,  # no weight depends on it: it is what acting looks at
-                d_model=c.d_model,
-                n_layer=c.n_layer,
-                n_head=c.n_head,
-                dropout=c.dropout,
-                max_timestep=c.max_timestep,
-                timestep_embedding=c.timestep_embedding,
-                norm=c.norm,
-                activation=c.activation,
-                padding=c.padding,
-                return_scale=self.return_scale,
-            ),
-            data.state_mean,
-            data.state_std,
-            data.action_low,
-            data.action_high,
-            attention=c.attention,
-        ).to(self.device)
-        self.exports = self.modules = {"model": self.model}
-        self.log_temperature = torch.tensor(
-            math.log(c.initial_temperature), device=self.device, requires_grad=True
+        model = self._sequence_model(
+            OnlineDecisionTransformer,
+            OnlineDecisionTransformerConfig,
+            context_len=self.config.eval_context_len,  # no weight depends on it: it is what acting looks at
         )
-        self.optimizer = Lamb(
-            self.model.parameters(),
-            lr=self.scheduled(c.lr),
-            betas=c.betas,
-            eps=c.eps,
-            weight_decay=c.weight_decay,
-            capturable=self.capturable,
-        )
-        self.temperature_optimizer = torch.optim.Adam(
-            [self.log_temperature], lr=c.temperature_lr, fused=True, capturable=self.capturable
-        )
-        self.optimizers = {"model": self.optimizer, "temperature": self.temperature_optimizer}
-
-    def make_sampler(self, store: TrajectoryStore):
-        return window_sampler(self, store)
+        self._train_entropy_constrained(model)
 
     def update(self, batch: Windows) -> dict[str, Tensor]:
-        c, mask = self.config, batch.mask
         self.model.train()
         nll, (mean, log_std) = self._nll(batch)
         noise = torch.randn(mean.shape, generator=self.generator, dtype=mean.dtype, device=mean.device)
         sample = mean + log_std.exp() * noise
-        entropy = masked_mean(squashed_gaussian_nll(sample, mean, log_std), mask)
+        entropy = masked_mean(squashed_gaussian_nll(sample, mean, log_std), batch.mask)
         temperature = self.log_temperature.exp()
         loss = nll - temperature.detach() * entropy
-        self.backward(loss)
-        grad_norm = clip_([p.grad for p in self.model.parameters()], c.max_grad_norm, self.capturable)
-        set_lr(self.optimizer, c.lr * warmup(self.schedule_step, c.warmup))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-        # the dual step: more weight on the entropy while it is below its target
-        self.backward(temperature * (entropy.detach() + self.data.action_dim))
-        self.temperature_optimizer.step()
-        self.temperature_optimizer.zero_grad()
+        grad_norm = self._descend(loss)
+        self._move_temperature(temperature, entropy.detach())
         self.count_update()
         return {
             "loss": loss.detach(),
@@ -173,15 +116,3 @@ class ODT(Algorithm):
         nll, found = self._nll(batch)
         error = masked_mse(self.model.bounded(found.mean), batch.actions, batch.mask)
         return {"nll": nll, "action_error": error}
-
-    def facts(self) -> dict[str, Any]:
-        return {
-            "return_scale": self.return_scale,
-            "reward_scale": self.config.reward_scale,
-            "reward_shift": self.config.reward_shift,
-            "context_len": self.config.eval_context_len,
-            "target_returns": target_returns(self.config, self.data),
-        }
-
-    def extra_tensors(self) -> dict[str, Tensor]:
-        return {"log_temperature": self.log_temperature}

@@ -10,16 +10,13 @@ lambda follows d/d(log lambda) of lambda (H - H_target), H_target = -A
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dtag_fast.algorithms import q_term
-from dtag_fast.algorithms.base import Algorithm
-from dtag_fast.algorithms.lamb import Lamb, clip_
 from dtag_fast.algorithms.losses import (
     expectile_loss,
     gaussian_entropy,
@@ -28,9 +25,8 @@ from dtag_fast.algorithms.losses import (
     masked_mse,
     return_scale_of,
 )
-from dtag_fast.algorithms.schedules import set_lr, warmup
-from dtag_fast.algorithms.sequence import check_lengths, resolve_return_scale, window_sampler
-from dtag_fast.data import TrajectoryStore, Windows
+from dtag_fast.algorithms.policies import EntropyConstrained
+from dtag_fast.data import Windows
 from dtag_fast.models import Reinformer as ReinformerModel
 from dtag_fast.models import ReinformerConfig
 from dtag_fast.models.sequence import SequenceOutput
@@ -77,58 +73,16 @@ class Config:
             raise ValueError(f"expectile: expected a number between 0 and 1, got {self.expectile}")
 
 
-class Reinformer(Algorithm):
+class Reinformer(EntropyConstrained):
     """See the head of this file."""
 
     name = "reinformer"
-    kind = "policy"
 
     def reason_for_critic(self) -> str | None:
         return q_term.reason_for_critic(self.config)
 
     def _build(self) -> None:
-        c, data = self.config, self.data
-        check_lengths(c.max_timestep, data)
-        self.return_scale = resolve_return_scale(c, data)
-        self.model = ReinformerModel(
-            ReinformerConfig(
-                state_dim=data.state_dim,
-                action_dim=data.action_dim,
-                context_len=c.context_len,
-                d_model=c.d_model,
-                n_layer=c.n_layer,
-                n_head=c.n_head,
-                dropout=c.dropout,
-                max_timestep=c.max_timestep,
-                timestep_std=c.timestep_std,
-                padding=c.padding,
-                return_scale=self.return_scale,
-            ),
-            data.state_mean,
-            data.state_std,
-            data.action_low,
-            data.action_high,
-            attention=c.attention,
-        ).to(self.device)
-        self.exports = self.modules = {"model": self.model}
-        self.log_temperature = torch.tensor(
-            math.log(c.initial_temperature), device=self.device, requires_grad=True
-        )
-        self.optimizer = Lamb(
-            self.model.parameters(),
-            lr=self.scheduled(c.lr),
-            betas=c.betas,
-            eps=c.eps,
-            weight_decay=c.weight_decay,
-            capturable=self.capturable,
-        )
-        self.temperature_optimizer = torch.optim.Adam(
-            [self.log_temperature], lr=c.temperature_lr, fused=True, capturable=self.capturable
-        )
-        self.optimizers = {"model": self.optimizer, "temperature": self.temperature_optimizer}
-
-    def make_sampler(self, store: TrajectoryStore):
-        return window_sampler(self, store)
+        self._train_entropy_constrained(self._sequence_model(ReinformerModel, ReinformerConfig))
 
     def update(self, batch: Windows) -> dict[str, Tensor]:
         c = self.config
@@ -141,16 +95,8 @@ class Reinformer(Algorithm):
             weight = q_term.weight_at(c, self.schedule_step)
             term, metrics = q_term.q_term(self.trained, self.model, batch, out.actions, weight)
             loss = loss + term
-        self.backward(loss)
-        grad_norm = clip_([p.grad for p in self.model.parameters()], c.max_grad_norm, self.capturable)
-        set_lr(self.optimizer, c.lr * warmup(self.schedule_step, c.warmup))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-        # the dual step: more weight on the entropy while it is below its target
-        self.backward(temperature * (entropy.detach() + self.data.action_dim))
-        self.temperature_optimizer.step()
-        self.temperature_optimizer.zero_grad()
+        grad_norm = self._descend(loss)
+        self._move_temperature(temperature, entropy.detach())
         self.count_update()
         return {
             "loss": loss.detach(),
@@ -180,14 +126,3 @@ class Reinformer(Algorithm):
             "nll": nll,
             "action_error": masked_mse(out.actions, batch.actions, batch.mask),
         }
-
-    def facts(self) -> dict[str, Any]:
-        return {
-            "return_scale": self.return_scale,
-            "reward_scale": self.config.reward_scale,
-            "reward_shift": self.config.reward_shift,
-            "context_len": self.config.context_len,
-        }
-
-    def extra_tensors(self) -> dict[str, Tensor]:
-        return {"log_temperature": self.log_temperature}

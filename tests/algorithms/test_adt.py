@@ -97,7 +97,8 @@ def test_values_take_no_gradients_and_stay_as_they_were(store, trained_critic):
     states = torch.randn(3, 4)
     expected = trained_critic.value(states) / 100
     torch.testing.assert_close(learner.model.prompts(states), expected)
-    assert learner.facts() == {"return_scale": 100.0, "context_len": 4}
+    facts = {"return_scale": 100.0, "reward_scale": 1.0, "reward_shift": 0.0, "context_len": 4}
+    assert learner.facts() == facts
 
 
 def test_what_the_sampler_says_of_returns_is_not_looked_at(store, trained_critic):

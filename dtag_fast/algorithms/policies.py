@@ -1,0 +1,132 @@
+"""What algorithms of policies share: making a sequence model, a step of its optimizer, the temperature."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dtag_fast.algorithms.base import Algorithm
+from dtag_fast.algorithms.lamb import Lamb, clip_
+from dtag_fast.algorithms.schedules import set_lr, warmup
+from dtag_fast.algorithms.sequence import (
+    check_lengths,
+    resolve_return_scale,
+    target_returns,
+    window_sampler,
+)
+from dtag_fast.data import TrajectoryStore, WindowSampler
+from dtag_fast.models import SequenceModel
+from dtag_fast.models.sequence import SequenceConfig
+
+
+class PolicyAlgorithm(Algorithm):
+    """One network, `model`, trained by one loss: clipping, linear warm-up, one optimizer.
+
+    Its config has lr, weight_decay, betas, warmup and max_grad_norm.
+    """
+
+    kind = "policy"
+
+    def _train(self, model: nn.Module, optimizer: type[torch.optim.Optimizer], **settings) -> None:
+        """Set model, optimizer, exports, modules and optimizers; frozen parameters stay as they are."""
+        c = self.config
+        self.model = model.to(self.device)
+        self.exports = self.modules = {"model": self.model}
+        self._trainable = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = optimizer(
+            self._trainable,
+            lr=self.scheduled(c.lr),
+            betas=c.betas,
+            weight_decay=c.weight_decay,
+            capturable=self.capturable,
+            **settings,
+        )
+        self.optimizers = {"model": self.optimizer}
+
+    def _descend(self, loss: Tensor) -> Tensor:
+        """One step down the loss; the norm of its gradient before clipping, 0-dim."""
+        c = self.config
+        self.backward(loss)
+        grad_norm = clip_([p.grad for p in self._trainable], c.max_grad_norm, self.capturable)
+        set_lr(self.optimizer, c.lr * warmup(self.schedule_step, c.warmup))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return grad_norm
+
+
+class SequenceAlgorithm(PolicyAlgorithm):
+    """A policy over windows.
+
+    Its config has the settings of its model under their names there, and those of its sampler.
+    """
+
+    def _sequence_model(
+        self, model: type[SequenceModel], config: type[SequenceConfig], **settings: Any
+    ) -> SequenceModel:
+        """The model for the data, on the host; `settings` go before those of the algorithm's config."""
+        c, data = self.config, self.data
+        check_lengths(c.max_timestep, data)
+        self.return_scale = resolve_return_scale(c, data)
+        names = {field.name for field in dataclasses.fields(config)}
+        shared = {f.name: getattr(c, f.name) for f in dataclasses.fields(c) if f.name in names}
+        shared |= {"state_dim": data.state_dim, "action_dim": data.action_dim}
+        return model(
+            config(**{**shared, "return_scale": self.return_scale, **settings}),
+            data.state_mean,
+            data.state_std,
+            data.action_low,
+            data.action_high,
+            attention=c.attention,
+        )
+
+    def make_sampler(self, store: TrajectoryStore) -> WindowSampler:
+        """Windows as the config asks for them."""
+        return window_sampler(self, store)
+
+    def facts(self) -> dict[str, Any]:
+        """Scales as resolved, the steps that the model looks at when it acts, and what to ask it for."""
+        c = self.config
+        asked = {"target_returns": target_returns(c, self.data)} if hasattr(c, "target_returns") else {}
+        return {
+            "return_scale": self.return_scale,
+            "reward_scale": c.reward_scale,
+            "reward_shift": c.reward_shift,
+            "context_len": self.model.config.context_len,
+            **asked,
+        }
+
+
+class EntropyConstrained(SequenceAlgorithm):
+    """A policy whose loss has -lambda H, and lambda follows d/d(log lambda) of lambda (H - H_target).
+
+    H_target = -A. Trained by LAMB. The config also has eps, initial_temperature and temperature_lr.
+    """
+
+    def _train_entropy_constrained(self, model: SequenceModel) -> None:
+        c = self.config
+        self._train(model, Lamb, eps=c.eps)
+        self.log_temperature = torch.tensor(
+            math.log(c.initial_temperature), device=self.device, requires_grad=True
+        )
+        self.temperature_optimizer = torch.optim.Adam(
+            [self.log_temperature], lr=c.temperature_lr, fused=True, capturable=self.capturable
+        )
+        self.optimizers["temperature"] = self.temperature_optimizer
+
+    def _move_temperature(self, temperature: Tensor, entropy: Tensor) -> None:
+        """The dual step: more weight on the entropy while it is below its target.
+
+        Args:
+            temperature: lambda, made from log_temperature. entropy: H, without a gradient.
+        """
+        self.backward(temperature * (entropy + self.data.action_dim))
+        self.temperature_optimizer.step()
+        self.temperature_optimizer.zero_grad()
+
+    def extra_tensors(self) -> dict[str, Tensor]:
+        """log lambda."""
+        return {"log_temperature": self.log_temperature}

@@ -33,7 +33,7 @@ class Windows(NamedTuple):
 
 
 class Transitions(NamedTuple):
-    """N transitions, all float32.
+    """N transitions, all float32. Those of a sampler are column ranges of one block, as those of `Windows`.
 
     Attributes:
         states: (N, S), as stored (not standardised).
@@ -244,13 +244,17 @@ class TransitionSampler:
 
     def __init__(self, transitions: Transitions, batch_size: int):
         _positive_int("batch_size", batch_size)
-        self.transitions, self.batch_size = transitions, batch_size
+        # Side by side in one table, (N, 2S + A + 3), so that a batch is gathered at once.
+        self._widths = [column.shape[1] for column in transitions]
+        self._table = torch.cat(transitions, dim=1)
+        self.transitions = Transitions(*self._table.split_with_sizes(self._widths, dim=1))
+        self.batch_size = batch_size
         self.share = 0, 1  # as WindowSampler's
 
     def sample(self, generator: torch.Generator) -> Transitions:
         """A batch of B transitions; the same generator state gives the same batch."""
-        rows = self.draw(generator)["rows"]
-        return Transitions(*(tensor.index_select(0, rows) for tensor in self.transitions))
+        batch = self._table.index_select(0, self.draw(generator)["rows"])
+        return Transitions(*batch.split_with_sizes(self._widths, dim=1))
 
     def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """What `sample` would gather: rows (B,) of the transitions."""

@@ -24,6 +24,13 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return (x * weight).sum() / mean_over_processes(weight.sum())
 
 
+def mean_or_zero(x: Tensor, mask: Tensor) -> Tensor:
+    """As `masked_mean`, but 0 where no place of any process is True."""
+    weight = mask.to(x.dtype)
+    count = mean_over_processes(weight.sum())
+    return (x * weight).sum() / torch.where(count > 0, count, torch.ones_like(count))
+
+
 def masked_mse(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Mean squared error over the dimensions of the real steps; predicted, target (B, K, A), mask (B, K)."""
     return masked_mean((predicted - target).square().mean(dim=-1), mask)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dtag_fast.algorithms import adt, awac, bc, cql, dt, iql, odt, reinformer, td3bc
+from dtag_fast.algorithms import adt, awac, bc, cql, dt, edt, iql, odt, qt, reinformer, td3bc
 from dtag_fast.algorithms.base import Algorithm, DataSpec
 from dtag_fast.algorithms.trained_critic import TrainedCritic
 from dtag_fast.data import TrajectoryStore
@@ -32,6 +32,8 @@ ALGORITHMS: dict[str, Entry] = {
     "odt": Entry(odt.ODT, odt.Config),
     "adt": Entry(adt.ADT, adt.Config),
     "bc": Entry(bc.BC, bc.Config),
+    "edt": Entry(edt.EDT, edt.Config),
+    "qt": Entry(qt.QT, qt.Config),
     "iql": Entry(iql.IQL, iql.Config),
     "td3bc": Entry(td3bc.TD3BC, td3bc.Config),
     "awac": Entry(awac.AWAC, awac.Config),

@@ -41,10 +41,12 @@ def check_lengths(max_timestep: int, data: DataSpec) -> None:
         )
 
 
-def window_sampler(algorithm: Algorithm, store: TrajectoryStore) -> WindowSampler:
+def window_sampler(
+    algorithm: Algorithm, store: TrajectoryStore, sampler: type[WindowSampler] = WindowSampler
+) -> WindowSampler:
     """Windows of standardised states as `algorithm.config` asks for them."""
     c = algorithm.config
-    return WindowSampler(
+    return sampler(
         store,
         c.context_len,
         c.batch_size,

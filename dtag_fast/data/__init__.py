@@ -14,6 +14,8 @@ _EXPORTS = {
     "NormalizedScore": "dtag_fast.data.scores",
     "normalized_score": "dtag_fast.data.scores",
     "reference_of": "dtag_fast.data.scores",
+    "RewardWindows": "dtag_fast.data.reward_windows",
+    "RewardWindowSampler": "dtag_fast.data.reward_windows",
     "Transitions": "dtag_fast.data.samplers",
     "TransitionSampler": "dtag_fast.data.samplers",
     "Windows": "dtag_fast.data.samplers",

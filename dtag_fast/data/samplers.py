@@ -171,6 +171,16 @@ class WindowSampler:
             episodes: (B,) int64 episode indices.
             starts: (B,) int64 first step of each window, below the episode's length.
         """
+        return self._gathered(*self._rows(episodes, starts))
+
+    def _gathered(self, rows: torch.Tensor, mask: torch.Tensor) -> Windows:
+        """The steps in `rows` (B, K)."""
+        block = self._table.index_select(0, rows.view(-1)).view(*mask.shape, -1)  # (B, K, S + A + 2)
+        states, actions, returns_to_go, timesteps = block.split_with_sizes(self._widths, dim=-1)
+        return Windows(states, actions, returns_to_go, timesteps.squeeze(-1).long(), mask)
+
+    def _rows(self, episodes: torch.Tensor, starts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where the steps of windows lie in the table, (B, K), and the windows' mask (B, K)."""
         first = self._first_row.index_select(0, episodes) + starts  # (B,) row of the window's first step
         end = self._end_row.index_select(0, episodes)  # (B,) row after the episode's last step
         if self.padding == "left":
@@ -180,10 +190,7 @@ class WindowSampler:
         else:
             rows = first.unsqueeze(1) + self._positions
             mask = rows < end.unsqueeze(1)
-        rows = torch.where(mask, rows, self._zero_row)
-        block = self._table.index_select(0, rows.view(-1)).view(*mask.shape, -1)  # (B, K, S + A + 2)
-        states, actions, returns_to_go, timesteps = block.split_with_sizes(self._widths, dim=-1)
-        return Windows(states, actions, returns_to_go, timesteps.squeeze(-1).long(), mask)
+        return torch.where(mask, rows, self._zero_row), mask
 
 
 def transitions(

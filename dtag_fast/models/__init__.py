@@ -7,6 +7,10 @@ from dtag_fast.models.autotuned_decision_transformer import (
 from dtag_fast.models.critics import TwinCritic, ValueNet
 from dtag_fast.models.decision_transformer import DecisionTransformer, DecisionTransformerConfig
 from dtag_fast.models.decoder import Decoder
+from dtag_fast.models.elastic_decision_transformer import (
+    ElasticDecisionTransformer,
+    ElasticDecisionTransformerConfig,
+)
 from dtag_fast.models.normalizer import ActionBounds, InputNormalizer
 from dtag_fast.models.online_decision_transformer import (
     OnlineDecisionTransformer,
@@ -25,6 +29,8 @@ __all__ = [
     "DecisionTransformerConfig",
     "Decoder",
     "DeterministicPolicy",
+    "ElasticDecisionTransformer",
+    "ElasticDecisionTransformerConfig",
     "GaussianPolicy",
     "InputNormalizer",
     "OnlineDecisionTransformer",

@@ -13,6 +13,10 @@ from dtag_fast.models.autotuned_decision_transformer import (
 )
 from dtag_fast.models.critics import TwinCritic, ValueNet
 from dtag_fast.models.decision_transformer import DecisionTransformer, DecisionTransformerConfig
+from dtag_fast.models.elastic_decision_transformer import (
+    ElasticDecisionTransformer,
+    ElasticDecisionTransformerConfig,
+)
 from dtag_fast.models.online_decision_transformer import (
     OnlineDecisionTransformer,
     OnlineDecisionTransformerConfig,
@@ -23,6 +27,7 @@ from dtag_fast.models.reinformer import Reinformer, ReinformerConfig
 _SEQUENCE = {
     "AutotunedDecisionTransformer": (AutotunedDecisionTransformer, AutotunedDecisionTransformerConfig),
     "DecisionTransformer": (DecisionTransformer, DecisionTransformerConfig),
+    "ElasticDecisionTransformer": (ElasticDecisionTransformer, ElasticDecisionTransformerConfig),
     "OnlineDecisionTransformer": (OnlineDecisionTransformer, OnlineDecisionTransformerConfig),
     "Reinformer": (Reinformer, ReinformerConfig),
 }

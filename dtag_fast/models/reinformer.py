@@ -1,4 +1,7 @@
-"""Reinformer (Zhuang et al. 2024, arXiv 2405.08740): act on the highest return the model finds reachable."""
+"""Reinformer (Zhuang et al. 2024, arXiv 2405.08740): act on the highest return the model finds reachable.
+
+`ReturnPredictor` is its network without a distribution of actions; Elastic Decision Transformer shares it.
+"""
 
 from __future__ import annotations
 
@@ -23,45 +26,15 @@ class ReinformerConfig(SequenceConfig):
     n_head: int = 8
 
 
-class Reinformer(SequenceModel):
-    """Tokens (s_t, R_t, a_t) per step: the state token predicts the return, the return token the action.
-
-    The action distribution is Normal(tanh mean, exp(log_std)), not squashed; log_std is one free vector,
-    the same for every input, clamped to [-20, 2]. The published code has a next-state head too, which
-    takes no part in its loss; it is left out here.
-    """
+class ReturnPredictor(SequenceModel):
+    """Tokens (s_t, R_t, a_t) per step: the state token predicts the return, the return token the action."""
 
     ORDER = ("state", "return", "action")
 
-    def __init__(self, config: ReinformerConfig, *args, **kwargs):
+    def __init__(self, config: SequenceConfig, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
         self.return_head = nn.Linear(config.d_model, 1)
         self.action_head = nn.Linear(config.d_model, config.action_dim)
-        self.action_log_std = nn.Parameter(torch.zeros(config.action_dim))
-
-    def forward(
-        self,
-        states: Tensor,
-        actions: Tensor,
-        returns_to_go: Tensor,
-        timesteps: Tensor,
-        mask: Tensor,
-        generator: Generator | None = None,
-    ) -> SequenceOutput:
-        """Predict the return of every step from its state, and its action from its state and given return.
-
-        Args:
-            states: (B, K, S) standardised. actions: (B, K, A). returns_to_go: (B, K, 1) divided by
-            return_scale.
-            timesteps: (B, K) int64 in [0, max_timestep). mask: (B, K) bool, True at real steps.
-            generator: randomness of dropout in training mode; None takes PyTorch's global one.
-        """
-        hidden = self.hidden(states, actions, returns_to_go, timesteps, mask, ("state", "return"), generator)
-        return SequenceOutput(
-            actions=self.bounded(self.action_head(hidden[:, :, 1])),
-            returns=self.return_head(hidden[:, :, 0]),
-            log_std=self.action_log_std.clamp(*LOG_STD_RANGE),
-        )
 
     @torch.inference_mode()
     def act(
@@ -103,3 +76,39 @@ class Reinformer(SequenceModel):
     def return_token(self, returns: Tensor, timesteps: Tensor) -> Tensor:
         """(B, 1) scaled returns at timesteps (B,) -> (B, 1, D) tokens."""
         return self.embed_norm(self.embed_return(returns) + self.embed_timestep(timesteps))[:, None]
+
+
+class Reinformer(ReturnPredictor):
+    """Actions are drawn from Normal(tanh mean, exp(log_std)), not squashed.
+
+    log_std is one free vector, the same for every input, clamped to [-20, 2]. The published code has a
+    next-state head too, which takes no part in its loss; it is left out here.
+    """
+
+    def __init__(self, config: ReinformerConfig, *args, **kwargs):
+        super().__init__(config, *args, **kwargs)
+        self.action_log_std = nn.Parameter(torch.zeros(config.action_dim))
+
+    def forward(
+        self,
+        states: Tensor,
+        actions: Tensor,
+        returns_to_go: Tensor,
+        timesteps: Tensor,
+        mask: Tensor,
+        generator: Generator | None = None,
+    ) -> SequenceOutput:
+        """Predict the return of every step from its state, and its action from its state and given return.
+
+        Args:
+            states: (B, K, S) standardised. actions: (B, K, A). returns_to_go: (B, K, 1) divided by
+            return_scale.
+            timesteps: (B, K) int64 in [0, max_timestep). mask: (B, K) bool, True at real steps.
+            generator: randomness of dropout in training mode; None takes PyTorch's global one.
+        """
+        hidden = self.hidden(states, actions, returns_to_go, timesteps, mask, ("state", "return"), generator)
+        return SequenceOutput(
+            actions=self.bounded(self.action_head(hidden[:, :, 1])),
+            returns=self.return_head(hidden[:, :, 0]),
+            log_std=self.action_log_std.clamp(*LOG_STD_RANGE),
+        )

@@ -170,7 +170,7 @@ class Block(nn.Module):
         return x + self._drop(self._mlp(self.norm_2(x)), generator)
 
     def _mlp(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or torch.is_grad_enabled():
+        if x.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
             return self.contract(self.activation(self.expand(x)))
         rows, out = x.flatten(0, -2), torch.empty(x.shape, dtype=x.dtype)
         step = max(_HIDDEN_NUMBERS_IN_CACHE // self.expand.out_features, 32)

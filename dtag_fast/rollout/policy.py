@@ -234,7 +234,7 @@ def check_history_lengths(lengths: Sequence[int], model: nn.Module) -> None:
     if not model.predicts_returns:
         raise ValueError(
             f"history_lengths: {type(model).__name__} predicts no return to choose by; leave them out, or "
-            "take a reinformer"
+            "take a reinformer or an edt"
         )
     k = model.config.context_len
     if not lengths or not all(isinstance(n, int | np.integer) and 1 <= n <= k for n in lengths):

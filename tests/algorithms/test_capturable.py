@@ -11,8 +11,10 @@ from dtag_fast.algorithms.awac import Config as AWAC
 from dtag_fast.algorithms.bc import Config as BC
 from dtag_fast.algorithms.cql import Config as CQL
 from dtag_fast.algorithms.dt import Config as DT
+from dtag_fast.algorithms.edt import Config as EDT
 from dtag_fast.algorithms.iql import Config as IQL
 from dtag_fast.algorithms.odt import Config as ODT
+from dtag_fast.algorithms.qt import Config as QT
 from dtag_fast.algorithms.reinformer import Config as Reinformer
 from dtag_fast.algorithms.schedules import cosine, set_lr, warmup
 from dtag_fast.algorithms.td3bc import Config as TD3BC
@@ -24,6 +26,8 @@ CONFIGS = {
     "odt": ODT(**_SEQUENCE, eval_context_len=2, warmup=50, lr=1e-3),
     "adt": ADT(**_SEQUENCE, warmup=50, lr=1e-3),
     "bc": BC(hidden=(8, 8), batch_size=8, warmup=50, lr=1e-3),
+    "edt": EDT(**_SEQUENCE, warmup=50, lr=1e-3),
+    "qt": QT(**_SEQUENCE, critic_hidden=(8, 8), ema_start=20, ema_every=3, lr_horizon=150, lr=1e-3),
     "iql": IQL(hidden=(8, 8), batch_size=8, policy=True, policy_dropout=0.2, policy_horizon=150),
     "td3bc": TD3BC(hidden=(8, 8), batch_size=8),
     "awac": AWAC(hidden=(8, 8), batch_size=8),
@@ -37,7 +41,7 @@ CONFIGS = {
         imitation_updates=100,
     ),
 }
-SCHEDULED = ("dt", "reinformer", "odt", "adt", "bc", "iql")  # their learning rates change
+SCHEDULED = ("dt", "reinformer", "odt", "adt", "bc", "edt", "qt", "iql")  # their learning rates change
 
 
 @pytest.fixture

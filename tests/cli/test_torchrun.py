@@ -15,6 +15,8 @@ SEQUENCE = "--context-len 3 --d-model 16 --n-layer 2 --n-head 2"
 OPTIONS = {
     "dt": f"{SEQUENCE} --warmup 1 --lr 0.01",
     "reinformer": f"{SEQUENCE} --warmup 1 --lr 0.01",
+    "edt": f"{SEQUENCE} --warmup 1 --lr 0.01",
+    "qt": f"{SEQUENCE} --critic-hidden 16 16 --ema-start 1 --ema-every 2 --lr 0.01 --lr-horizon 10",
     "iql": "--hidden 16 16 --policy --reward-transform raw",
 }
 
@@ -57,7 +59,10 @@ def test_two_processes_train_as_one_with_twice_the_batch(dtag, tmp_path, algorit
         assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
     ours, theirs = (weights(tmp_path / name) for name in ("two", "one"))
     for name in (name for name in ours if name.startswith(("model", "critic"))):
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4, msg=name)
+        pair = ours[name], theirs[name]
+        if name.endswith("qkv.bias"):  # that of the keys has no effect, and Adam makes steps of its rounding
+            pair = tuple(bias.view(3, -1)[[0, 2]] for bias in pair)
+        torch.testing.assert_close(*pair, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_a_resumed_run_of_two_processes_equals_an_uninterrupted_one(homes, dtag, tmp_path):

@@ -123,6 +123,25 @@ def test_every_critic_is_trained_and_climbed(dtag, tmp_path, algorithm):
     assert min(result["settings"][1]["mean_q_gain"]) > 0
 
 
+def test_the_critic_that_qt_trains_beside_its_policy_refines_it(dtag, tmp_path):
+    options = f"{SMALL} --updates 4 --critic-hidden 16 16 --holdout 0.3 --validate-every 2"
+    assert dtag(f"train qt {DATASET} --out run {options}")[0] == 0
+    code, _, _ = dtag("evaluate run --critic run --ag-steps 0,3 --episodes 2 --json ag.json")
+    assert code == 0
+    (result,) = json.loads((tmp_path / "ag.json").read_text())["checkpoints"]
+    assert result["critic"]["algorithm"] == "qt" and result["critic"]["discount"] == 0.99
+    assert min(result["settings"][1]["mean_q_gain"]) > 0
+
+
+def test_edt_is_evaluated_with_an_elastic_history(dtag, tmp_path):
+    assert dtag(f"train edt {DATASET} --out run {SMALL} --return-range 0 5 --updates 2")[0] == 0
+    line = "evaluate run --history-lengths 3,1 --episodes 2"
+    assert dtag(f"{line} --json edt.json")[0] == 0
+    (result,) = json.loads((tmp_path / "edt.json").read_text())["checkpoints"]
+    assert result["policy"]["algorithm"] == "edt" and result["policy"]["history_lengths"] == [3, 1]
+    assert dtag(f"{line} --target-returns 5")[0] == 2
+
+
 def test_options_go_before_the_file_and_the_file_before_the_preset(dtag, tmp_path):
     (tmp_path / "mine.json").write_text(json.dumps({"batch_size": 4, "lr": 0.5, "d_model": 16}))
     code, out, _ = dtag(f"train dt {DATASET} --out run --config mine.json --lr 0.25 --updates 1")
@@ -181,7 +200,7 @@ def test_updates_can_be_kept_out_of_cuda_graphs(dtag):
     [
         (
             "train nope x --out run",
-            "dtag train: ALGO: expected one of dt, reinformer, odt, adt, bc, iql, td3bc, awac, cql, got",
+            "dtag train: ALGO: expected one of dt, reinformer, odt, adt, bc, edt, qt, iql, td3bc, awac, cql",
         ),
         ("train dt test/absent-v0 --out run", "dtag train: dataset: 'test/absent-v0' is neither"),
         (f"train dt {DATASET} --out run --config absent.json", "absent.json"),

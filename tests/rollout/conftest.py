@@ -14,6 +14,8 @@ from dtag_fast.models import (
     DecisionTransformer,
     DecisionTransformerConfig,
     DeterministicPolicy,
+    ElasticDecisionTransformer,
+    ElasticDecisionTransformerConfig,
     GaussianPolicy,
     OnlineDecisionTransformer,
     OnlineDecisionTransformerConfig,
@@ -52,6 +54,8 @@ def make_policy():
             torch.manual_seed(7)
             if kind == "reinformer":
                 model = Reinformer(ReinformerConfig(**sizes), mean, std)
+            elif kind == "edt":
+                model = ElasticDecisionTransformer(ElasticDecisionTransformerConfig(**sizes), mean, std)
             elif kind in ("bc", "iql"):
                 kind_of = DeterministicPolicy if kind == "bc" else GaussianPolicy
                 model = kind_of(state_dim, action_dim, (16, 16), 0.1, state_mean=mean, state_std=std)

@@ -9,9 +9,9 @@ from dtag_fast.rollout.reference import autograd_action_gradient, play_episode
 LENGTHS = [1, 2, 5]
 
 
-@pytest.fixture
-def policy(make_policy):
-    return make_policy("reinformer", context_len=5)
+@pytest.fixture(params=["reinformer", "edt"])
+def policy(request, make_policy):
+    return make_policy(request.param, context_len=5)
 
 
 @pytest.mark.parametrize("ag_steps", [0, 3])

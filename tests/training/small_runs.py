@@ -6,8 +6,10 @@ from dtag_fast.algorithms.awac import Config as AWAC
 from dtag_fast.algorithms.bc import Config as BC
 from dtag_fast.algorithms.cql import Config as CQL
 from dtag_fast.algorithms.dt import Config as DT
+from dtag_fast.algorithms.edt import Config as EDT
 from dtag_fast.algorithms.iql import Config as IQL
 from dtag_fast.algorithms.odt import Config as ODT
+from dtag_fast.algorithms.qt import Config as QT
 from dtag_fast.algorithms.reinformer import Config as Reinformer
 from dtag_fast.algorithms.td3bc import Config as TD3BC
 from dtag_fast.data import Episode, TrajectoryStore
@@ -18,6 +20,8 @@ CONFIGS = {
     "reinformer": Reinformer(**_SEQUENCE),
     "odt": ODT(**_SEQUENCE, eval_context_len=2),
     "bc": BC(hidden=(8,), batch_size=4),
+    "edt": EDT(**_SEQUENCE),
+    "qt": QT(**_SEQUENCE, critic_hidden=(8,), ema_start=3, ema_every=2),
     "iql": IQL(hidden=(8,), batch_size=4, policy=True, policy_dropout=0.2),
     "td3bc": TD3BC(hidden=(8,), batch_size=4),
     "awac": AWAC(hidden=(8,), batch_size=4, n_step=3),

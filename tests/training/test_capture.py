@@ -25,12 +25,14 @@ MOVING = {
     "reinformer": {"warmup": 40},
     "odt": {"warmup": 40},
     "bc": {"warmup": 40},
+    "edt": {"warmup": 40},
+    "qt": {"lr_horizon": 40, "polyak": 0.1, "ema_decay": 0.9, "ema_start": 10, "ema_every": 3},
     "iql": {"policy_horizon": 40},
     "td3bc": {"polyak": 0.1, "policy_delay": 3},  # graphs of 4 start at every place in its period
     "awac": {"polyak": 0.1},
     "cql": {"imitation_updates": 15},
 }
-CASES = ["dt", "dt-original", "reinformer", "odt", "bc", "iql", "td3bc", "awac", "cql"]
+CASES = ["dt", "dt-original", "reinformer", "odt", "bc", "edt", "qt", "iql", "td3bc", "awac", "cql"]
 
 
 @pytest.fixture(params=CASES)

@@ -15,8 +15,10 @@ from dtag_fast.algorithms.awac import Config as AWAC
 from dtag_fast.algorithms.bc import Config as BC
 from dtag_fast.algorithms.cql import Config as CQL
 from dtag_fast.algorithms.dt import Config as DT
+from dtag_fast.algorithms.edt import Config as EDT
 from dtag_fast.algorithms.iql import Config as IQL
 from dtag_fast.algorithms.odt import Config as ODT
+from dtag_fast.algorithms.qt import Config as QT
 from dtag_fast.algorithms.reinformer import Config as Reinformer
 from dtag_fast.algorithms.td3bc import Config as TD3BC
 from dtag_fast.training import train
@@ -32,6 +34,8 @@ CONFIGS = {
     "reinformer": Reinformer(**_SEQUENCE, warmup=100),
     "odt": ODT(**_SEQUENCE, warmup=100),
     "bc": BC(hidden=(64, 64), warmup=100),
+    "edt": EDT(**_SEQUENCE, warmup=100),
+    "qt": QT(**_SEQUENCE, critic_hidden=(64, 64), ema_start=20, ema_every=3, lr_horizon=300),
     "iql": IQL(hidden=(64, 64), batch_size=64, polyak=0.05),
     "iql-policy": IQL(hidden=(64, 64), batch_size=64, policy=True, policy_dropout=0.1, policy_horizon=150),
     "td3bc": TD3BC(hidden=(64, 64), batch_size=64, polyak=0.05),

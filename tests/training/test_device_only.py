@@ -59,7 +59,7 @@ def on_meta(monkeypatch):
 
 
 CASES = ["dt", "dt-original", "dt-q", "reinformer", "reinformer-q", "odt", "adt", "bc"]
-CASES += ["iql", "td3bc", "awac", "cql"]
+CASES += ["edt", "qt", "iql", "td3bc", "awac", "cql"]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -31,6 +31,16 @@ def test_bf16_is_near_float32_and_not_the_same(store, configs, tmp_path, algorit
     assert {p.dtype for p in network.parameters()} == {torch.float32}
 
 
+def test_validation_in_bf16_is_near_that_in_float32(store, configs, tmp_path, algorithm):
+    options = {"holdout": 0.4, "validate_every": 6}
+    errors = []
+    for precision in ("fp32", "bf16"):
+        run = run_in(store, configs, tmp_path / precision, algorithm, precision=precision, **options)
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        errors += [{k: v for k, v in row.items() if "valid/" in k} for row in rows if "valid/" in str(row)]
+    assert errors[0] and errors[1] == pytest.approx(errors[0], rel=0.1, abs=0.05)
+
+
 def test_precision_of_products_is_set_for_the_training_alone(store, configs, tmp_path):
     seen = []
 

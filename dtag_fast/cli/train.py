@@ -36,7 +36,7 @@ class Args:
     from the paper.
     """
 
-    dataset: tyro.conf.Positional[str]  # Minari id or folder of a converted dataset
+    dataset: tyro.conf.Positional[str]  # Minari id, folder, D4RL file or pickle
     out: Path  # run folder
     critic: Path | None = None  # run or checkpoint folder of a critic, for settings that learn from one
     updates: int | None = None  # gradient steps in all; default: as published

@@ -132,11 +132,7 @@ def environment_of(env_id: str) -> Environment:
 
     from dtag_fast.data import robotics
 
-    if env_id not in gymnasium.registry and ":" not in env_id:
-        if robotics.is_installed():
-            robotics.register()
-        elif env_id.startswith(("PointMaze", "AntMaze", "Adroit", "FrankaKitchen")):
-            raise ValueError(f"env: {env_id} {robotics.MISSING}")
+    robotics.register_for(env_id, "env")
     env = gymnasium.make(env_id, disable_env_checker=True)
     try:
         robotics.remove_model_file(env)

@@ -27,6 +27,24 @@ def register(quiet: bool = True) -> None:
     gymnasium.register_envs(gymnasium_robotics)
 
 
+def register_for(env_id: str, name: str) -> None:
+    """Make its environments known if `env_id` is not known yet and looks like one of them.
+
+    Args:
+        name: of the argument, for the error.
+    Raises:
+        ValueError: it is one of them, and the package is missing.
+    """
+    import gymnasium
+
+    if env_id in gymnasium.registry or ":" in env_id:
+        return
+    if is_installed():
+        register(quiet=not env_id.startswith("Adroit"))
+    elif env_id.startswith(("PointMaze", "AntMaze", "Adroit", "FrankaKitchen", "Fetch", "HandManipulate")):
+        raise ValueError(f"{name}: {env_id} {MISSING}")
+
+
 def remove_model_file(env) -> None:
     """Remove the file that a maze environment leaves in the temporary folder when it is made.
 

@@ -79,7 +79,7 @@ def make_env(
         raise ValueError(f"env_spec: wrapper {wrapper!r} is unknown; this version has {', '.join(_WRAPPERS)}")
     limit = spec.get("max_episode_steps") or max_episode_steps
     with _mujoco_noise_removed():
-        _register_robotics(env_id)
+        robotics.register_for(env_id, "env_id")
         if "entry_point" in spec:
             described = gymnasium.envs.registration.EnvSpec.from_json(json.dumps(spec))
             env = gymnasium.make(described, max_episode_steps=limit, disable_env_checker=True)
@@ -170,15 +170,6 @@ class Environments:
 
     def __exit__(self, *_) -> None:
         self.close()
-
-
-def _register_robotics(env_id: str) -> None:
-    if env_id in gymnasium.registry or ":" in env_id:
-        return
-    if robotics.is_installed():
-        robotics.register(quiet=not env_id.startswith("Adroit"))
-    elif env_id.startswith(("PointMaze", "AntMaze", "Adroit", "FrankaKitchen", "Fetch", "HandManipulate")):
-        raise ValueError(f"env_id: {env_id} {robotics.MISSING}")
 
 
 @contextmanager

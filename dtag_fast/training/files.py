@@ -41,8 +41,18 @@ def read_json(path: Path) -> Any:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file and wait until it is on the disk."""
-    save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, path)
+    """Write a safetensors file and wait until it is on the disk.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk.
+    """
+    try:
+        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, path)
+    except SafetensorError as error:
+        raise OSError(
+            f"{path}: can not be written ({error}); make room or choose another folder, what was saved "
+            "before is whole"
+        ) from error
     sync(path)
 
 

@@ -183,6 +183,35 @@ def test_sigterm_saves_and_exits_0(dtag, tmp_path):
     assert code == 0 and (tmp_path / "run" / "checkpoints" / str(step + 2)).is_dir()
 
 
+_LIMITED = """
+import resource, signal, sys
+from dtag_fast.cli.main import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then writing too much fails as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_a_disk_that_takes_no_more_is_reported_and_loses_nothing(dtag, tmp_path):
+    """The second checkpoint does not fit: one sentence, the first is whole, and the run goes on from it."""
+    command = f"train dt {DATASET} --out run {SMALL}"
+    assert dtag(f"{command} --updates 4")[0] == 0
+    before = {p: p.read_bytes() for p in (tmp_path / "run" / "checkpoints" / "4").rglob("*.safetensors")}
+    limit = max(map(len, before.values())) // 2
+    done = subprocess.run(
+        [sys.executable, "-c", _LIMITED, str(limit), *shlex.split(f"{command} --updates 8 --resume")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2 and "can not be written" in done.stderr and "make room" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {p: p.read_bytes() for p in before} == before
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdecimal()] == ["4"]
+    assert dtag(f"{command} --updates 8 --resume")[0] == 0
+    assert (tmp_path / "run" / "checkpoints" / "8").is_dir()
+
+
 def test_output_of_a_pipe_has_no_bars_and_no_codes(dtag):
     _, out, err = dtag(f"train dt {DATASET} --out run {SMALL} --updates 2")
     assert "\x1b" not in out + err and "━" not in out

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dtag_fast.algorithms.losses import masked_mean
 from dtag_fast.algorithms.policies import SequenceAlgorithm
+from dtag_fast.algorithms.settings import at_least_zero
 from dtag_fast.data import Windows
 from dtag_fast.models import AutotunedDecisionTransformer, AutotunedDecisionTransformerConfig
 from dtag_fast.models.transformer import BlockBackend
@@ -55,10 +56,7 @@ class Config:
     reward_shift = 0.0
 
     def __post_init__(self) -> None:
-        if not self.inverse_temperature >= 0:
-            raise ValueError(
-                f"inverse_temperature: expected a number of at least 0, got {self.inverse_temperature}"
-            )
+        at_least_zero(self, "inverse_temperature")
 
 
 class ADT(SequenceAlgorithm):

@@ -25,6 +25,7 @@ from dtag_fast.algorithms.critics import (
     squared_errors,
 )
 from dtag_fast.algorithms.losses import gaussian_nll
+from dtag_fast.algorithms.settings import positive
 from dtag_fast.data import Transitions
 from dtag_fast.models import GaussianPolicy
 from dtag_fast.models.critics import Activation
@@ -51,8 +52,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if not self.temperature > 0:
-            raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
+        positive(self, "temperature")
 
 
 class AWAC(CriticAlgorithm):

@@ -28,6 +28,7 @@ from dtag_fast.algorithms.critics import (
     minimum,
     squared_errors,
 )
+from dtag_fast.algorithms.settings import positive, positive_integers
 from dtag_fast.data import Transitions
 from dtag_fast.models import TanhGaussianPolicy
 from dtag_fast.models.critics import Activation
@@ -68,11 +69,8 @@ class Config:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if not isinstance(self.n_actions, int) or self.n_actions < 1:
-            raise ValueError(f"n_actions: expected a positive integer, got {self.n_actions!r}")
-        for name in ("penalty_temperature", "initial_alpha"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
+        positive_integers(self, "n_actions")
+        positive(self, "penalty_temperature", "initial_alpha")
         low, high = self.difference_min, self.difference_max
         if low is not None and high is not None and not low < high:
             raise ValueError(f"difference_min: expected below difference_max = {high}, got {low}")

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from dtag_fast.algorithms.base import Algorithm, DataSpec
+from dtag_fast.algorithms.settings import positive_integers
 from dtag_fast.data import TrajectoryStore, Transitions, TransitionSampler, transitions
 from dtag_fast.models import TwinCritic
 
@@ -51,8 +52,7 @@ def check_settings(config: Any) -> None:
         raise ValueError(f"discount: expected a number in [0, 1], got {config.discount}")
     if not 0 < config.polyak <= 1:
         raise ValueError(f"polyak: expected a number in (0, 1], got {config.polyak}")
-    if not isinstance(config.n_step, int) or config.n_step < 1:
-        raise ValueError(f"n_step: expected a positive integer, got {config.n_step!r}")
+    positive_integers(config, "n_step")
 
 
 def minimum(members: Iterable[Tensor]) -> Tensor:

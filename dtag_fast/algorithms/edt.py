@@ -26,6 +26,7 @@ from dtag_fast.algorithms.policies import SequenceAlgorithm
 from dtag_fast.algorithms.sequence import (
     transformed_returns,
 )
+from dtag_fast.algorithms.settings import at_least_zero
 from dtag_fast.data import Windows
 from dtag_fast.models import ElasticDecisionTransformer, ElasticDecisionTransformerConfig
 from dtag_fast.models.transformer import BlockBackend
@@ -71,9 +72,7 @@ class Config:
             raise ValueError(f"return_classes: expected at least 2, got {self.return_classes!r}")
         if self.return_range and not (len(self.return_range) == 2 and _rises(*self.return_range)):
             raise ValueError(f"return_range: expected two rising numbers or none, got {self.return_range}")
-        for name in ("state_weight", "return_weight", "class_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: expected a number of at least 0, got {getattr(self, name)}")
+        at_least_zero(self, "state_weight", "return_weight", "class_weight")
 
 
 def _rises(low: float, high: float) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 from dtag_fast.algorithms.losses import masked_mean
 from dtag_fast.algorithms.parallel import mean_over_processes
 from dtag_fast.algorithms.schedules import ramp
+from dtag_fast.algorithms.settings import at_least_zero
 from dtag_fast.algorithms.trained_critic import TrainedCritic
 from dtag_fast.data import Windows
 from dtag_fast.models import SequenceModel
@@ -30,9 +31,7 @@ def check_settings(config: Any) -> None:
     Raises:
         ValueError: naming the setting.
     """
-    for name in ("q_weight", "q_start", "q_ramp"):
-        if not getattr(config, name) >= 0:
-            raise ValueError(f"{name}: expected a number of at least 0, got {getattr(config, name)}")
+    at_least_zero(config, "q_weight", "q_start", "q_ramp")
 
 
 def reason_for_critic(config: Any) -> str | None:

@@ -31,6 +31,7 @@ from dtag_fast.algorithms.schedules import cosine, set_lr
 from dtag_fast.algorithms.sequence import (
     window_sampler,
 )
+from dtag_fast.algorithms.settings import at_least_zero, positive_integers
 from dtag_fast.data import RewardWindows, RewardWindowSampler, TrajectoryStore
 from dtag_fast.models import DecisionTransformer, DecisionTransformerConfig, TwinCritic
 from dtag_fast.models.critics import Activation
@@ -86,12 +87,8 @@ class Config:
                 raise ValueError(f"{name}: expected a number in [0, 1], got {getattr(self, name)}")
         if not 0 < self.polyak <= 1:
             raise ValueError(f"polyak: expected a number in (0, 1], got {self.polyak}")
-        for name in ("eta", "eta2", "ema_start"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: expected a number of at least 0, got {getattr(self, name)}")
-        for name in ("ema_every", "lr_horizon"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected a positive integer, got {getattr(self, name)!r}")
+        at_least_zero(self, "eta", "eta2", "ema_start")
+        positive_integers(self, "ema_every", "lr_horizon")
 
 
 class QT(SequenceAlgorithm):

@@ -24,6 +24,7 @@ from dtag_fast.algorithms.critics import (
     squared_errors,
 )
 from dtag_fast.algorithms.parallel import mean_over_processes
+from dtag_fast.algorithms.settings import at_least_zero, positive_integers
 from dtag_fast.data import Transitions
 from dtag_fast.models import DeterministicPolicy
 from dtag_fast.models.critics import Activation
@@ -51,11 +52,8 @@ class Config:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if not isinstance(self.policy_delay, int) or self.policy_delay < 1:
-            raise ValueError(f"policy_delay: expected a positive integer, got {self.policy_delay!r}")
-        for name in ("alpha", "target_noise", "target_noise_clip"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}: expected a number of at least 0, got {getattr(self, name)}")
+        positive_integers(self, "policy_delay")
+        at_least_zero(self, "alpha", "target_noise", "target_noise_clip")
 
 
 class TD3BC(CriticAlgorithm):

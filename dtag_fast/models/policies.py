@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -20,7 +21,7 @@ UNIT_MARGIN = 1e-6  # given actions are kept this far inside -1 and 1 before the
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
-class StatePolicy(nn.Module):
+class StatePolicy(nn.Module, ABC):
     """Layers over the standardised state, with dropout after each in training.
 
     Subclasses add heads and say what `act` gives.
@@ -76,9 +77,9 @@ class StatePolicy(nn.Module):
                 x = drop(x, self.dropout, generator)
         return x
 
+    @abstractmethod
     def act(self, states: Tensor) -> Tensor:
         """The action to execute in evaluation: states (B, S) raw -> (B, A) inside the bounds."""
-        raise NotImplementedError
 
 
 class DeterministicPolicy(StatePolicy):

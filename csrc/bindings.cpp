@@ -7,6 +7,8 @@
 #include "prepared_call.h"
 #include "py_cuda_plan.h"
 #include "py_decoder.h"
+#include "py_iql.h"
+#include "py_mlp.h"
 #include "py_plan.h"
 
 namespace py = pybind11;
@@ -55,6 +57,8 @@ PYBIND11_MODULE(_C, m) {
   define_run(plan, "One call; arrays by address, 0 for none (refine/params.h).");
   add_prepared_call(m);
   add_decoder(m);
+  add_mlp(m);
+  add_iql(m);
   define_prepare_call<PyPlan>(m, "prepare_call", &prepare_host_call);
 #if DTAG_BUILD_CUDA
   add_cuda_plan(m);

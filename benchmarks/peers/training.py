@@ -130,10 +130,40 @@ def reinformer(model: Reinformer, store: TrajectoryStore, scale: float, batch: i
     return step
 
 
+class PlainCritic(nn.Module):
+    """The Q functions one after the other, layer by layer."""
+
+    def __init__(self, critic: TwinCritic):
+        super().__init__()
+        self.normalizer, self.members = critic.normalizer, critic.members
+
+    def forward(self, states: Tensor, actions: Tensor) -> list[Tensor]:
+        inputs = torch.cat((self.normalizer(states), actions), dim=-1)
+        return [member(inputs) for member in self.members]
+
+
+class PlainPolicy(nn.Module):
+    """A Gaussian policy, layer by layer."""
+
+    def __init__(self, policy: GaussianPolicy):
+        super().__init__()
+        layers = [part for layer in policy.layers for part in (layer, nn.ReLU())]
+        self.mean = nn.Sequential(policy.normalizer, *layers, policy.mean_head, nn.Tanh())
+        self.log_std = policy.action_log_std
+
+    def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mean(states), self.log_std.clamp(-5.0, 2.0)
+
+
 def iql(
     critic: TwinCritic, value: ValueNet, policy: GaussianPolicy, store: TrajectoryStore, batch: int
 ) -> Step:
-    """V, policy and Q in turn, each with an Adam of its own; transitions from a replay buffer in NumPy."""
+    """V, policy and Q in turn, each with an Adam of its own; transitions from a replay buffer in NumPy.
+
+    Actions are between -1 and 1.
+    """
+    critic, policy = PlainCritic(critic), PlainPolicy(policy)
+    value = nn.Sequential(value.normalizer, value.net)
     rows, rng = store.state_rows, np.random.default_rng(0)
     buffer = (
         store.observations[rows],

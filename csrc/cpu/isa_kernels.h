@@ -1,8 +1,10 @@
 // Included last by a translation unit of one instruction set: its kernels behind a table (kernels.h).
 #pragma once
 #include "cpu/decoder_kernel.h"
+#include "cpu/mlp_kernel.h"
 #include "cpu/row_kernel.h"
 #include "cpu/tile_kernel.h"
+#include "cpu/train_kernel.h"
 
 namespace dtag::DTAG_ISA {
 
@@ -30,6 +32,17 @@ static void run_decoder(const DecoderWeights& weights, const DecoderRings& rings
   DecoderKernel(weights, rings, end - begin, tokens, scratch).run(call, begin, end);
 }
 
+static int64_t mlp_scratch(const MlpCall& call, int64_t rows) { return MlpKernel(call, rows, nullptr).scratch_bytes(); }
+
+static void mlp_forward(const MlpCall& call, int member, int64_t begin, int64_t end, float* scratch) {
+  MlpKernel(call, end - begin, scratch).forward(member, begin, end);
+}
+
+static void mlp_backward(const MlpCall& call, const MlpGradients& gradients, int member, int64_t begin, int64_t end,
+                         float* scratch) {
+  MlpKernel(call, end - begin, scratch).backward(gradients, member, begin, end);
+}
+
 #ifdef DTAG_BF16_DOT
 constexpr bool kBf16Dot = true;
 #else
@@ -41,6 +54,8 @@ constexpr bool kBf16Dot = false;
 
 extern const Kernels kernels;
 const Kernels kernels = {DTAG_STRING(DTAG_ISA), {kLanes, kPanel, kBlock, kVectors, kBf16Dot},
-                         row_scratch, run_rows, tile_scratch, run_tile, {kPanelWidth, decoder_scratch, run_decoder}};
+                         row_scratch, run_rows, tile_scratch, run_tile, {kPanelWidth, decoder_scratch, run_decoder},
+                         {kPanelWidth, mlp_scratch, mlp_forward, mlp_backward, MlpKernel::pieces, MlpKernel::weights},
+                         {adam, tanh_all, exp_all}};
 
 }  // namespace dtag::DTAG_ISA

@@ -3,7 +3,9 @@
 #pragma once
 #include <cstdint>
 
+#include "cpu/adam.h"
 #include "cpu/decoder.h"
+#include "cpu/mlp.h"
 #include "cpu/packed.h"
 #include "refine/params.h"
 
@@ -27,6 +29,12 @@ struct Job {
   float* candidate_q = nullptr;
 };
 
+struct TrainKernels {
+  void (*adam)(const AdamArray&, const AdamStep&, int64_t begin, int64_t end);
+  void (*tanh)(float* x, int64_t count);  // in place, whole vectors
+  void (*exp)(float* x, int64_t count);
+};
+
 struct Kernels {
   const char* name;
   Geometry geometry;
@@ -35,6 +43,8 @@ struct Kernels {
   int64_t (*tile_scratch)(const Packed&, int tile_rows);  // bytes
   void (*run_tile)(const Job&, int64_t begin, int64_t end, int tile_rows, float* scratch);
   DecoderKernels decoder;
+  MlpKernels mlp;
+  TrainKernels train;
 };
 
 }  // namespace dtag

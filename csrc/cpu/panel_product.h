@@ -10,20 +10,26 @@ namespace dtag::DTAG_ISA {
 
 constexpr int kPanelWidth = kVectors * kLanes;
 
-// M rows, one panel. `from`: kPanelWidth numbers to start from, null for zero. Rows are `stride` numbers apart.
-template <int M>
-static void panel_block(const float* in, int64_t in_stride, int depth, const float* panel, int64_t panel_stride,
-                        const float* from, float* out, int64_t out_stride) {
+// The stride of rows whose numbers lie side by side: columns of a matrix taken as rows.
+struct Adjacent {
+  constexpr operator int64_t() const { return 1; }
+};
+
+// M rows, one panel. `from`: kPanelWidth numbers to start from, null for zero. Rows are `stride` numbers apart, a row's
+// numbers in_step.
+template <int M, class Stride>
+static void panel_block(const float* in, Stride in_stride, int depth, const float* panel, int64_t panel_stride,
+                        const float* from, float* out, int64_t out_stride, int64_t in_step = 1) {
   vf acc[M][kVectors];
   DTAG_UNROLL for (int v = 0; v < kVectors; ++v) {
     const vf start = from ? load(from + v * kLanes) : vf{};
     DTAG_UNROLL for (int m = 0; m < M; ++m) acc[m][v] = start;
   }
-  for (int k = 0; k < depth; ++k, panel += panel_stride) {
+  for (int k = 0; k < depth; ++k, panel += panel_stride, in += in_step) {
     vf w[kVectors];
     DTAG_UNROLL for (int v = 0; v < kVectors; ++v) w[v] = load(panel + v * kLanes);
     DTAG_UNROLL for (int m = 0; m < M; ++m) {
-      const vf x = splat(in[m * in_stride + k]);
+      const vf x = splat(in[m * in_stride]);
       DTAG_UNROLL for (int v = 0; v < kVectors; ++v) acc[m][v] = fma(x, w[v], acc[m][v]);
     }
   }
@@ -31,12 +37,12 @@ static void panel_block(const float* in, int64_t in_stride, int depth, const flo
     DTAG_UNROLL for (int v = 0; v < kVectors; ++v) store(out + m * out_stride + v * kLanes, acc[m][v]);
 }
 
-template <int M>
-static void last_rows(int rows, const float* in, int64_t in_stride, int depth, const float* panel, int64_t panel_stride,
-                      const float* from, float* out, int64_t out_stride) {
+template <int M, class Stride>
+static void last_rows(int rows, const float* in, Stride in_stride, int depth, const float* panel, int64_t panel_stride,
+                      const float* from, float* out, int64_t out_stride, int64_t in_step = 1) {
   if constexpr (M > 0) {
-    if (rows == M) return panel_block<M>(in, in_stride, depth, panel, panel_stride, from, out, out_stride);
-    last_rows<M - 1>(rows, in, in_stride, depth, panel, panel_stride, from, out, out_stride);
+    if (rows == M) return panel_block<M>(in, in_stride, depth, panel, panel_stride, from, out, out_stride, in_step);
+    last_rows<M - 1>(rows, in, in_stride, depth, panel, panel_stride, from, out, out_stride, in_step);
   }
 }
 

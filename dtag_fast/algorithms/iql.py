@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dtag_fast.algorithms.compiled_iql import CompiledIQL
 from dtag_fast.algorithms.critics import (
     MAX_WEIGHT,
     CriticAlgorithm,
@@ -86,9 +87,14 @@ class IQL(CriticAlgorithm):
             if name in self.modules:
                 lr = self.scheduled(c.lr) if name == "model" else c.lr
                 self.optimizers[name] = self._adam(self.modules[name].parameters(), lr)
+        self._compiled = CompiledIQL(self, ACTION_MARGIN, MAX_WEIGHT)
 
     def update(self, batch: Transitions) -> dict[str, Tensor]:
         c = self.config
+        if self._compiled.why_not() is None:
+            metrics = self._compiled(batch, c.lr * cosine(self.schedule_step, c.policy_horizon))
+            self.count_update()
+            return metrics
         value_loss, value, target_q = self._value_loss(batch)
         self._step("value", value_loss)
         metrics = {"value_loss": value_loss.detach(), "value": value.detach().mean()}

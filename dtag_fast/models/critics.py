@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dtag_fast.models.normalizer import InputNormalizer
+from dtag_fast.ops.mlp import Layer, mlp
+from dtag_fast.ops.mlp import why_not as why_not_compiled
 
 Activation = Literal["relu", "elu", "gelu", "silu", "mish", "tanh"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -21,7 +23,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-def mlp(
+def mlp_layers(
     inputs: int,
     hidden: Sequence[int],
     outputs: int,
@@ -59,6 +61,48 @@ def orthogonal_linear(inputs: int, outputs: int, gain: float = 2**0.5) -> nn.Lin
     nn.init.orthogonal_(layer.weight, gain=gain)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+class Networks:
+    """Several networks of one shape, from (states, more inputs), in one call where that can be.
+
+    Args:
+        networks: for each its layers in order: `nn.Linear`, with the same activation between them.
+        activation: its name in ACTIVATIONS. normalizer: of the states.
+    """
+
+    def __init__(self, networks: Sequence[Sequence[nn.Module]], activation: str, normalizer: InputNormalizer):
+        self.layers: list[list[Layer]] = []
+        self.reason: str | None = None
+        self.activation, self.normalizer = activation, normalizer
+        for network in networks:
+            linear = []
+            for module in network:
+                # Who hooks a layer wants it to be called.
+                if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+                    self.reason = "a layer has hooks"
+                if isinstance(module, nn.Linear):
+                    linear.append((module.weight, module.bias))
+                elif isinstance(module, nn.LayerNorm):
+                    self.reason = "LayerNorm between its layers"
+            self.layers.append(linear)
+
+    def why_not(self, states: Tensor, extra: Tensor | None = None) -> str | None:
+        """Why it cannot be one call, or None."""
+        n = self.normalizer
+        return self.reason or why_not_compiled(states, self.layers, extra, n.mean, n.std)
+
+    def __call__(self, states: Tensor, extra: Tensor | None = None) -> Tensor:
+        """states (..., S) raw, extra (..., E) -> (M, ..., out)."""
+        n = self.normalizer
+        return mlp(states, self.layers, self.activation, extra=extra, mean=n.mean, std=n.std)
+
+    def explain(self, states: Tensor, extra: Tensor | None = None) -> str:
+        """How they are computed, and why."""
+        reason = self.why_not(states, extra)
+        if reason is None:
+            return "networks: compiled, one call forwards and one backwards"
+        return f"networks: operator by operator ({reason})"
 
 
 class TwinCritic(nn.Module):
@@ -99,13 +143,25 @@ class TwinCritic(nn.Module):
         }
         self.normalizer = InputNormalizer(state_dim, state_mean, state_std)
         self.members = nn.ModuleList(
-            mlp(state_dim + action_dim, hidden, 1, activation, layer_norm, last_gain) for _ in range(members)
+            mlp_layers(state_dim + action_dim, hidden, 1, activation, layer_norm, last_gain)
+            for _ in range(members)
         )
 
     def forward(self, states: Tensor, actions: Tensor) -> tuple[Tensor, ...]:
         """states (..., S) raw, actions (..., A) -> one (..., 1) Q per member."""
+        networks = self._networks()
+        if networks.why_not(states, actions) is None:
+            return networks(states, actions).unbind()
         inputs = torch.cat((self.normalizer(states), actions), dim=-1)
         return tuple(member(inputs) for member in self.members)
+
+    def explain(self) -> str:
+        """How its networks are computed where the parameters are, and why."""
+        sizes = self.config["state_dim"], self.config["action_dim"]
+        return self._networks().explain(*(self.normalizer.mean.new_empty(1, size) for size in sizes))
+
+    def _networks(self) -> Networks:
+        return Networks(self.members, self.config["activation"], self.normalizer)
 
 
 class ValueNet(nn.Module):
@@ -128,8 +184,18 @@ class ValueNet(nn.Module):
             "activation": activation,
         }
         self.normalizer = InputNormalizer(state_dim, state_mean, state_std)
-        self.net = mlp(state_dim, hidden, 1, activation, layer_norm)
+        self.net = mlp_layers(state_dim, hidden, 1, activation, layer_norm)
 
     def forward(self, states: Tensor) -> Tensor:
         """states (..., S) raw -> (..., 1)."""
+        networks = self._networks()
+        if networks.why_not(states) is None:
+            return networks(states)[0]
         return self.net(self.normalizer(states))
+
+    def explain(self) -> str:
+        """As TwinCritic's."""
+        return self._networks().explain(self.normalizer.mean.new_empty(1, self.config["state_dim"]))
+
+    def _networks(self) -> Networks:
+        return Networks((self.net,), self.config["activation"], self.normalizer)

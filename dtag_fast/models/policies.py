@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from dtag_fast.models.critics import activation_module, orthogonal_linear
+from dtag_fast.models.critics import Networks, activation_module, orthogonal_linear
 from dtag_fast.models.normalizer import ActionBounds, InputNormalizer
 from dtag_fast.ops.dropout import dropout as drop
 
@@ -65,17 +65,22 @@ class StatePolicy(nn.Module, ABC):
 
     @property
     def features(self) -> int:
-        """Width of what `hidden` gives."""
+        """Width of what the heads are given."""
         return self.layers[-1].out_features if len(self.layers) else self.config["state_dim"]
 
-    def hidden(self, states: Tensor, generator: Generator | None = None) -> Tensor:
-        """states (..., S) raw -> (..., features)."""
+    def project(self, head: nn.Linear, states: Tensor, generator: Generator | None = None) -> Tensor:
+        """A linear map of the layers' output: states (..., S) raw -> (..., outputs of the head)."""
+        dropout = self.training and self.dropout
+        if not dropout:
+            networks = Networks([[*self.layers, head]], self.config["activation"], self.normalizer)
+            if networks.why_not(states) is None:
+                return networks(states)[0]
         x = self.normalizer(states)
         for layer in self.layers:
             x = self.activation(layer(x))
-            if self.training and self.dropout:
+            if dropout:
                 x = drop(x, self.dropout, generator)
-        return x
+        return head(x)
 
     @abstractmethod
     def act(self, states: Tensor) -> Tensor:
@@ -91,7 +96,7 @@ class DeterministicPolicy(StatePolicy):
 
     def forward(self, states: Tensor, generator: Generator | None = None) -> Tensor:
         """states (B, S) raw -> actions (B, A) inside the action bounds."""
-        return self.action_bounds(F.tanh(self.action_head(self.hidden(states, generator))))
+        return self.action_bounds(F.tanh(self.project(self.action_head, states, generator)))
 
     @torch.inference_mode()
     def act(self, states: Tensor) -> Tensor:
@@ -127,7 +132,7 @@ class GaussianPolicy(StatePolicy):
 
     def forward(self, states: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         """states (B, S) raw -> mean (B, A) and log_std (A,), in the units of actions."""
-        mean = in_full(self.mean_head(self.hidden(states, generator)))
+        mean = in_full(self.project(self.mean_head, states, generator))
         mean = self.action_bounds(F.tanh(mean) if self.squash_mean else mean)
         return mean, self.action_log_std.clamp(*self.log_std_range)
 
@@ -174,7 +179,7 @@ class TanhGaussianPolicy(StatePolicy):
 
     def forward(self, states: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         """states (..., S) raw -> mean and log_std of u, (..., A) each."""
-        mean, log_std = in_full(self.head(self.hidden(states, generator))).chunk(2, dim=-1)
+        mean, log_std = in_full(self.project(self.head, states, generator)).chunk(2, dim=-1)
         return mean, log_std.clamp(*self.log_std_range)
 
     def sample(

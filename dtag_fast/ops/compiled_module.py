@@ -12,9 +12,9 @@ except ImportError as error:  # built with DTAG_BUILD=0, or compiled for another
         f"the compiled module dtag_fast._C is missing ({error}); DTAG_BUILD=0 leaves it out, "
         "`pip install -e .` with a C++ compiler builds it"
     )
-else:  # `Decoder` came last
+else:  # `IqlUpdate` came last
     _older = "the compiled module dtag_fast._C is older than the package; run `pip install -e .` again"
-    _missing = None if hasattr(_C, "Decoder") else _older
+    _missing = None if hasattr(_C, "IqlUpdate") else _older
 
 THREADS = "" if _missing else share_threads(_C)  # on whose threads it runs, and why
 

@@ -1,0 +1,149 @@
+#include "py_iql.h"
+
+#include <algorithm>
+#include <memory>
+#include <mutex>
+
+#include "cpu/dispatch.h"
+#include "cpu/iql_update.h"
+#include "py_arguments.h"
+
+namespace dtag {
+namespace {
+
+using Addresses = std::vector<uintptr_t>;
+
+template <class T>
+T* given(const char* name, uintptr_t value) {
+  if (!value) throw py::value_error(std::string(name) + ": expected an address, got none");
+  return address<T>(name, value);
+}
+
+std::vector<float*> arrays(const char* name, const Addresses& addresses, size_t count) {
+  if (addresses.size() != count)
+    throw py::value_error(std::string(name) + ": expected the addresses of " + std::to_string(count) + " arrays, got " +
+                          std::to_string(addresses.size()));
+  std::vector<float*> found;
+  for (uintptr_t value : addresses) found.push_back(given<float>(name, value));
+  return found;
+}
+
+template <class T>
+T item(const py::dict& from, const char* name) {
+  if (!from.contains(name)) throw py::value_error(std::string(name) + ": missing");
+  return as<T>(name, from[name]);
+}
+
+// widths, members, parameters, first, second, counts, followers, and extra (parameters, first, second) of a policy.
+IqlNetwork network_from(const py::dict& from, const std::string& activation) {
+  IqlNetwork n;
+  for (int64_t width : item<std::vector<int64_t>>(from, "widths")) n.widths.push_back(int(number("widths", double(width), 1, 1 << 20)));
+  if (n.widths.size() < 2) throw py::value_error("widths: expected those of inputs, hidden layers and outputs");
+  n.members = int(number("members", double(item<int64_t>(from, "members")), 1, 1 << 20));
+  using enum Activation;
+  n.activation = one_of<Activation>("activation", activation,
+                                    {{"relu", relu}, {"elu", elu}, {"gelu", gelu}, {"silu", silu}, {"mish", mish}, {"tanh", tanh}});
+  const size_t count = 2 * size_t(n.members) * (n.widths.size() - 1);
+  n.parameters = arrays("parameters", item<Addresses>(from, "parameters"), count);
+  n.first = arrays("first", item<Addresses>(from, "first"), count);
+  n.second = arrays("second", item<Addresses>(from, "second"), count);
+  const Addresses followers = item<Addresses>(from, "followers"), extra = item<Addresses>(from, "extra");
+  if (!followers.empty()) n.followers = arrays("followers", followers, count);
+  if (!extra.empty()) {
+    const std::vector<float*> found = arrays("extra", extra, 3);
+    n.extra = found[0];
+    n.extra_first = found[1];
+    n.extra_second = found[2];
+  }
+  n.counts = arrays("counts", item<Addresses>(from, "counts"), count + (extra.empty() ? 0 : 1));
+  return n;
+}
+
+void expect_widths(const char* name, const IqlNetwork& n, int in, int out) {
+  if (n.widths.front() != in || n.widths.back() != out)
+    throw py::value_error(std::string(name) + ": expected " + std::to_string(in) + " inputs and " + std::to_string(out) + " outputs");
+}
+
+class PyIqlUpdate {
+ public:
+  PyIqlUpdate(const py::dict& settings, const py::dict& critic, const py::dict& value, const py::object& policy,
+              const std::string& activation, const std::string& isa, py::object threads)
+      : kernels_(kernels_of(isa.empty() ? default_isa() : isa)), threads_(std::move(threads)) {
+    s_.rows = item<int64_t>(settings, "rows");
+    s_.mean = item<std::vector<float>>(settings, "mean");
+    s_.std = item<std::vector<float>>(settings, "std");
+    s_.state_dim = int(s_.mean.size());
+    s_.action_dim = int(number("action_dim", double(item<int64_t>(settings, "action_dim")), 1, 1 << 20));
+    if (s_.rows < 1 || s_.mean.empty() || s_.std.size() != s_.mean.size())
+      throw py::value_error("settings: expected at least one row, and a mean and a deviation for each number of a state");
+    s_.expectile = item<float>(settings, "expectile");
+    s_.polyak = item<float>(settings, "polyak");
+    s_.lr = item<float>(settings, "lr");
+    s_.inverse_temperature = item<float>(settings, "inverse_temperature");
+    s_.max_weight = item<float>(settings, "max_weight");
+    const IqlNetwork q = network_from(critic, activation), v = network_from(value, activation);
+    expect_widths("critic", q, s_.state_dim + s_.action_dim, 1);
+    expect_widths("value", v, s_.state_dim, 1);
+    if (q.followers.empty() || v.members != 1) throw py::value_error("critic, value: expected a target of the critic, and one value");
+    IqlNetwork p;
+    if (!policy.is_none()) {
+      const py::dict from = policy.cast<py::dict>();
+      p = network_from(from, activation);
+      expect_widths("policy", p, s_.state_dim, s_.action_dim);
+      if (!p.extra || p.members != 1) throw py::value_error("policy: expected one network and its log standard deviation");
+      s_.log_std_low = item<float>(from, "log_std_low");
+      s_.log_std_high = item<float>(from, "log_std_high");
+      for (auto [name, to] : {std::pair("centre", &s_.centre), {"half_range", &s_.half_range}, {"low", &s_.low}, {"high", &s_.high}}) {
+        *to = item<std::vector<float>>(from, name);
+        if (to->size() != size_t(s_.action_dim)) throw py::value_error(std::string(name) + ": expected a number for each of an action");
+      }
+    }
+    update_ = std::make_unique<IqlUpdate>(s_, q, v, p, kernels_);
+    if (!PyCallable_Check(threads_.ptr())) throw py::type_error("threads: expected a function that tells how many to use");
+  }
+
+  // Columns of a batch, (address, distance of rows) each.
+  py::tuple run(const std::vector<std::pair<uintptr_t, int64_t>>& columns, double policy_lr) {
+    if (columns.size() != 6) throw py::value_error("columns: expected the six of a batch of transitions");
+    const int widths[6] = {s_.state_dim, s_.action_dim, 1, s_.state_dim, 1, 1};
+    MlpRows rows[6];
+    for (size_t i = 0; i < 6; ++i) {
+      rows[i] = {given<const float>("columns", columns[i].first), columns[i].second, widths[i]};
+      if (rows[i].stride < 0) throw py::value_error("columns: expected rows in the order of memory");
+    }
+    const IqlBatch batch{rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], float(policy_lr)};
+    const int threads = std::max(1, as<int>("threads", threads_()));
+    IqlMetrics m;
+    {
+      std::unique_lock<std::mutex> one(in_use_, std::try_to_lock);
+      if (!one) throw std::runtime_error("run: another thread is making an update of these networks");
+      py::gil_scoped_release release;
+      m = update_->run(batch, threads);
+    }
+    return py::make_tuple(m.value_loss, m.value, m.policy_loss, m.critic_loss, m.q);
+  }
+
+  std::string isa() const { return kernels_.name; }
+
+ private:
+  IqlSettings s_;
+  const Kernels& kernels_;
+  py::object threads_;
+  std::unique_ptr<IqlUpdate> update_;
+  std::mutex in_use_;
+};
+
+}  // namespace
+
+void add_iql(py::module_& m) {
+  py::class_<PyIqlUpdate>(m, "IqlUpdate", "Updates of implicit Q-learning in one call each; see dtag_fast.algorithms.compiled_iql.")
+      .def(py::init<const py::dict&, const py::dict&, const py::dict&, const py::object&, const std::string&, const std::string&,
+                    py::object>(),
+           py::kw_only(), py::arg("settings"), py::arg("critic"), py::arg("value"), py::arg("policy"), py::arg("activation"),
+           py::arg("isa") = "", py::arg("threads"))
+      .def("run", &PyIqlUpdate::run, py::arg("columns"), py::arg("policy_lr"),
+           "One update; value_loss, value, policy_loss, critic_loss, q. Arrays by address (cpu/iql_update.h).")
+      .def_property_readonly("isa", &PyIqlUpdate::isa);
+}
+
+}  // namespace dtag

@@ -1,0 +1,120 @@
+"""`mlp`: which backend computes it, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dtag_fast.ops.compiled_module import why_missing
+
+from . import cpu, reference
+
+Layer = tuple[Tensor, Tensor]  # weight (out, in) and bias (out,)
+Backend = Literal["compiled", "reference"]
+
+
+def mlp(
+    x: Tensor,
+    networks: Sequence[Sequence[Layer]],
+    activation: str,
+    *,
+    extra: Tensor | None = None,
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
+    backend: Backend | None = None,
+) -> Tensor:
+    """Several networks of one shape over the same rows.
+
+        h_0 = ((x - mean) / std, extra);   z_l = h_{l-1} W_l' + b_l;   h_l = activation(z_l) but for the last
+        layer, whose z_L comes out
+
+    The compiled backend takes its turn where `why_not` has nothing against it: one call forwards and one
+    backwards, instead of some three operators a layer and network. Its bits depend neither on the number of
+    threads nor, row by row, on the other rows. It has no gradients for mean and std; gradients that are to
+    be differentiated again are made by operators.
+
+    Args:
+        x: (..., X). extra: (..., E) more inputs, None for none.
+        networks: M >= 1 of them, L >= 1 layers each; the first layer takes X + E numbers.
+        activation: relu, elu, gelu (the exact one), silu, mish or tanh.
+        mean, std: (X,), both or none.
+        backend: None for the fastest.
+    Returns:
+        (M, ..., out).
+    Raises:
+        ValueError: an activation, a shape or a backend that does not fit.
+    """
+    check(x, networks, activation, extra, mean, std)
+    if backend not in (None, "compiled", "reference"):
+        raise ValueError(f"backend: expected compiled, reference or None, got {backend!r}")
+    reason = why_not(x, networks, extra, mean, std)
+    if backend == "compiled" and reason:
+        raise ValueError(f"backend: compiled does not do this: {reason}; leave it out")
+    if reason or backend == "reference":
+        return reference.mlp(x, networks, activation, extra, mean, std)
+    if x.ndim == 2:
+        return cpu.mlp(x, networks, activation, extra, mean, std)
+    rows, more = x.reshape(-1, x.shape[-1]), None if extra is None else extra.reshape(-1, extra.shape[-1])
+    return cpu.mlp(rows, networks, activation, more, mean, std).unflatten(1, x.shape[:-1])
+
+
+def check(
+    x: Tensor,
+    networks: Sequence[Sequence[Layer]],
+    activation: str,
+    extra: Tensor | None,
+    mean: Tensor | None,
+    std: Tensor | None,
+) -> None:
+    """Refuse what is not M networks of one shape over these rows."""
+    if activation not in reference.ACTIVATIONS:
+        known = ", ".join(reference.ACTIVATIONS)
+        raise ValueError(f"activation: expected one of {known}, got {activation!r}")
+    if not networks or not networks[0]:
+        raise ValueError("networks: expected at least one, of at least one layer")
+    if (mean is None) != (std is None) or (mean is not None and not mean.shape == std.shape == x.shape[-1:]):
+        raise ValueError(f"mean, std: expected both of ({x.shape[-1]},), or none")
+    if extra is not None and extra.shape[:-1] != x.shape[:-1]:
+        raise ValueError(f"extra: expected {tuple(x.shape[:-1])} rows as of x, got {tuple(extra.shape)}")
+    first, width = networks[0], x.shape[-1] + (0 if extra is None else extra.shape[-1])
+    for weight, bias in first:
+        if weight.shape != (len(bias), width):
+            raise ValueError(
+                f"networks: expected a weight of ({len(bias)}, {width}), its bias and what it is given, got "
+                f"{tuple(weight.shape)}"
+            )
+        width = len(bias)
+    for layers in networks[1:]:
+        same = len(layers) == len(first) and all(
+            w.shape == u.shape and b.shape == c.shape for (w, b), (u, c) in zip(layers, first, strict=True)
+        )
+        if not same:
+            raise ValueError("networks: expected all of the shape of the first")
+
+
+def why_not(
+    x: Tensor,
+    networks: Sequence[Sequence[Layer]],
+    extra: Tensor | None = None,
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
+) -> str | None:
+    """Why the compiled backend does not take these tensors, or None."""
+    if why_missing():
+        return why_missing()
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return "torch.compile and exporters see operators"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast chooses the type of each operator"
+    if torch._C._functorch.maybe_current_level() is not None:
+        return "transformations of torch.func see operators"
+    if any(t is not None and t.requires_grad for t in (mean, std)):
+        return "it gives mean and std no gradient"
+    inputs = [t for t in (x, extra, mean, std) if t is not None]
+    for tensor in (*inputs, *[t for layers in networks for layer in layers for t in layer]):
+        if not tensor.is_cpu or tensor.dtype != torch.float32:
+            return f"it computes in float32 on the CPU, got {tensor.dtype} on {tensor.device}"
+    return None if x.numel() else "there are no rows"

@@ -70,8 +70,10 @@ class PyDecoder {
     n.timesteps = from.at("embed_timestep.weight", {shape_.max_timestep, d});
     n.action_head = from.linear("action_head", shape_.action_dim, d);
     if (shape_.predicts_returns) n.return_head = from.linear("return_head", 1, d);
-    n.centre = from.at("centre", {shape_.action_dim});
-    n.half_range = from.at("half_range", {shape_.action_dim});
+    if (from.has("centre") || from.has("half_range")) {  // neither: the head's outputs are wanted as they are
+      n.centre = from.at("centre", {shape_.action_dim});
+      n.half_range = from.at("half_range", {shape_.action_dim});
+    }
     if (shape_.pre_norm) n.final_norm = from.norm("final_norm", d, eps_);
     for (int b = 0; b < shape_.n_layer; ++b) {
       const std::string block = "blocks." + std::to_string(b) + ".";

@@ -35,7 +35,7 @@ struct DecoderWeights {
   const float* timesteps = nullptr;  // [max_timestep][D]
   NormWeights embed_norm, final_norm;
   bool has_final_norm = false;
-  const float *centre = nullptr, *half_range = nullptr;  // [A]
+  const float *centre = nullptr, *half_range = nullptr;  // [A] bounds behind tanh; null: the head's outputs as they are
   const BlockWeights* blocks = nullptr;
 };
 

@@ -110,8 +110,10 @@ class DecoderKernel {
     }
     linear(w_.action_head, count_, x_, stride_, small_, small_stride_);
     for (int64_t i = 0; i < count_; ++i)
-      for (int k = 0; k < w_.action_dim; ++k)
-        call.actions[(begin + i) * w_.action_dim + k] = fma(w_.half_range[k], tanh(small_[i * small_stride_ + k]), w_.centre[k]);
+      for (int k = 0; k < w_.action_dim; ++k) {
+        const float out = small_[i * small_stride_ + k];
+        call.actions[(begin + i) * w_.action_dim + k] = w_.centre ? fma(w_.half_range[k], tanh(out), w_.centre[k]) : out;
+      }
   }
 
  private:

@@ -69,8 +69,10 @@ DecoderPlan::DecoderPlan(const DecoderWeights& shape, const DecoderNumbers& numb
   w.embed_norm = norm(numbers.embed_norm);
   w.has_final_norm = numbers.final_norm.scale != nullptr;
   if (w.has_final_norm) w.final_norm = norm(numbers.final_norm);
-  w.centre = kept(numbers.centre, w.action_dim, w.action_dim);
-  w.half_range = kept(numbers.half_range, w.action_dim, w.action_dim);
+  if (numbers.centre) {
+    w.centre = kept(numbers.centre, w.action_dim, w.action_dim);
+    w.half_range = kept(numbers.half_range, w.action_dim, w.action_dim);
+  }
   for (const DecoderNumbers::Block& from : numbers.blocks) {
     BlockWeights& b = blocks_.emplace_back();
     b.query = panels(from.qkv, 0, w.d_model);

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from dtag_fast.algorithms import parallel
 from dtag_fast.algorithms.trained_critic import TrainedCritic
-from dtag_fast.data import TrajectoryStore
+from dtag_fast.data import DiscreteActions, TrajectoryStore
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,36 +26,39 @@ class DataSpec:
     action_dim: int
     state_mean: np.ndarray  # (S,) float32
     state_std: np.ndarray  # (S,) float32, deviation + 1e-6
-    action_low: list[float]  # (A,)
-    action_high: list[float]  # (A,)
+    action_low: list[float]  # (A,); empty for discrete actions
+    action_high: list[float]  # (A,); empty for discrete actions
     returns: np.ndarray  # (E,) float64, undiscounted return of each episode
     lengths: np.ndarray  # (E,) int64, steps of each episode
     horizon: int  # steps of the longest episode, in the data or by the environment's time limit
+    discrete: DiscreteActions | None = None  # the space of discrete actions, whose rows are one-hot
 
     @classmethod
     def of(cls, store: TrajectoryStore) -> DataSpec:
         """Read them from a store.
 
         Raises:
-            ValueError: its metadata names no action bounds.
+            ValueError: actions are continuous and its metadata names no bounds.
         """
-        for key in ("action_low", "action_high"):
+        discrete, bounds = store.discrete_actions, {"action_low": [], "action_high": []}
+        for key in bounds if discrete is None else ():
             if store.metadata.get(key) is None:
                 raise ValueError(
                     f"metadata: expected {key!r}, one number per action dimension, got "
                     f"{store.metadata.get(key)!r}; a policy needs to know the bounds of its actions"
                 )
+            bounds[key] = [float(x) for x in store.metadata[key]]
         mean, std = store.state_statistics()
         return cls(
             state_dim=store.state_dim,
             action_dim=store.action_dim,
             state_mean=mean,
             state_std=std,
-            action_low=[float(x) for x in store.metadata["action_low"]],
-            action_high=[float(x) for x in store.metadata["action_high"]],
+            **bounds,
             returns=store.episode_returns,
             lengths=store.episode_lengths,
             horizon=max(int(store.episode_lengths.max()), store.metadata.get("max_episode_steps") or 0),
+            discrete=discrete,
         )
 
 
@@ -64,6 +67,7 @@ class Algorithm(ABC):
 
     Attributes:
         name: as in the registry. kind: what a user gets out of it, a "policy" or a "critic".
+        takes_discrete: whether it learns discrete actions; the others refuse such data.
         exports: networks a checkpoint offers to others, by file name: "model" (a policy), "critic", "value"
             (V, beside a critic).
         modules: all networks, the exported ones included. optimizers: all optimizers.
@@ -81,11 +85,13 @@ class Algorithm(ABC):
         critic: where `reason_for_critic` names one.
 
     Raises:
-        ValueError: a critic is missing, or given and not used.
+        ValueError: a critic is missing, or given and not used; the data has discrete actions and the
+            algorithm is for continuous ones.
     """
 
     name: ClassVar[str]
     kind: ClassVar[Literal["policy", "critic"]]
+    takes_discrete: ClassVar[bool] = False
     exports: dict[str, nn.Module]
     modules: dict[str, nn.Module]
     optimizers: dict[str, Optimizer]
@@ -101,6 +107,11 @@ class Algorithm(ABC):
         capturable: bool = False,
         critic: TrainedCritic | None = None,
     ):
+        if data.discrete is not None and not self.takes_discrete:
+            raise ValueError(
+                f"actions: {self.name} learns continuous actions, those of the data are {data.discrete}; "
+                "discrete ones are learned by dt and reinformer"
+            )
         self.config, self.data, self.capturable = config, data, capturable
         self.device = torch.device(device)
         self.trained = self._freeze(critic)

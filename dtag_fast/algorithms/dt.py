@@ -1,6 +1,7 @@
 """Decision Transformer: actions learned from returns-to-go (Chen et al. 2021, arXiv 2106.01345).
 
 loss = mean over real steps of |a_t - pi(R_{<=t}, s_{<=t}, a_{<t})|^2 / A     + a term of Q, see q_term.py
+       discrete actions: mean over real steps of -log pi(a_t | R_{<=t}, s_{<=t}, a_{<t}), pi a softmax
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dtag_fast.algorithms import q_term
-from dtag_fast.algorithms.losses import masked_mse
+from dtag_fast.algorithms.losses import masked_agreement, masked_cross_entropy, masked_mse
 from dtag_fast.algorithms.policies import SequenceAlgorithm
 from dtag_fast.data import Windows
 from dtag_fast.models import DecisionTransformer, DecisionTransformerConfig
@@ -73,9 +74,10 @@ class DT(SequenceAlgorithm):
     """See the head of this file."""
 
     name = "dt"
+    takes_discrete = True
 
     def reason_for_critic(self) -> str | None:
-        return q_term.reason_for_critic(self.config)
+        return q_term.reason_for_critic(self.config, self.data)
 
     def _build(self) -> None:
         model = self._sequence_model(DecisionTransformer, DecisionTransformerConfig)
@@ -84,7 +86,7 @@ class DT(SequenceAlgorithm):
     def update(self, batch: Windows) -> dict[str, Tensor]:
         self.model.train()
         loss, predicted = self._loss(batch)
-        metrics: dict[str, Tensor] = {}
+        metrics = self._accuracy(predicted, batch)
         if self.trained is not None:
             weight = q_term.weight_at(self.config, self.schedule_step)
             term, metrics = q_term.q_term(self.trained, self.model, batch, predicted, weight)
@@ -95,10 +97,19 @@ class DT(SequenceAlgorithm):
 
     def _loss(self, batch: Windows) -> tuple[Tensor, Tensor]:
         """The error of the actions, and the predicted ones (B, K, A)."""
-        predicted = self.model(*batch, generator=self.generator).actions
-        return masked_mse(predicted, batch.actions, batch.mask), predicted
+        out = self.model(*batch, generator=self.generator)
+        if out.action_logits is not None:
+            return masked_cross_entropy(out.action_logits, batch.actions, batch.mask), out.actions
+        return masked_mse(out.actions, batch.actions, batch.mask), out.actions
+
+    def _accuracy(self, predicted: Tensor, batch: Windows) -> dict[str, Tensor]:
+        """Of discrete actions, to log."""
+        if self.data.discrete is None:
+            return {}
+        return {"accuracy": masked_agreement(predicted, batch.actions, batch.mask)}
 
     @torch.no_grad()
     def validate(self, batch: Windows) -> dict[str, Tensor]:
         self.model.eval()
-        return {"loss": self._loss(batch)[0]}
+        loss, predicted = self._loss(batch)
+        return {"loss": loss, **self._accuracy(predicted, batch)}

@@ -36,6 +36,23 @@ def masked_mse(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return masked_mean((predicted - target).square().mean(dim=-1), mask)
 
 
+def masked_cross_entropy(logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the real steps of -sum_a target_a log softmax(logits)_a.
+
+    Args:
+        logits: (B, K, A), of any floating type. target: (B, K, A) one-hot rows. mask: (B, K).
+    Returns:
+        0-dim, in nats and in the wider type of the two.
+    """
+    log_p = F.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, target.dtype))
+    return masked_mean(-(target * log_p).sum(dim=-1), mask)
+
+
+def masked_agreement(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Share of the real steps whose one-hot rows are the same; predicted, target (B, K, A), mask (B, K)."""
+    return masked_mean((predicted * target).sum(dim=-1), mask)
+
+
 def expectile_weight(difference: Tensor, expectile: float) -> Tensor:
     """|expectile - 1[difference < 0]|: what lies above the estimate counts `expectile`, below it the rest."""
     return (expectile - (difference < 0).to(difference.dtype)).abs()

@@ -74,12 +74,13 @@ class SequenceAlgorithm(PolicyAlgorithm):
         names = {field.name for field in dataclasses.fields(config)}
         shared = {f.name: getattr(c, f.name) for f in dataclasses.fields(c) if f.name in names}
         shared |= {"state_dim": data.state_dim, "action_dim": data.action_dim}
+        shared |= {"discrete": data.discrete is not None}
+        bounds = (data.action_low, data.action_high) if data.discrete is None else ()
         return model(
             config(**{**shared, "return_scale": self.return_scale, **settings}),
             data.state_mean,
             data.state_std,
-            data.action_low,
-            data.action_high,
+            *bounds,
             attention=c.attention,
         )
 
@@ -104,11 +105,15 @@ class EntropyConstrained(SequenceAlgorithm):
     """A policy whose loss has -lambda H, and lambda follows d/d(log lambda) of lambda (H - H_target).
 
     H_target = -A. Trained by LAMB. The config also has eps, initial_temperature and temperature_lr.
+
+    The entropy of discrete actions is never below 0: they are not constrained, and there is no lambda.
     """
 
     def _train_entropy_constrained(self, model: SequenceModel) -> None:
         c = self.config
         self._train(model, Lamb, eps=c.eps)
+        if self.data.discrete is not None:
+            return
         self.log_temperature = torch.tensor(
             math.log(c.initial_temperature), device=self.device, requires_grad=True
         )
@@ -128,5 +133,5 @@ class EntropyConstrained(SequenceAlgorithm):
         self.temperature_optimizer.zero_grad()
 
     def extra_tensors(self) -> dict[str, Tensor]:
-        """log lambda."""
-        return {"log_temperature": self.log_temperature}
+        """log lambda, where there is one."""
+        return {} if self.data.discrete is not None else {"log_temperature": self.log_temperature}

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dtag_fast.algorithms.base import DataSpec
 from dtag_fast.algorithms.losses import masked_mean
 from dtag_fast.algorithms.parallel import mean_over_processes
 from dtag_fast.algorithms.schedules import ramp
@@ -34,8 +35,17 @@ def check_settings(config: Any) -> None:
     at_least_zero(config, "q_weight", "q_start", "q_ramp")
 
 
-def reason_for_critic(config: Any) -> str | None:
-    """The setting that makes a trained critic necessary, in words, or None."""
+def reason_for_critic(config: Any, data: DataSpec) -> str | None:
+    """The setting that makes a trained critic necessary, in words, or None.
+
+    Raises:
+        ValueError: it is set, and the actions of the data are discrete.
+    """
+    if config.q_weight > 0 and data.discrete is not None:
+        raise ValueError(
+            "q_weight: the term of Q is a gradient with respect to continuous actions, those of the data are "
+            f"{data.discrete}; leave it out"
+        )
     return f"q_weight = {config.q_weight:g}" if config.q_weight > 0 else None
 
 

@@ -6,6 +6,8 @@ L    = mean |tau - 1[u < 0]| u^2                expectile of the return: tau -> 
      - lambda H,     H = entropy of N(mu, sigma)
      + a term of Q(s, mu), see q_term.py        none unless asked for
 lambda follows d/d(log lambda) of lambda (H - H_target), H_target = -A
+
+Discrete actions: the likelihood is that of a softmax, and there is no term of H and no lambda.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from dtag_fast.algorithms.losses import (
     expectile_loss,
     gaussian_entropy,
     gaussian_nll,
+    masked_agreement,
+    masked_cross_entropy,
     masked_mean,
     masked_mse,
     return_scale_of,
@@ -77,9 +81,10 @@ class Reinformer(EntropyConstrained):
     """See the head of this file."""
 
     name = "reinformer"
+    takes_discrete = True
 
     def reason_for_critic(self) -> str | None:
-        return q_term.reason_for_critic(self.config)
+        return q_term.reason_for_critic(self.config, self.data)
 
     def _build(self) -> None:
         self._train_entropy_constrained(self._sequence_model(ReinformerModel, ReinformerConfig))
@@ -88,6 +93,8 @@ class Reinformer(EntropyConstrained):
         c = self.config
         self.model.train()
         return_loss, nll, out = self._losses(batch)
+        if self.data.discrete is not None:
+            return self._update_discrete(return_loss, nll, out, batch)
         entropy = gaussian_entropy(out.log_std)
         temperature = self.log_temperature.exp()
         loss, metrics = return_loss + nll - temperature.detach() * entropy, {}
@@ -108,6 +115,21 @@ class Reinformer(EntropyConstrained):
             **metrics,
         }
 
+    def _update_discrete(
+        self, return_loss: Tensor, nll: Tensor, out: SequenceOutput, batch: Windows
+    ) -> dict[str, Tensor]:
+        """The rest of `update` for discrete actions."""
+        loss = return_loss + nll
+        grad_norm = self._descend(loss)
+        self.count_update()
+        return {
+            "loss": loss.detach(),
+            "return_loss": return_loss.detach(),
+            "nll": nll.detach(),
+            "accuracy": masked_agreement(out.actions, batch.actions, batch.mask),
+            "grad_norm": grad_norm,
+        }
+
     def _losses(self, batch: Windows) -> tuple[Tensor, Tensor, SequenceOutput]:
         """Of the returns and of the actions, and what the model said."""
         mask = batch.mask
@@ -115,14 +137,17 @@ class Reinformer(EntropyConstrained):
         returns = batch.returns_to_go.squeeze(-1)  # (B, K)
         u = (returns - out.returns.squeeze(-1)) / return_scale_of(returns, mask)
         return_loss = masked_mean(expectile_loss(u, self.config.expectile), mask)
-        return return_loss, masked_mean(gaussian_nll(batch.actions, out.actions, out.log_std), mask), out
+        if out.action_logits is not None:
+            nll = masked_cross_entropy(out.action_logits, batch.actions, mask)
+        else:
+            nll = masked_mean(gaussian_nll(batch.actions, out.actions, out.log_std), mask)
+        return return_loss, nll, out
 
     @torch.no_grad()
     def validate(self, batch: Windows) -> dict[str, Tensor]:
         self.model.eval()
         return_loss, nll, out = self._losses(batch)
-        return {
-            "return_loss": return_loss,
-            "nll": nll,
-            "action_error": masked_mse(out.actions, batch.actions, batch.mask),
-        }
+        actions = out.actions, batch.actions, batch.mask
+        if self.data.discrete is not None:
+            return {"return_loss": return_loss, "nll": nll, "accuracy": masked_agreement(*actions)}
+        return {"return_loss": return_loss, "nll": nll, "action_error": masked_mse(*actions)}

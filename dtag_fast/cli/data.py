@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dtag_fast.data import catalog
+from dtag_fast.data.discrete import DiscreteActions
 
 RECIPES = Literal["pointmaze-umaze", "pointmaze-medium", "pointmaze-large"]
 _WIDE = 160  # columns when the output is not a terminal, so that a file or pipe gets whole lines
@@ -141,8 +142,15 @@ def _facts(metadata: dict, summary) -> Iterator[tuple[str, str]]:
     yield "environment", environment + (f", at most {limit} steps" if limit else "")
     keys = metadata.get("observation_keys")
     yield "state", f"{summary.state_dim} numbers" + (f" ({' + '.join(keys)})" if keys else "")
-    low, high = metadata.get("action_low"), metadata.get("action_high")
-    yield "action", f"{summary.action_dim} numbers" + (f" in {_bounds(low, high)}" if low else "")
+    low, high, discrete = (
+        metadata.get("action_low"),
+        metadata.get("action_high"),
+        DiscreteActions.of(metadata),
+    )
+    if discrete is not None:
+        yield "action", f"one of {discrete.n}, numbered {discrete.start} to {discrete.last}: {discrete}"
+    else:
+        yield "action", f"{summary.action_dim} numbers" + (f" in {_bounds(low, high)}" if low else "")
     yield (
         "episodes",
         (

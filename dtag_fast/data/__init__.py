@@ -6,6 +6,7 @@ The names below load their modules on first use: listing and converting datasets
 from importlib import import_module
 
 _EXPORTS = {
+    "DiscreteActions": "dtag_fast.data.discrete",
     "Episode": "dtag_fast.data.store",
     "TrajectoryStore": "dtag_fast.data.store",
     "load_dataset": "dtag_fast.data.cache",

@@ -11,6 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from dtag_fast.data import catalog
+from dtag_fast.data.discrete import DiscreteActions
 from dtag_fast.data.minari_reader import open_source
 from dtag_fast.data.oddities import Oddities
 from dtag_fast.data.sources import Source, open_file
@@ -125,8 +126,10 @@ def _open_or_convert(
 def _convert(source: Source, folder: Path, progress: Callable[[int, int], None] | None) -> None:
     folder.mkdir()
     metadata = source.describe()
-    oddities = Oddities(metadata["action_low"], metadata["action_high"])
-    writer = StoreWriter(folder, metadata["dataset_id"], oddities)
+    discrete = DiscreteActions.of(metadata)
+    bounds = (metadata["action_low"], metadata["action_high"]) if discrete is None else (0.0, 1.0)
+    oddities = Oddities(*bounds)
+    writer = StoreWriter(folder, metadata["dataset_id"], oddities, discrete)
     steps = 0
     try:
         for episodes, arrays in enumerate(source.episodes(), start=1):

@@ -20,6 +20,7 @@ class Columns:
     Attributes:
         rows: N, steps of the file.
         state_dim, action_dim: S, A.
+        integer_actions: whether actions are of an integer type; those of shape (N,) have A = 1.
         has_timeouts, has_next: whether timeouts and next_observations are there.
         block: rows to read at a time.
 
@@ -57,7 +58,10 @@ class Columns:
             if not isinstance(self._file.get(key), h5py.Dataset):
                 raise ValueError(f"{self.name}: {key}: this array is missing; {self.path.name} has {keys}")
         self.rows, self.state_dim = self._matrix("observations")
-        _, self.action_dim = self._matrix("actions")
+        actions = self._file["actions"]
+        self.integer_actions = actions.dtype.kind in "iub"
+        numbered = self.integer_actions and actions.shape == (self.rows,)
+        self.action_dim = 1 if numbered else self._matrix("actions")[1]
         if self.has_next and self._matrix("next_observations")[1] != self.state_dim:
             raise ValueError(
                 f"{self.name}: next_observations: expected {self.state_dim} columns, as observations, got "
@@ -101,7 +105,9 @@ class Columns:
                 f"{self.name}: {key}: rows from {first} can not be read ({error}); the file is damaged, "
                 f"{_REMEDY}"
             ) from error
-        return values if key in ("observations", "actions", "next_observations") else values.reshape(-1)
+        if key == "actions":
+            return values.reshape(len(values), self.action_dim)
+        return values if key in ("observations", "next_observations") else values.reshape(-1)
 
     def read_flags(self, key: str, first: int, last: int) -> np.ndarray:
         """The same as bool; ValueError for numbers other than 0 and 1."""

@@ -1,7 +1,8 @@
 """D4RL's HDF5 files: all steps of a dataset one after the other, cut into episodes here.
 
-A file holds observations (N, S), actions (N, A), rewards, terminals, timeouts (N,) and, in newer versions,
-next_observations (N, S). What follows from it (docs/data.md says why):
+A file holds observations (N, S), actions (N, A), or integers (N,) where they are discrete, rewards,
+terminals, timeouts (N,) and, in newer versions, next_observations (N, S). What follows from it (docs/data.md
+says why):
 
     ends        terminals, timeouts, and jumps from a next observation to a following row that is another;
                 without timeouts: those jumps, or else the environment's step limit
@@ -49,7 +50,7 @@ class D4rlFile(FlatFile):
                 actions = columns.read("actions", first, first + columns.block)
                 np.fmin(low, actions.min(axis=0), out=low)
                 np.fmax(high, actions.max(axis=0), out=high)
-            return self.with_bounds(low, high, columns.state_dim)
+            return self.with_actions(low, high, columns.state_dim, columns.integer_actions)
 
     def episodes(self) -> Iterator[tuple[np.ndarray, ...]]:
         """The arrays of each episode in the order of Episode, as float32 and flags, not yet checked.

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dtag_fast.data.d4rl_tasks import task_of
+from dtag_fast.data.discrete import DiscreteActions, discrete_facts
 from dtag_fast.data.scores import reference_of
 
 
@@ -19,13 +20,15 @@ class Environment:
     Attributes:
         spec: {"id", "kwargs", "max_episode_steps"}.
         state_dim: S, length of its observations.
-        action_low, action_high: (A,) lists.
+        action_low, action_high: (A,) lists; empty where actions are discrete.
+        discrete: the action space where it is discrete.
     """
 
     spec: dict
     state_dim: int
     action_low: list[float]
     action_high: list[float]
+    discrete: DiscreteActions | None = None
 
 
 class FlatFile:
@@ -82,19 +85,26 @@ class FlatFile:
             return self.environment.spec["max_episode_steps"]
         return self.task.max_episode_steps if self.task else None
 
-    def with_bounds(self, low: np.ndarray, high: np.ndarray, state_dim: int) -> dict:
+    def with_actions(self, low: np.ndarray, high: np.ndarray, state_dim: int, integers: bool) -> dict:
         """The metadata with the action space.
 
-        That of the environment; all of D4RL's have [-1, 1]. Without either it is taken from the data.
+        That of the environment; all of D4RL's have [-1, 1]. Without either it is taken from the data: one
+        column of integers is discrete actions, numbered from 0 to the largest.
 
         Args:
             low, high: (A,) smallest and largest action of the file per dimension.
             state_dim: S, columns of its observations.
+            integers: whether the actions are of an integer type.
 
         Raises:
-            ValueError: the environment has other observations or actions than the file.
+            ValueError: the environment has other observations or actions than the file, or discrete actions
+                are negative.
         """
         self.state_dim = state_dim
+        named = self.environment.discrete if self.environment else None
+        if len(low) == 1 and (named is not None or (integers and self.environment is None)):
+            lowest, highest = (int(np.nan_to_num(bound[0])) for bound in (low, high))
+            return self.metadata | discrete_facts(self._discrete(lowest, highest))
         if self.environment is not None:
             self._expect_dims(state_dim, len(low))
             bounds = self.environment.action_low, self.environment.action_high
@@ -112,8 +122,45 @@ class FlatFile:
             )
         return {**self.metadata, "action_low": bounds[0], "action_high": bounds[1]}
 
+    def _discrete(self, lowest: int, highest: int) -> DiscreteActions:
+        """The space of discrete actions of which the file has these."""
+        if self.environment is not None:
+            space, name = self.environment.discrete, self.environment.spec["id"]
+            if self.environment.state_dim != self.state_dim:
+                raise ValueError(
+                    f"env: {name} has {self.environment.state_dim} observations, {self.path.name} has "
+                    f"{self.state_dim}; name the environment of the data"
+                )
+            if lowest < space.start or highest > space.last:
+                raise ValueError(
+                    f"env: {name} has actions {space.start} to {space.last}, {self.path.name} has {lowest} "
+                    f"to {highest}; name the environment of the data"
+                )
+            return space
+        if self.task is not None:
+            raise ValueError(
+                f"{self.name}: actions: expected vectors, as D4RL has them for this name, got integers; give "
+                "the file another name, or name the environment with `dtag data import --env ENV_ID`"
+            )
+        if lowest < 0:
+            raise ValueError(
+                f"{self.name}: actions: expected discrete actions numbered from 0, got {lowest}; name the "
+                "environment with `dtag data import FILE --id ID --env ENV_ID`"
+            )
+        self.notes.append(
+            f"{self.path.name} says neither environment nor action space: its integer actions are taken as "
+            f"discrete, 0 to {highest}, the largest in the file; name the environment with `dtag data import "
+            "FILE --id ID --env ENV_ID`"
+        )
+        return DiscreteActions(highest + 1)
+
     def _expect_dims(self, state_dim: int, action_dim: int) -> None:
         env = self.environment
+        if env.discrete is not None:
+            raise ValueError(
+                f"env: {env.spec['id']} has actions of {env.discrete}, {self.path.name} has vectors of "
+                f"{action_dim}; name the environment of the data"
+            )
         if (env.state_dim, len(env.action_low)) != (state_dim, action_dim):
             raise ValueError(
                 f"env: {env.spec['id']} has {env.state_dim} observations and {len(env.action_low)} actions, "
@@ -136,18 +183,23 @@ def environment_of(env_id: str) -> Environment:
     env = gymnasium.make(env_id, disable_env_checker=True)
     try:
         robotics.remove_model_file(env)
-        for name, space in (("observations", env.observation_space), ("actions", env.action_space)):
-            if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+        actions, discrete = env.action_space, None
+        if isinstance(actions, gymnasium.spaces.Discrete):
+            discrete = DiscreteActions(int(actions.n), int(actions.start))
+        for name, space in (("observations", env.observation_space), ("actions", actions)):
+            vector = isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1
+            if not vector and (discrete is None or space is not actions):
                 raise ValueError(
                     f"env: {env_id} has {name} of {space}; a file of flat vectors can not be played there, "
-                    "name an environment whose observations and actions are vectors"
+                    "name an environment whose observations are vectors and whose actions are vectors or "
+                    "discrete"
                 )
         spec = {
             "id": env.spec.id,
             "kwargs": dict(env.spec.kwargs),
             "max_episode_steps": env.spec.max_episode_steps,
         }
-        low, high = env.action_space.low.tolist(), env.action_space.high.tolist()
-        return Environment(spec, env.observation_space.shape[0], low, high)
+        low, high = ([], []) if discrete else (actions.low.tolist(), actions.high.tolist())
+        return Environment(spec, env.observation_space.shape[0], low, high, discrete)
     finally:
         env.close()

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dtag_fast.data import catalog
+from dtag_fast.data.discrete import DiscreteActions, discrete_facts
 from dtag_fast.data.flat_file import FlatFile, environment_of
 from dtag_fast.data.minari_reader import (
     ENV_SPEC_KEY,
@@ -66,20 +67,19 @@ def import_files(
     _expect_agreement({str(source.path): source.metadata for source in sources})
     described = [source.describe() for source in sources]
     dims = {
-        (source.state_dim, len(one["action_low"])) for source, one in zip(sources, described, strict=True)
+        (source.state_dim, "discrete" if DiscreteActions.of(one) else len(one["action_low"]))
+        for source, one in zip(sources, described, strict=True)
     }
     if len(dims) > 1:
         raise ValueError(
-            f"FILE: the files have different sizes of observation and action, {sorted(dims)}; import them "
-            "one by one"
+            "FILE: the files have different sizes of observation and action, "
+            f"{sorted(dims, key=lambda sizes: (sizes[0], str(sizes[1])))}; import them one by one"
         )
-    metadata = described[0] | {
-        "action_low": np.min([one["action_low"] for one in described], axis=0).tolist(),
-        "action_high": np.max([one["action_high"] for one in described], axis=0).tolist(),
-    }
-    spaces = _vector_spaces(sources[0].state_dim, metadata)
+    metadata = described[0] | _common_actions(described)
+    discrete = DiscreteActions.of(metadata)
+    spaces = _spaces(sources[0].state_dim, metadata)
     with _new_dataset(dataset_id) as folder:
-        _write(folder, spaces, _gymnasium_spec(metadata["env_spec"]), _episodes(sources, progress))
+        _write(folder, spaces, _gymnasium_spec(metadata["env_spec"]), _episodes(sources, discrete, progress))
         notes = [
             note if len(sources) == 1 else f"{source.path.name}: {note}"
             for source in sources
@@ -197,11 +197,25 @@ def _make_namespace(dataset_id: str) -> None:
             create_namespace(namespace)
 
 
-def _vector_spaces(state_dim: int, metadata: dict):
-    from gymnasium.spaces import Box
+def _common_actions(described: Sequence[dict]) -> dict:
+    """The action space that holds those of all parts, which are of one kind (see `action_facts`)."""
+    discrete = [DiscreteActions.of(one) for one in described]
+    if discrete[0] is not None:  # of one environment, or all of none and then numbered from 0
+        return discrete_facts(max(discrete, key=lambda space: space.n))
+    return {
+        "action_low": np.min([one["action_low"] for one in described], axis=0).tolist(),
+        "action_high": np.max([one["action_high"] for one in described], axis=0).tolist(),
+    }
 
+
+def _spaces(state_dim: int, metadata: dict):
+    from gymnasium.spaces import Box, Discrete
+
+    observations, discrete = Box(-np.inf, np.inf, (state_dim,), np.float32), DiscreteActions.of(metadata)
+    if discrete is not None:
+        return observations, Discrete(discrete.n, start=discrete.start)
     low, high = (np.asarray(metadata[key], np.float32) for key in ("action_low", "action_high"))
-    return Box(-np.inf, np.inf, (state_dim,), np.float32), Box(low, high, dtype=np.float32)
+    return observations, Box(low, high, dtype=np.float32)
 
 
 def _write(folder: Path, spaces, env_spec, episodes: Iterable, jpeg_encoding: bool = True) -> None:
@@ -254,14 +268,18 @@ def _update(folder: Path, dataset_id: str, metadata: dict, more: dict) -> None:
     MinariStorage.read(folder).update_metadata(about)
 
 
-def _episodes(sources: Sequence[FlatFile], progress: Progress | None) -> Iterator:
+def _episodes(
+    sources: Sequence[FlatFile], discrete: DiscreteActions | None, progress: Progress | None
+) -> Iterator:
     from minari.data_collector import EpisodeBuffer
 
     for source in sources:
         steps = 0
         for index, arrays in enumerate(source.episodes()):
-            checked = check_episode(arrays, f"{source.name}: episode {index}")
+            checked = check_episode(arrays, f"{source.name}: episode {index}", discrete=discrete)
             observations, actions, rewards, terminations, truncations = checked
+            if discrete is not None:
+                actions = discrete.numbers(actions)
             steps += len(actions)
             if progress is not None:
                 progress(index + 1 if source.counts == "episodes" else steps, source.total)

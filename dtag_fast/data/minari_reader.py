@@ -98,8 +98,8 @@ def open_source(path: str | os.PathLike, observation_keys: Sequence[str] | None 
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: damaged metadata; a storage format that Minari does not have; a space that is not a Box
-            of one dimension or a Dict of such.
+        ValueError: damaged metadata; a storage format that Minari does not have; observations that are not a
+            Box of one dimension or a Dict of such; actions that are neither such a Box nor Discrete.
     """
     path = Path(path)
     raw = _read_metadata(path)
@@ -115,7 +115,7 @@ def open_source(path: str | os.PathLike, observation_keys: Sequence[str] | None 
     observation_space, action_space = _spaces(path, raw)
     keys = observation_keys if observation_keys is not None else raw.get(OBSERVATION_KEYS_KEY)
     paths = spaces.observation_paths(observation_space, keys, name)
-    low, high = spaces.action_bounds(action_space, name)
+    actions = spaces.action_facts(action_space, name)
     env_spec = raw.get(ENV_SPEC_KEY) or _env_spec(raw)
     ref_min, ref_max, ref_source = _references(path, raw)
     metadata = {
@@ -123,8 +123,7 @@ def open_source(path: str | os.PathLike, observation_keys: Sequence[str] | None 
         "env_id": env_spec["id"] if env_spec else None,
         "env_spec": env_spec,
         "max_episode_steps": env_spec.get("max_episode_steps") if env_spec else None,
-        "action_low": low,
-        "action_high": high,
+        **actions,
         "observation_keys": paths,
         "ref_min_score": ref_min,
         "ref_max_score": ref_max,

@@ -11,7 +11,8 @@ class Oddities:
     """Collects facts episode by episode and says them in sentences.
 
     Args:
-        action_low, action_high: (A,) bounds of the action space; infinite where there is none.
+        action_low, action_high: bounds of the action space, (A,) or one for all dimensions; infinite where
+            there is none.
     """
 
     def __init__(self, action_low, action_high):

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from dtag_fast.data.discrete import KEY, DiscreteActions, discrete_facts
+
 GOAL_KEYS = ("observation", "desired_goal")  # what a goal-conditioned policy needs to see
 
 
@@ -49,7 +51,8 @@ def _entry(observation, path: str):
 
 
 def parse_space(serialized: str | dict) -> dict:
-    """A space of metadata.json ("type", then "shape", "low", "high" of a Box or "subspaces" of a Dict)."""
+    """A space of metadata.json: "type", then "shape", "low", "high" of a Box, "n", "start" of a Discrete or
+    "subspaces" of a Dict."""
     return json.loads(serialized) if isinstance(serialized, str) else serialized
 
 
@@ -99,20 +102,26 @@ def _leaves(entries: dict, path: str, where: str) -> list[str]:
     return [path]
 
 
-def action_bounds(space: dict, where: str) -> tuple[list[float], list[float]]:
-    """Lowest and highest action per dimension; infinite where unbounded.
+def action_facts(space: dict, where: str) -> dict:
+    """What a store's metadata says of the action space: action_low, action_high, discrete_actions.
+
+    Bounds are lists, infinite where there is none; None for discrete actions.
 
     Raises:
-        ValueError: the space is not a Box of one dimension.
+        ValueError: the space is neither a Box of one dimension nor Discrete.
     """
-    _expect_vector(space, f"{where}: actions")
-    return space["low"], space["high"]
+    if space["type"] == "Discrete":
+        return discrete_facts(DiscreteActions(int(space["n"]), int(space.get("start", 0))))
+    _expect_vector(space, f"{where}: actions", "a Box of one dimension or Discrete")
+    return {"action_low": space["low"], "action_high": space["high"], KEY: None}
 
 
-def _expect_vector(space: dict, where: str) -> None:
+def _expect_vector(space: dict, where: str, expected: str = "a Box of one dimension") -> None:
     if space["type"] != "Box" or len(space["shape"]) != 1:
-        raise ValueError(f"{where}: expected a Box of one dimension, got {_name(space)}")
+        raise ValueError(f"{where}: expected {expected}, got {_name(space)}")
 
 
 def _name(space: dict) -> str:
+    if "nvec" in space:
+        return f"{space['type']}({space['nvec']})"
     return f"{space['type']}{tuple(space['shape'])}" if "shape" in space else space["type"]

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dtag_fast.data.discrete import DiscreteActions, discrete_facts
 from dtag_fast.data.validation import check_episode
 
 FORMAT = "dtag_fast trajectories"
@@ -39,7 +40,7 @@ class Episode(NamedTuple):
 
     Attributes:
         observations: (T + 1, S) float32; row t is seen before step t, row T after the last step.
-        actions: (T, A) float32.
+        actions: (T, A) float32; one-hot rows where actions are discrete.
         rewards: (T,) float32.
         terminations: (T,) bool, the environment ended the episode at this step.
         truncations: (T,) bool, a time limit cut the episode at this step.
@@ -59,14 +60,15 @@ class TrajectoryStore:
 
     Attributes:
         observations: (N + E, S) float32.
-        actions: (N, A) float32.
+        actions: (N, A) float32; one-hot rows where actions are discrete.
         rewards: (N,) float32.
         terminations, truncations: (N,) bool.
         offsets: (E + 1,) int64, first step row of each episode, and N.
         metadata: dataset_id, env_id, env_spec (dict or None), max_episode_steps, action_low, action_high
-            (lists), observation_keys (list for Dict observations, else None), ref_min_score, ref_max_score,
-            ref_source, fingerprint of the source, notes (list of sentences about oddities that are not
-            errors).
+            (lists; None for discrete actions), discrete_actions ({"n", "start"}, None or absent for
+            continuous ones), observation_keys (list for Dict observations, else None), ref_min_score,
+            ref_max_score, ref_source, fingerprint of the source, notes (list of sentences about oddities
+            that are not errors).
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], metadata: dict):
@@ -93,6 +95,11 @@ class TrajectoryStore:
     @property
     def action_dim(self) -> int:
         return self.actions.shape[1]
+
+    @property
+    def discrete_actions(self) -> DiscreteActions | None:
+        """The space that the one-hot rows of `actions` stand for; None where actions are continuous."""
+        return DiscreteActions.of(self.metadata)
 
     @cached_property
     def episode_lengths(self) -> np.ndarray:
@@ -162,18 +169,22 @@ class TrajectoryStore:
         """A store in memory from episodes, each checked.
 
         Args:
-            episodes: Episode tuples, or any tuples in that order; converted to float32 and bool.
-            metadata: becomes `.metadata`; "dataset_id" names the set in errors.
+            episodes: Episode tuples, or any tuples in that order; converted to float32 and bool. Discrete
+                actions may be (T,) numbers and become one-hot rows.
+            metadata: becomes `.metadata`; "dataset_id" names the set in errors, "discrete_actions" says that
+                actions are discrete.
 
         Raises:
             ValueError: there is no episode, or one has arrays that disagree, are empty or not finite.
         """
         metadata = dict(metadata or {})
-        name = metadata.get("dataset_id", "episodes")
+        name, discrete = metadata.get("dataset_id", "episodes"), DiscreteActions.of(metadata)
+        if discrete is not None:
+            metadata |= discrete_facts(discrete)
         checked: list[Episode] = []
         for index, episode in enumerate(episodes):
             dims = (checked[0].observations.shape[1], checked[0].actions.shape[1]) if checked else None
-            checked.append(Episode(*check_episode(episode, f"{name}: episode {index}", dims)))
+            checked.append(Episode(*check_episode(episode, f"{name}: episode {index}", dims, discrete)))
         if not checked:
             raise ValueError(f"{name}: expected at least one episode, got none")
         arrays = {

@@ -1,8 +1,8 @@
 """Pickled lists of trajectories, as the original Decision Transformer keeps D4RL's datasets.
 
 A trajectory is a dict of observations (T, S), actions (T, A), rewards (T,), terminals or dones (T,), and
-next_observations (T, S) where the writer kept them. Read by `restricted_pickle`, so that opening a file
-from elsewhere runs nothing of it.
+next_observations (T, S) where the writer kept them; discrete actions are integers (T,) or (T, 1). Read by
+`restricted_pickle`, so that opening a file from elsewhere runs nothing of it.
 """
 
 from collections.abc import Iterator
@@ -56,7 +56,8 @@ class TrajectoryPickle(FlatFile):
             self._trajectories.append(trajectory)
         low = np.min([t["actions"].min(axis=0) for t in self._trajectories], axis=0)
         high = np.max([t["actions"].max(axis=0) for t in self._trajectories], axis=0)
-        return self.with_bounds(low, high, self._trajectories[0]["observations"].shape[1])
+        first = self._trajectories[0]
+        return self.with_actions(low, high, first["observations"].shape[1], _integers(first["actions"]))
 
     def episodes(self) -> Iterator[tuple[np.ndarray, ...]]:
         """The arrays of each episode in the order of Episode, not yet checked; see `D4rlFile.episodes`."""
@@ -114,6 +115,8 @@ class TrajectoryPickle(FlatFile):
                     f"{where}: {key}: expected an array of numbers, got {type(entry[key]).__name__}"
                 )
             trajectory[key] = array.reshape(-1) if key in ("rewards", ends) else array
+            if key == "actions" and array.ndim == 1 and _integers(array):
+                trajectory[key] = array[:, None]
         steps = len(trajectory["rewards"])
         if not steps:
             raise ValueError(f"{where}: rewards: the trajectory has no steps; remove it from the file")
@@ -121,8 +124,10 @@ class TrajectoryPickle(FlatFile):
             vector = key in ("rewards", ends)
             if array.ndim != (1 if vector else 2) or len(array) != steps or not array.size:
                 expected = f"({steps},)" if vector else f"({steps}, n)"
+                remedy = "; discrete actions are integers" if key == "actions" and array.ndim == 1 else ""
                 raise ValueError(
                     f"{where}: {key}: expected {expected} to match {steps} rewards, got shape {array.shape}"
+                    f"{remedy}"
                 )
         trajectory[_ENDS[0]] = trajectory.pop(ends)
         return trajectory
@@ -136,6 +141,13 @@ class TrajectoryPickle(FlatFile):
                     f"{self.name}: episode {index}: {key}: expected {expected} columns as in episode 0, got "
                     f"{found}"
                 )
+        types = [one["actions"].dtype for one in (first, trajectory)]
+        alone = self.environment is None and first["actions"].shape[1] == 1  # the type decides what they are
+        if alone and _integers(first["actions"]) != _integers(trajectory["actions"]):
+            raise ValueError(
+                f"{self.name}: episode {index}: actions: expected {types[0]} as in episode 0, "
+                f"got {types[1]}; integers are discrete actions, other numbers are not"
+            )
 
     def _flags(self, index: int, trajectory: dict[str, np.ndarray]) -> np.ndarray:
         flags = trajectory["terminals"]
@@ -158,3 +170,7 @@ class TrajectoryPickle(FlatFile):
                 "observations; the trajectory is not continuous"
             )
         return following
+
+
+def _integers(array: np.ndarray) -> bool:
+    return array.dtype.kind in "iub"

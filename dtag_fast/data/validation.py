@@ -2,25 +2,39 @@
 
 import numpy as np
 
+from dtag_fast.data.discrete import KEY, DiscreteActions
+
 KEYS = ("observations", "actions", "rewards", "terminations", "truncations")
 
 
-def check_episode(episode, where: str, dims: tuple[int, int] | None = None) -> tuple[np.ndarray, ...]:
+def check_episode(
+    episode, where: str, dims: tuple[int, int] | None = None, discrete: DiscreteActions | None = None
+) -> tuple[np.ndarray, ...]:
     """Check one episode and convert it.
 
     Args:
         episode: (observations (T + 1, S), actions (T, A), rewards (T,), terminations (T,), truncations (T,)).
         where: names the episode in errors, for example "local/hopper/medium-v0: episode 12".
         dims: (S, A) that the episode must have; None takes any.
+        discrete: the action space where it is discrete; actions are then (T,) numbers, or one-hot rows.
 
     Returns:
         The five arrays, C-contiguous: float32, float32, float32, bool, bool. No copy where none is needed.
+        Discrete actions are one-hot rows.
 
     Raises:
         ValueError: no steps; lengths that disagree; a wrong number of dimensions or width; NaN or infinity
-            (float64 numbers beyond float32 included); flags other than true and false.
+            (float64 numbers beyond float32 included); flags other than true and false; numbers that are no
+        action of a discrete space.
     """
     observations, actions, rewards, terminations, truncations = map(np.asarray, episode)
+    if discrete is not None:
+        actions = discrete.one_hot(actions, where)
+    if actions.ndim == 1 and actions.dtype.kind in "iu":
+        raise ValueError(
+            f"{where}: actions: expected (T, A), got integers of shape {actions.shape}; where actions are "
+            f"discrete, metadata says so under {KEY!r}: {{'n': number of actions, 'start': the first}}"
+        )
     _expect(actions.ndim == 2, where, "actions", "(T, A)", actions)
     steps = len(actions)
     if steps == 0:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dtag_fast.data.discrete import DiscreteActions
 from dtag_fast.data.oddities import Oddities
 from dtag_fast.data.store import ARRAYS, Episode, write_meta
 from dtag_fast.data.validation import check_episode
@@ -17,10 +18,13 @@ class StoreWriter:
         directory: existing empty folder.
         name: names the dataset in errors.
         oddities: collects what is reported and not refused.
+        discrete: the action space where it is discrete; actions given as numbers are written as one-hot rows.
     """
 
-    def __init__(self, directory: Path, name: str, oddities: Oddities):
-        self.directory, self.name, self.oddities = directory, name, oddities
+    def __init__(
+        self, directory: Path, name: str, oddities: Oddities, discrete: DiscreteActions | None = None
+    ):
+        self.directory, self.name, self.oddities, self.discrete = directory, name, oddities, discrete
         self.dims: tuple[int, int] | None = None
         self._files: dict[str, _NpyFile] = {}
         self._offsets = [0]
@@ -28,7 +32,7 @@ class StoreWriter:
     def append(self, arrays) -> None:
         """Add an episode given as arrays in the order of Episode; ValueError names what is wrong with it."""
         index = len(self._offsets) - 1
-        episode = Episode(*check_episode(arrays, f"{self.name}: episode {index}", self.dims))
+        episode = Episode(*check_episode(arrays, f"{self.name}: episode {index}", self.dims, self.discrete))
         if self.dims is None:
             self.dims = episode.observations.shape[1], episode.actions.shape[1]
             for key, array in episode._asdict().items():

@@ -31,6 +31,7 @@ class AutotunedDecisionTransformer(DecisionTransformer):
         value: V of raw states. It was trained before, takes no gradients and is saved with the model.
     """
 
+    TAKES_DISCRETE = False
     takes_target_return = False
 
     def __init__(self, config: AutotunedDecisionTransformerConfig, *args, **kwargs):

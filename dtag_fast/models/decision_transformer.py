@@ -19,9 +19,13 @@ class DecisionTransformerConfig(SequenceConfig):
 
 
 class DecisionTransformer(SequenceModel):
-    """Tokens (R_t, s_t, a_t) per step; the action is tanh of a linear map of the state token's output."""
+    """Tokens (R_t, s_t, a_t) per step; the action is tanh of a linear map of the state token's output.
+
+    Discrete actions: softmax of that map, as in the paper's experiments on Atari; acting takes the largest.
+    """
 
     ORDER = ("return", "state", "action")
+    TAKES_DISCRETE = True
 
     def __init__(self, config: DecisionTransformerConfig, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
@@ -45,7 +49,8 @@ class DecisionTransformer(SequenceModel):
             generator: randomness of dropout in training mode; None takes PyTorch's global one.
         """
         hidden = self.hidden(states, actions, returns_to_go, timesteps, mask, ("state",), generator)
-        return SequenceOutput(self.bounded(self.action_head(hidden[:, :, 0])), None, None)
+        head = self.action_head(hidden[:, :, 0])
+        return SequenceOutput(self.action_of(head), None, None, head if self.config.discrete else None)
 
     @torch.inference_mode()
     def act(
@@ -71,4 +76,4 @@ class DecisionTransformer(SequenceModel):
         if window.full:
             rows = rows[0]
         hidden = self.transformer(tokens, self.window_padding(window), rows)
-        return self.bounded(self.action_head(hidden[:, 0])), None
+        return self.action_of(self.action_head(hidden[:, 0])), None

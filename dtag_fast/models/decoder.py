@@ -116,7 +116,8 @@ class Decoder:
     ) -> tuple[Tensor, Tensor | None]:
         """Act in rollouts of any age, where `compiled` says so; arguments and result as for `decode`. A
         rollout's bits do not depend on the others."""
-        return self._compiled.step(rows, timesteps, previous_actions, states, returns_to_go)
+        found, predicted = self._compiled.step(rows, timesteps, previous_actions, states, returns_to_go)
+        return self.model.action_of(found) if self.model.config.discrete else found, predicted
 
     def decode(
         self,
@@ -236,7 +237,7 @@ class Decoder:
         return self.model.transformer.extend(tokens, past, Padding(), last, projected)
 
     def _action(self, hidden: Tensor) -> Tensor:
-        return self.model.bounded(self.model.action_head(hidden[:, -1]))
+        return self.model.action_of(self.model.action_head(hidden[:, -1]))
 
 
 def _step_config(model: SequenceModel) -> decode.StepConfig:
@@ -277,13 +278,10 @@ def _step_weights(model: SequenceModel) -> dict[str, Tensor]:
         for kind in ("weight", "bias")
     }
     bounds, timesteps = model.action_bounds, model.embed_timestep
-    return weights | {
-        "embed_timestep.weight": timesteps.table()
-        if isinstance(timesteps, NoTimesteps)
-        else timesteps.weight,
-        "centre": bounds.centre,
-        "half_range": bounds.half_range,
-    }
+    if bounds is not None:
+        weights |= {"centre": bounds.centre, "half_range": bounds.half_range}
+    table = timesteps.table() if isinstance(timesteps, NoTimesteps) else timesteps.weight
+    return weights | {"embed_timestep.weight": table}
 
 
 class RingOrder(Padding):

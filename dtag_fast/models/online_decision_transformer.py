@@ -47,6 +47,8 @@ class OnlineDecisionTransformer(DecisionTransformer):
     a `Decoder` give the mean action tanh(mu) and never look at the deviation.
     """
 
+    TAKES_DISCRETE = False
+
     def __init__(self, config: OnlineDecisionTransformerConfig, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
         self.log_std_head = nn.Linear(config.d_model, config.action_dim)

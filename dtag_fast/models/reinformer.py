@@ -46,7 +46,9 @@ class ReturnPredictor(SequenceModel):
         mask: Tensor,
         trim: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Predict the return of the last real step, then act on it: (B, A) mean action, (B, 1) scaled return.
+        """Predict the return of the last real step, then act on it: (B, A) action, (B, 1) scaled return.
+
+        The action is the mean of its distribution, or the one-hot row of the most probable discrete one.
 
         Equal, within rounding, to two calls of `forward`, the second with the predicted return in place.
         Only the return token differs between those two and nothing before it sees it, so one pass over the
@@ -71,7 +73,7 @@ class ReturnPredictor(SequenceModel):
         past = Kept(kept, rows + 1, append=window.full)
         now = window.timesteps.gather(1, window.last[:, None])[:, 0]
         hidden = self.transformer.extend(self.return_token(predicted, now), past, padding)
-        return self.bounded(self.action_head(hidden[:, 0])), predicted
+        return self.action_of(self.action_head(hidden[:, 0])), predicted
 
     def return_token(self, returns: Tensor, timesteps: Tensor) -> Tensor:
         """(B, 1) scaled returns at timesteps (B,) -> (B, 1, D) tokens."""
@@ -82,12 +84,15 @@ class Reinformer(ReturnPredictor):
     """Actions are drawn from Normal(tanh mean, exp(log_std)), not squashed.
 
     log_std is one free vector, the same for every input, clamped to [-20, 2]. The published code has a
-    next-state head too, which takes no part in its loss; it is left out here.
+    next-state head too, which takes no part in its loss; it is left out here. Discrete actions are drawn from
+    the softmax of the action head, and there is no log_std.
     """
+
+    TAKES_DISCRETE = True
 
     def __init__(self, config: ReinformerConfig, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
-        self.action_log_std = nn.Parameter(torch.zeros(config.action_dim))
+        self.action_log_std = None if config.discrete else nn.Parameter(torch.zeros(config.action_dim))
 
     def forward(
         self,
@@ -107,8 +112,10 @@ class Reinformer(ReturnPredictor):
             generator: randomness of dropout in training mode; None takes PyTorch's global one.
         """
         hidden = self.hidden(states, actions, returns_to_go, timesteps, mask, ("state", "return"), generator)
+        head, discrete = self.action_head(hidden[:, :, 1]), self.config.discrete
         return SequenceOutput(
-            actions=self.bounded(self.action_head(hidden[:, :, 1])),
+            actions=self.action_of(head),
             returns=self.return_head(hidden[:, :, 0]),
-            log_std=self.action_log_std.clamp(*LOG_STD_RANGE),
+            log_std=None if discrete else self.action_log_std.clamp(*LOG_STD_RANGE),
+            action_logits=head if discrete else None,
         )

@@ -38,6 +38,7 @@ class SequenceConfig:
     activation: ActivationName = "gelu"
     padding: Literal["left", "right"] = "right"  # side on which short histories are filled up
     return_scale: float = 1.0  # returns-to-go are divided by this before they become tokens
+    discrete: bool = False  # actions are one-hot rows of action_dim numbers, the head gives their logits
 
     def __post_init__(self) -> None:
         for name in (
@@ -70,10 +71,13 @@ class SequenceConfig:
 class SequenceOutput(NamedTuple):
     """Predictions for every step of a window; those of padding steps mean nothing."""
 
-    actions: Tensor  # (B, K, A), the mean of the action distribution, inside the action bounds
+    # (B, K, A), the mean of the action distribution, inside the action bounds; of discrete actions the
+    # one-hot row of the most probable, without a gradient
+    actions: Tensor
     returns: Tensor | None  # (B, K, 1) predicted scaled return-to-go, or None
     # log standard deviation of the actions, (A,) or (B, K, A); None for a deterministic policy
     log_std: Tensor | None
+    action_logits: Tensor | None = None  # (B, K, A) of discrete actions, before the softmax; else None
 
 
 class Window(NamedTuple):
@@ -119,12 +123,14 @@ class SequenceModel(nn.Module):
     Args:
         config: architecture.
         state_mean, state_std: (S,) statistics of the training states; identity when absent.
-        action_low, action_high: (A,) finite bounds of the actions; -1 and 1 when absent.
+        action_low, action_high: (A,) finite bounds of the actions; -1 and 1 when absent. Discrete actions
+            have none.
         attention: backend of `ops.attention`, such as "sdpa"; None for the fastest. Weights do not depend on
         it; it is no part of a checkpoint and may be set at any time.
     """
 
     ORDER: ClassVar[tuple[str, str, str]]
+    TAKES_DISCRETE: ClassVar[bool] = False  # whether it has a head for discrete actions
 
     def __init__(
         self,
@@ -139,7 +145,7 @@ class SequenceModel(nn.Module):
         self.config = config
         d = config.d_model
         self.normalizer = InputNormalizer(config.state_dim, state_mean, state_std)
-        self.action_bounds = ActionBounds(config.action_dim, action_low, action_high)
+        self.action_bounds = self._bounds(action_low, action_high)
         if config.timestep_embedding:
             self.embed_timestep = nn.Embedding(config.max_timestep, d)  # N(0, 1)
             self.embed_timestep.weight.detach().mul_(config.timestep_std)
@@ -153,6 +159,19 @@ class SequenceModel(nn.Module):
             d, config.n_layer, config.n_head, config.dropout, config.norm, config.activation
         )
         self.attention = attention
+
+    def _bounds(self, low: Sequence[float] | None, high: Sequence[float] | None) -> ActionBounds | None:
+        """Those of continuous actions; None for discrete ones."""
+        if not self.config.discrete:
+            return ActionBounds(self.config.action_dim, low, high)
+        if not self.TAKES_DISCRETE:
+            raise ValueError(
+                f"discrete: {type(self).__name__} has continuous actions alone; DecisionTransformer and "
+                "Reinformer take discrete ones"
+            )
+        if low is not None or high is not None:
+            raise ValueError("action_low, action_high: discrete actions have no bounds; leave them out")
+        return None
 
     @property
     def padding(self) -> str:
@@ -292,6 +311,19 @@ class SequenceModel(nn.Module):
     def bounded(self, unbounded: Tensor) -> Tensor:
         """tanh, then onto the action bounds."""
         return self.action_bounds(F.tanh(unbounded))
+
+    def action_of(self, head: Tensor) -> Tensor:
+        """The action that the action head's output (..., A) stands for.
+
+        Inside the bounds; of discrete actions the one-hot row of the largest logit, the first on ties,
+        without a gradient. A row with a logit that is not finite becomes NaN.
+        """
+        if not self.config.discrete:
+            return self.bounded(head)
+        logits = head.detach()
+        largest = logits.argmax(dim=-1, keepdim=True)
+        chosen = largest == torch.arange(logits.shape[-1], device=logits.device)
+        return chosen.to(logits.dtype) + (logits - logits).sum(dim=-1, keepdim=True)
 
 
 def check_sides(mask: Tensor, padding: str) -> None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import gymnasium
 import numpy as np
 
-from dtag_fast.data import flatten_observation, robotics
+from dtag_fast.data import DiscreteActions, flatten_observation, robotics
 from dtag_fast.data.pointmaze import goal_reward, maze_of, sample_start
 
 # Said for every HalfCheetah that is built; it concerns Gymnasium's model file, not the user.
@@ -102,6 +102,11 @@ class Environments:
         num_envs: N >= 1.
         state_dim: S, length of the flattened observation.
         observation_keys: entries of a Dict observation, in order; None for Box observations.
+        discrete: the policy's actions where they are discrete; their one-hot rows become numbers here.
+
+    Raises:
+        ValueError: the environment's actions are discrete and the policy's are not, or the other way round,
+            or both are and their spaces differ.
 
     Attributes:
         observations: (N, S) float32, what the agent sees next.
@@ -115,9 +120,15 @@ class Environments:
         num_envs: int,
         state_dim: int,
         observation_keys: Sequence[str] | None = None,
+        discrete: DiscreteActions | None = None,
     ):
         self.envs = [make() for _ in range(num_envs)]
-        self.observation_keys = observation_keys
+        self.observation_keys, self.discrete = observation_keys, discrete
+        try:
+            _expect_actions(self.envs[0], discrete)
+        except ValueError:
+            self.close()
+            raise
         self.observations = np.zeros((num_envs, state_dim), np.float32)
         self.rewards = np.zeros(num_envs)
         self.terminated = np.zeros(num_envs, bool)
@@ -133,6 +144,8 @@ class Environments:
     def step(self, rows: np.ndarray, actions: np.ndarray) -> None:
         """Step the slots `rows` (R,) with `actions` (R, A); all other slots stay untouched.
 
+        Discrete actions are one-hot rows.
+
         Raises:
             RuntimeError: a slot whose episode is over.
         """
@@ -141,6 +154,8 @@ class Environments:
             raise RuntimeError(
                 f"rows: the episode of slot {int(over[0])} is over; reset it before its next step"
             )
+        if self.discrete is not None:
+            actions = self.discrete.numbers(actions)
         for row, action in zip(rows.tolist(), actions, strict=True):
             observation, reward, terminated, truncated, _ = self.envs[row].step(action)
             self._see(row, observation)
@@ -170,6 +185,19 @@ class Environments:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def _expect_actions(env: gymnasium.Env, discrete: DiscreteActions | None) -> None:
+    """Refuse an environment that takes other discrete actions than the policy gives."""
+    space, found = env.action_space, None
+    if isinstance(space, gymnasium.spaces.Discrete):
+        found = DiscreteActions(int(space.n), int(space.start))
+    if found != discrete:
+        ours = "continuous" if discrete is None else str(discrete)
+        raise ValueError(
+            f"actions: the environment takes {space}, the policy's are {ours}; evaluate in the environment "
+            "of the dataset"
+        )
 
 
 @contextmanager

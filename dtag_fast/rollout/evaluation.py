@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from dtag_fast import __version__
-from dtag_fast.data import normalized_score
+from dtag_fast.data import DiscreteActions, normalized_score
 from dtag_fast.models.policies import StatePolicy
 from dtag_fast.rollout.environments import Environments, make_env
 from dtag_fast.rollout.policy import ROW_MULTIPLE, SequencePolicy, check_history_lengths
@@ -60,8 +60,8 @@ def evaluate(
         progress: called as progress(episodes done, episodes in all).
 
     Raises:
-        ValueError: a bad argument, a missing environment id, critic or target return, or a critic of
-        other dimensions.
+        ValueError: a bad argument, a missing environment id, critic or target return, a critic of other
+        dimensions, or Action Gradient for a policy of discrete actions.
     """
     info, device = policy.info, next(policy.model.parameters()).device
     settings, targets = list(settings), _targets(policy, target_returns)
@@ -89,6 +89,7 @@ def evaluate(
                 n,
                 info.state_dim,
                 info.observation_keys,
+                DiscreteActions.of(vars(info)),
             )
             actor = _actor(policy, n, tasks[0].target_return, on_cpu, history_lengths)
             crew.append(Worker(actor, environments, refinement))
@@ -156,6 +157,11 @@ def _check(policy, critic, settings, episodes, env_id, max_envs, workers) -> Non
     if env_id is None:
         raise ValueError("env_id: the checkpoint names no environment because its dataset does not; give one")
     refined = [setting for setting in settings if not setting.is_plain]
+    if policy.info.discrete_actions is not None and (refined or critic is not None):
+        raise ValueError(
+            "critic: Action Gradient climbs a critic over continuous actions, this policy's are "
+            f"{DiscreteActions.of(vars(policy.info))}; evaluate it without critic and steps"
+        )
     if refined and critic is None:
         raise ValueError(f"critic: {refined[0].label} needs a critic, got None; give a run that trained one")
     if critic is not None:

@@ -112,7 +112,8 @@ class SequencePolicy:
             active: (N,) bool.
 
         Returns:
-            (N, A) float32, zeros for inactive rollouts. Follow it with `record`.
+            (N, A) float32, zeros for inactive rollouts; one-hot rows where actions are discrete. Follow it
+            with `record`.
 
         Raises:
             ValueError: a rollout longer than the model's timestep table, or an action that is not finite.
@@ -171,10 +172,18 @@ class SequencePolicy:
         """Enter what was executed and what it earned.
 
         Args:
-            executed_actions: (N, A), the actions given to the environments, refined or not.
+            executed_actions: (N, A), the actions given to the environments, refined or not; one-hot rows
+                where they are discrete (`DiscreteActions.numbers` makes of them what an environment takes).
             rewards: (N,) of that step, in the environment's units.
             active: (N,) bool, the same as in `act`.
+
+        Raises:
+            ValueError: actions of another shape.
         """
+        expected = (self.num_envs, self.model.config.action_dim)
+        if np.shape(executed_actions) != expected:
+            got = np.shape(executed_actions)
+            raise ValueError(f"executed_actions: expected {expected}, as `act` gives them, got {got}")
         rows = np.flatnonzero(active)
         self.history.set_actions(rows, executed_actions[rows])
         if self.model.takes_target_return:

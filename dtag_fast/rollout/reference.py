@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dtag_fast.data import flatten_observation
+from dtag_fast.data import DiscreteActions, flatten_observation
 
 Improve = Callable[[Tensor, Tensor], Tensor]  # raw state (1, S), action (1, A) -> action (1, A)
 
 
 @dataclass
 class Trace:
-    """One episode, step by step: actions (A,) as executed, rewards, and the scaled return token of each
-    step."""
+    """One episode, step by step: actions (A,) as executed (one-hot rows of discrete ones), rewards, and the
+    scaled return token of each step."""
 
     actions: list[np.ndarray] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
@@ -43,6 +43,7 @@ def play_episode(
     observation_keys: list[str] | None = None,
     max_steps: int | None = None,
     history_lengths: Sequence[int] | None = None,
+    discrete: DiscreteActions | None = None,
 ) -> Trace:
     """Play one episode with a sequence policy.
 
@@ -53,6 +54,7 @@ def play_episode(
         observation_keys: entries of a Dict observation. max_steps: stop early.
         history_lengths: lengths of history to try at every step of a model that predicts returns; the one
             of the highest predicted return is acted on.
+        discrete: the environment's actions where they are discrete.
     """
     k, scale = model.config.context_len, model.config.return_scale
     lengths = [k] if history_lengths is None else history_lengths
@@ -81,7 +83,8 @@ def play_episode(
         if improve is not None:
             action = improve(raw, action)
         actions[-1] = action[0]
-        observation, reward, terminated, truncated, _ = env.step(action[0].numpy())
+        executed = action[0].numpy() if discrete is None else discrete.numbers(action[0].numpy())
+        observation, reward, terminated, truncated, _ = env.step(executed)
         trace.actions.append(action[0].numpy().copy())
         trace.rewards.append(float(reward))
         trace.returns_to_go.append(float(returns[-1]))

@@ -47,8 +47,8 @@ class RunInfo:
     action_dim: int
     state_mean: list[float]  # (S,) of the training states
     state_std: list[float]  # (S,) deviation + 1e-6
-    action_low: list[float]  # (A,)
-    action_high: list[float]  # (A,)
+    action_low: list[float]  # (A,); empty for discrete actions
+    action_high: list[float]  # (A,); empty for discrete actions
     best_return: float  # best undiscounted return of an episode in the training data
     context_len: int | None = None  # K of a sequence policy
     return_scale: float = 1.0  # divides returns-to-go
@@ -65,6 +65,7 @@ class RunInfo:
     ref_min_score: float | None = None
     ref_max_score: float | None = None
     ref_source: str | None = None
+    discrete_actions: dict[str, int] | None = None  # n, start of `DiscreteActions`; None for continuous ones
     config: dict[str, Any] = field(default_factory=dict)  # the algorithm's settings
     versions: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION

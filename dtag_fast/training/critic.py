@@ -24,8 +24,14 @@ def load_trained_critic(
         Its networks, on the CPU, and its identity for config.json: algorithm, step, seed, dataset_id, crc32.
     Raises:
         FileNotFoundError: there is no run or checkpoint, or it holds no critic.
-        ValueError: a file is damaged, or the critic's inputs are not those of the data.
+        ValueError: a file is damaged, the critic's inputs are not those of the data, or actions of the data
+            are discrete.
     """
+    if store.discrete_actions is not None:
+        raise ValueError(
+            f"critic: critics take continuous actions, those of the data are {store.discrete_actions}; leave "
+            "it out"
+        )
     critic, info = load_critic(path)
     ours = (store.state_dim, store.action_dim, store.metadata.get("observation_keys"))
     theirs = (info.state_dim, info.action_dim, info.observation_keys)

@@ -386,7 +386,7 @@ class _Session:
     def _info(self) -> RunInfo:
         learner, data = self.learner, self.learner.data
         keys = ("env_id", "env_spec", "max_episode_steps", "dataset_id", "observation_keys")
-        keys += ("ref_min_score", "ref_max_score", "ref_source")
+        keys += ("ref_min_score", "ref_max_score", "ref_source", "discrete_actions")
         return RunInfo(
             algorithm=learner.name,
             kind=learner.kind,

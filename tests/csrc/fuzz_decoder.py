@@ -47,6 +47,8 @@ def policy(rng):
     shapes |= {"embed_timestep.weight": (sizes["max_timestep"], d), "centre": (a,), "half_range": (a,)}
     make = np.random.default_rng(rng.randrange(1 << 30))
     weights = {name: make.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    if rng.random() < 0.3:  # the head's outputs as they are
+        del weights["centre"], weights["half_range"]
     rollouts = rng.randint(1, 40)
     rings = [np.zeros((rollouts, 3 * k, width * d), np.float32) for width in (1, 3, *[2] * (len(layers) - 1))]
     arguments = (
@@ -63,6 +65,9 @@ def spoil(rng, arguments):
     if name == "weights":
         weights = dict(arguments[name])
         victim = rng.choice(list(weights))
+        if "centre" in weights and rng.random() < 0.1:  # one of the bounds alone
+            del weights[rng.choice(["centre", "half_range"])]
+            return arguments | {name: weights}
         weights[victim] = rng.choice([None, weights[victim][..., :0], weights[victim].astype(np.float64)])
         return arguments | {name: weights}
     wrong = [0, -1, 1 << 70, float("nan"), None, "x", [], [1]]

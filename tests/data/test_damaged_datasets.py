@@ -5,7 +5,7 @@ import json
 import h5py
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from gymnasium.spaces import Dict as DictSpace
 
 from dtag_fast.data import load_dataset
@@ -107,7 +107,12 @@ def test_unknown_storage_formats_are_refused(write_minari, make_episodes, minari
 @pytest.mark.parametrize(
     ("spaces", "options", "sentence"),
     [
-        ({"action_space": Discrete(2)}, {}, "actions: expected a Box of one dimension, got Discrete"),
+        (
+            {"action_space": MultiDiscrete([2, 3])},
+            {},
+            r"actions: expected a Box of one dimension or Discrete, got MultiDiscrete\(\[2, 3\]\)$",
+        ),
+        ({"action_space": Discrete(2)}, {}, r"episode 0: actions: expected one-hot rows of Discrete\(2\)"),
         ({"observation_space": Box(0, 1, (2, 3))}, {}, r"observations: expected a Box .*, got Box\(2, 3\)"),
         ({}, {"observation_keys": ["observation"]}, r"observation_keys: .* has Box\(3,\) observations"),
         (

@@ -129,7 +129,7 @@ def test_the_user_may_name_the_environment(write_d4rl):
     ("env_id", "sentence"),
     [
         ("Walker2d-v5", "env: Walker2d-v5 has 17 observations and 6 actions, mine.hdf5 has 11 and 3"),
-        ("CartPole-v1", r"env: CartPole-v1 has actions of Discrete\(2\)"),
+        ("CartPole-v1", r"env: CartPole-v1 has actions of Discrete\(2\), mine.hdf5 has vectors of 3"),
     ],
 )
 def test_an_environment_that_does_not_fit_is_refused(write_d4rl, minari_home, env_id, sentence):

@@ -20,6 +20,8 @@ STYLES = {
     "gpt2": (DecisionTransformer, DecisionTransformerConfig, {"norm": "pre", "activation": "relu"}),
     "reinformer": (Reinformer, ReinformerConfig, {}),
     "odt": (OnlineDecisionTransformer, OnlineDecisionTransformerConfig, {"padding": "right"}),
+    "dt-discrete": (DecisionTransformer, DecisionTransformerConfig, {"discrete": True}),
+    "reinformer-discrete": (Reinformer, ReinformerConfig, {"discrete": True}),
     "reinformer-no-timesteps": (Reinformer, ReinformerConfig, {"timestep_embedding": False}),
 }
 

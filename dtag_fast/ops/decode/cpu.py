@@ -82,11 +82,11 @@ class CompiledSteps:
 
         Args:
             weights: "embed_timestep.weight" (max_timestep, D), "centre" and "half_range" (A,) of the action
-                bounds; "X.weight" and "X.bias" for the linear layers X = embed_state, embed_action,
-                embed_return, action_head, return_head (where returns are predicted), blocks.I.qkv, .out,
-                .expand, .contract, and for the LayerNorms X = embed_norm, final_norm (norm="pre"),
-                blocks.I.norm_1, .norm_2. All are copied but for the table of timesteps, which stays where it
-                is and is read there.
+                bounds, or neither; "X.weight" and "X.bias" for the linear layers X = embed_state,
+                embed_action, embed_return, action_head, return_head (where returns are predicted),
+                blocks.I.qkv, .out, .expand, .contract, and for the LayerNorms X = embed_norm, final_norm
+                (norm="pre"), blocks.I.norm_1, .norm_2. All are copied but for the table of timesteps, which
+                stays where it is and is read there.
         """
         self._steps.repack(_arrays(weights))
 
@@ -106,7 +106,8 @@ class CompiledSteps:
             previous_actions: (R, A) executed at t - 1; not read where t = 0.
             states: (R, S) standardised. returns_to_go: (R, 1) scaled; None where they are predicted.
         Returns:
-            (R, A) actions, (R, 1) predicted scaled returns or None.
+            (R, A) actions, the head's outputs as they are where there are no action bounds; (R, 1) predicted
+            scaled returns or None.
         Raises:
             ValueError: a timestep outside the table, a rollout that is not there, a wrong shape.
         """

@@ -10,7 +10,8 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class StepConfig:
-    """The network: tokens of three kinds, LayerNorm, blocks, a linear head and tanh onto the action bounds.
+    """The network: tokens of three kinds, LayerNorm, blocks, a linear head, and tanh onto the action bounds
+    where there are any.
 
     eps: of every LayerNorm. predicts_returns: tokens (state, return, action), the return made from the
     state's token by a head of its own; else (return, state, action).

@@ -13,6 +13,10 @@ from torch import Tensor
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 MAX_STEPS = 1_000_000  # far above any use; a larger number is a mistake, not a wish
 
+_UNLESS_DISCRETE = {
+    "actions": ", unless they are discrete: Action Gradient climbs a critic over continuous actions alone"
+}
+
 
 def as_tensor(name: str, value: Any) -> Tensor:
     """A floating tensor sharing memory with a torch tensor or NumPy array."""
@@ -20,6 +24,7 @@ def as_tensor(name: str, value: Any) -> Tensor:
         if value.dtype not in (np.float32, np.float64, np.float16):
             raise TypeError(
                 f"{name}: expected a floating point array, got dtype {value.dtype}; use .astype('float32')"
+                f"{_UNLESS_DISCRETE.get(name, '')}"
             )
         if any(stride < 0 for stride in value.strides) or not value.flags.writeable:
             value = value.copy()  # torch takes neither negative strides nor read-only memory
@@ -32,6 +37,7 @@ def as_tensor(name: str, value: Any) -> Tensor:
     if value.dtype not in FLOATS:
         raise TypeError(
             f"{name}: expected dtype float32, float64, float16 or bfloat16, got {value.dtype}; use .float()"
+            f"{_UNLESS_DISCRETE.get(name, '')}"
         )
     return value.detach().resolve_neg()
 

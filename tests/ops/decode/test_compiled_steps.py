@@ -21,6 +21,8 @@ KINDS = {
     "dt": (DecisionTransformer, DecisionTransformerConfig, {}),
     "gpt2": (DecisionTransformer, DecisionTransformerConfig, {"norm": "pre", "activation": "relu"}),
     "reinformer": (Reinformer, ReinformerConfig, {}),
+    "dt-discrete": (DecisionTransformer, DecisionTransformerConfig, {"discrete": True}),
+    "reinformer-discrete": (Reinformer, ReinformerConfig, {"discrete": True}),
 }
 # Widths that fill no panel, heads that fill no vector, windows of one step and of more than a group holds.
 SHAPES = [
@@ -75,7 +77,13 @@ class Episodes:
         for row, t in zip(rows.tolist(), times.tolist(), strict=True):
             steps = torch.arange(max(t - self.model.config.context_len + 1, 0), t + 1)
             parts = [part[row, steps][None] for part in (self.states, self.actions, self.returns)]
-            acted.append(self.model.act(*parts, steps[None], torch.ones(1, len(steps), dtype=torch.bool)))
+            rest = steps[None], torch.ones(1, len(steps), dtype=torch.bool)
+            action, predicted = self.model.act(*parts, *rest)
+            if self.model.config.discrete:  # the compiled step gives what the head says
+                if predicted is not None:
+                    parts[2][:, -1] = predicted
+                action = self.model(*parts, *rest).action_logits[:, -1].detach()
+            acted.append((action, predicted))
         return [None if part[0] is None else torch.cat(part) for part in zip(*acted, strict=True)]
 
 

@@ -72,6 +72,44 @@ def evaluation(*files: Path) -> str:
     return markdown(header, rows)
 
 
+def short_training(file: Path, kind: str) -> str:
+    """Table of tools.short_training: held-out errors of the "policies" or of the "critics"."""
+    result = json.loads(file.read_text())
+    if kind not in ("policies", "critics"):
+        raise ValueError(f"short_training: expected policies or critics after the file, got {kind}")
+    measure = "action_error" if kind == "policies" else "unexplained"
+    found = {name: entry for name, entry in result["algorithms"].items() if measure in entry}
+    rows, cloned, constant = (
+        [],
+        result["algorithms"][result["yardstick"]]["action_error"],
+        result["mean_action_error"],
+    )
+    for name, entry in found.items():
+        changed = [f"{key} {value['here']}" for key, value in entry["settings"].items()]
+        error = entry[measure]
+        if kind == "policies":
+            numbers = (f"{error:.4f}", f"{error / cloned:.2f}", f"{error / constant:.2f}")
+        else:
+            numbers = (f"{error:.3f}", f"{result['bound']:g}")
+        rows.append((name, ", ".join(changed) or "as published", *numbers, f"{entry['seconds']:.0f}"))
+    headings = {
+        "policies": (
+            "error of the actions",
+            f"of {result['yardstick']}'s",
+            "of the mean action's",
+        ),
+        "critics": ("unexplained variance", "bound"),
+    }
+    header = ("algorithm", "settings not as published", *headings[kind], "seconds")
+    data, versions = result["dataset"], result["machine"]["versions"]
+    note = (
+        f"{data['id']}, {result['updates']:,} updates, one seed; {data['held_out_episodes']:,} of "
+        f"{data['episodes']:,} episodes held out. {machine.name(result['machine'])}, torch "
+        f"{versions['torch']}, {result['date']}."
+    )
+    return f"{markdown(header, rows)}\n\n{note}"
+
+
 def benchmarks(file: Path, *prefixes: str) -> str:
     """Table of a file kept by benchmarks.report: the rows whose names begin with a prefix, or all."""
     result = json.loads(file.read_text())
@@ -189,6 +227,7 @@ def interval(bounds: Sequence[float], sign: str = "") -> str:
 TABLES: dict[str, Callable[..., str]] = {
     "demo": demo,
     "evaluation": evaluation,
+    "short_training": short_training,
     "benchmarks": benchmarks,
     "cuda_resources": cuda_resources,
     "triton_resources": triton_resources,

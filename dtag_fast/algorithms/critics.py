@@ -141,14 +141,15 @@ class CriticAlgorithm(Algorithm):
 
     @torch.no_grad()
     def validate(self, batch: Transitions) -> dict[str, Tensor]:
-        """The squared TD error and mean Q; actions and noise are drawn from a stream of their own."""
+        """The squared TD error, summed over the members, the variance of its targets, and mean Q; actions and
+        noise are drawn from a stream of their own."""
         before, self.generator = self.generator, Generator(self.device).manual_seed(0)
         try:
             y = self._targets(batch)
         finally:
             self.generator = before
         q = torch.stack(self.critic(batch.states, batch.actions))
-        return {"td_error": squared_errors(q, y), "q": q.mean()}
+        return {"td_error": squared_errors(q, y), "target_variance": y.var(correction=0), "q": q.mean()}
 
     def make_sampler(self, store: TrajectoryStore) -> TransitionSampler:
         table = transitions(

@@ -136,7 +136,7 @@ class QT(SequenceAlgorithm):
     def update(self, batch: RewardWindows) -> dict[str, Tensor]:
         c = self.config
         lr = c.lr * cosine(self.schedule_step, c.lr_horizon)
-        critic_loss, targets = self._critic_loss(batch)
+        critic_loss, targets, known = self._critic_loss(batch)
         critic_norm = self._step("critic", critic_loss, lr)
 
         self.model.train()
@@ -154,7 +154,7 @@ class QT(SequenceAlgorithm):
             "q_loss": q_loss.detach(),
             "q": q.detach(),
             "critic_loss": critic_loss.detach(),
-            "target_q": targets,
+            "target_q": mean_or_zero(targets, known),
             "grad_norm": grad_norm,
             "critic_grad_norm": critic_norm,
         }
@@ -169,13 +169,13 @@ class QT(SequenceAlgorithm):
         optimizer.zero_grad()
         return norm
 
-    def _critic_loss(self, batch: RewardWindows) -> tuple[Tensor, Tensor]:
-        """The squared errors of both members, added, and the mean target."""
+    def _critic_loss(self, batch: RewardWindows) -> tuple[Tensor, Tensor, Tensor]:
+        """The squared errors of both members, added; the targets, and where they are known, (B, K) each."""
         targets, known = self._targets(batch)
         windows = batch.windows
         q = torch.cat(self.critic(self.model.normalizer.inverse(windows.states), windows.actions), dim=-1)
         errors = (q - targets[..., None]).square().sum(dim=-1)  # (B, K)
-        return mean_or_zero(errors, known), mean_or_zero(targets, known)
+        return mean_or_zero(errors, known), targets, known
 
     @torch.no_grad()
     def _targets(self, batch: RewardWindows) -> tuple[Tensor, Tensor]:
@@ -232,14 +232,16 @@ class QT(SequenceAlgorithm):
 
     @torch.no_grad()
     def validate(self, batch: RewardWindows) -> dict[str, Tensor]:
-        """The error of the actions, the critic's loss, and its mean target."""
+        """The error of the actions, the critic's loss, and the mean and variance of its targets."""
         self.model.eval()
         actions = self.model(*batch.windows).actions
-        td_error, targets = self._critic_loss(batch)
+        td_error, targets, known = self._critic_loss(batch)
+        mean = mean_or_zero(targets, known)
         return {
             "loss": masked_mse(actions, batch.windows.actions, batch.windows.mask),
             "td_error": td_error,
-            "target_q": targets,
+            "target_variance": mean_or_zero((targets - mean).square(), known),
+            "target_q": mean,
         }
 
     def facts(self) -> dict[str, Any]:

@@ -28,6 +28,9 @@ class Args:
     ag_select: Literal["best", "last"] = "best"  # which iterate is executed
     target_returns: str | None = None  # returns to ask for, e.g. 3600,1800. Default: those of the checkpoint
     history_lengths: str | None = None  # elastic history of a reinformer, e.g. 1,3,5. Default: context_len
+    candidates: int | None = None  # actions at each step, one chosen by --critic or that of RUN. Default: off
+    candidate_noise: float = 0.1  # deviation of the candidates' scaled returns-to-go
+    candidate_choice: Literal["softmax", "argmax"] = "softmax"  # of the critic's Q: drawn, or the largest
     episodes: int = 10  # per setting and target return
     seed: int = 0  # episode e starts with reset(seed=seed + e), the same for every setting
     env: str | None = None  # Gymnasium id; default: the environment of the training data
@@ -51,11 +54,17 @@ def main(argv: Sequence[str]) -> int:
         which = numbers("--checkpoints", which, int)
     console = make_console()
     # Imported late: `dtag evaluate --help` and a mistyped option need neither torch nor Gymnasium.
+    from dtag_fast.rollout.candidates import Candidates
     from dtag_fast.rollout.run_evaluation import evaluate_run
     from dtag_fast.rollout.settings import grid
     from dtag_fast.training.checkpoint import load_critic
 
     settings = grid(**settings_options)
+    candidates, options = None, (args.candidate_noise, args.candidate_choice)
+    if args.candidates is not None:
+        candidates = Candidates(args.candidates, *options)
+    elif options != (Args.candidate_noise, Args.candidate_choice):
+        raise ValueError("--candidate-noise, --candidate-choice: expected together with --candidates")
     critic = None if args.critic is None else load_critic(args.critic, args.device)
     with progress_bar(console, f"evaluating {args.run.name}") as report:
         result = evaluate_run(
@@ -66,6 +75,7 @@ def main(argv: Sequence[str]) -> int:
             settings=settings,
             target_returns=targets,
             history_lengths=lengths,
+            candidates=candidates,
             episodes=args.episodes,
             seed=args.seed,
             env_id=args.env,
@@ -110,8 +120,10 @@ def _settings_options(args: Args) -> dict[str, Any]:
 def results_table(result) -> Table:
     """One row per setting of an EvaluationResult."""
     about = result.policy
+    chosen = f", {about['candidates']['count']} candidates" if about["candidates"] else ""
     table = Table(
-        title=f"{about['algorithm']}, step {about['step']:,}, {result.env_id}, {result.episodes} episodes",
+        title=f"{about['algorithm']}, step {about['step']:,}, {result.env_id}, {result.episodes} episodes"
+        + chosen,
         title_justify="left",
     )
     table.add_column("setting")

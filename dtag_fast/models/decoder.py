@@ -291,6 +291,8 @@ class RingOrder(Padding):
         times: (B, S) place of each token in time; a query sees the tokens up to itself.
     """
 
+    by_mask_alone = True
+
     def __init__(self, times: Tensor):
         super().__init__()
         self._times = times

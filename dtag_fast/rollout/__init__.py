@@ -8,6 +8,7 @@ from importlib import import_module
 _EXPORTS = {
     "AGSetting": "dtag_fast.rollout.settings",
     "grid": "dtag_fast.rollout.settings",
+    "Candidates": "dtag_fast.rollout.candidates",
     "Environments": "dtag_fast.rollout.environments",
     "make_env": "dtag_fast.rollout.environments",
     "EvaluationResult": "dtag_fast.rollout.results",

@@ -19,6 +19,8 @@ def why_not_captured(policy: SequencePolicy | ReactivePolicy, refinement: Refine
         return "the policy looks at the present state alone: captured steps are those of a sequence policy"
     if policy.decoder is None:
         return "the policy goes over whole windows (incremental=False), whose shapes change"
+    if policy.candidates is not None:
+        return "candidates are drawn and chosen on the host"
     config = policy.model.config
     return None if refinement is None else refinement.why_not_captured(config.state_dim, config.action_dim)
 

@@ -1,5 +1,6 @@
 """Evaluation: every Action Gradient setting, target return and episode of a checkpoint in one batch."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -12,8 +13,10 @@ import torch
 from dtag_fast import __version__
 from dtag_fast.data import DiscreteActions, normalized_score
 from dtag_fast.models.policies import StatePolicy
+from dtag_fast.rollout.batches import ROW_MULTIPLE
+from dtag_fast.rollout.candidates import Candidates, check_candidates
 from dtag_fast.rollout.environments import Environments, make_env
-from dtag_fast.rollout.policy import ROW_MULTIPLE, SequencePolicy, check_history_lengths
+from dtag_fast.rollout.policy import SequencePolicy, check_history_lengths
 from dtag_fast.rollout.reactive import ReactivePolicy
 from dtag_fast.rollout.refinement import Refinement
 from dtag_fast.rollout.results import EvaluationResult, Normalized, Paired, SettingResult, WallTime
@@ -35,6 +38,7 @@ def evaluate(
     max_envs: int = 64,
     workers: int | None = None,
     history_lengths: Sequence[int] | None = None,
+    candidates: Candidates | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
     """Play `episodes` episodes under every setting and target return, many environments at a time.
@@ -45,7 +49,8 @@ def evaluate(
     (docs/evaluation.md).
 
     Args:
-        policy: from `load_policy`. critic: from `load_critic`; needed by settings with steps > 0.
+        policy: from `load_policy`. critic: from `load_critic`; needed by settings with steps > 0
+            and by candidates.
         settings: Action Gradient settings, see `grid`.
         target_returns: to ask of a return-conditioned policy, in the environment's units; None takes
             those of its checkpoint. Reinformer predicts its own, and a policy of the present state has
@@ -57,6 +62,9 @@ def evaluate(
         workers: threads that each play a share of the episodes; None for torch.get_num_threads() on a
             CPU, one on a GPU.
         history_lengths: elastic history, see `SequencePolicy`; None for the policy's own context_len.
+        candidates: act with one of several candidates, chosen by the critic, which Action Gradient then
+            refines; see `rollout.candidates`. An episode's draws depend on its seed alone. None: with the
+            policy's action.
         progress: called as progress(episodes done, episodes in all).
 
     Raises:
@@ -69,6 +77,8 @@ def evaluate(
     _check(policy, critic, settings, episodes, env_id, max_envs, workers)
     if history_lengths is not None:
         check_history_lengths(history_lengths, policy.model)
+    if candidates is not None:
+        check_candidates(candidates, policy.model, critic, info.reward_scale, info.reward_shift)
     tasks = [
         Task(number, target, seed + episode)
         for number in range(len(settings))
@@ -91,7 +101,7 @@ def evaluate(
                 info.observation_keys,
                 DiscreteActions.of(vars(info)),
             )
-            actor = _actor(policy, n, tasks[0].target_return, on_cpu, history_lengths)
+            actor = _actor(policy, n, tasks[0].target_return, on_cpu, history_lengths, candidates, critic)
             crew.append(Worker(actor, environments, refinement))
         began = time.perf_counter()
         played, split = play_all(crew, tasks, progress)
@@ -108,7 +118,11 @@ def evaluate(
         steps=steps,
         steps_per_second=steps / seconds,
         wall_time=WallTime(seconds, workers, _shares(split), crew[0].not_captured),
-        policy=_about(info) | {"history_lengths": history_lengths and list(history_lengths)},
+        policy=_about(info)
+        | {
+            "history_lengths": history_lengths and list(history_lengths),
+            "candidates": candidates and dataclasses.asdict(candidates),
+        },
         critic=None if critic is None else _about(critic.info),
         versions=_versions(),
     )
@@ -133,6 +147,8 @@ def _actor(
     target_return: float | None,
     batch_invariant: bool,
     history_lengths: Sequence[int] | None,
+    candidates: Candidates | None,
+    critic: LoadedCritic | None,
 ) -> SequencePolicy | ReactivePolicy:
     if isinstance(policy.model, StatePolicy):
         return ReactivePolicy(policy.model, num_envs, batch_invariant)
@@ -144,6 +160,8 @@ def _actor(
         reward_shift=policy.info.reward_shift,
         batch_invariant=batch_invariant,
         history_lengths=history_lengths,
+        candidates=candidates,
+        critic=critic,
     )
 
 

@@ -8,33 +8,16 @@ refined one.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dtag_fast.models import Decoder
+from dtag_fast.rollout.batches import Step, fill_up
+from dtag_fast.rollout.candidates import CandidateActions, Candidates
 from dtag_fast.rollout.history import History
-
-# Matrix products treat the rows left over after their last full tile differently. Measured on one thread of
-# an AMD EPYC (Zen 3, AVX2): batches of odd size may round differently, multiples of 8 all round alike.
-ROW_MULTIPLE = 8
-
-
-class Step(NamedTuple):
-    """What R rollouts act on.
-
-    rows (R,) their numbers; timesteps (R,) t of the present step; previous_actions (R, A) executed at t - 1,
-    zeros at the start; states (R, S) raw; returns_to_go (R, 1) scaled, without meaning where they are
-    predicted by the transformer.
-    """
-
-    rows: np.ndarray
-    timesteps: np.ndarray
-    previous_actions: np.ndarray
-    states: np.ndarray
-    returns_to_go: np.ndarray
+from dtag_fast.training.checkpoint import LoadedCritic
 
 
 class SequencePolicy:
@@ -54,9 +37,13 @@ class SequencePolicy:
             one whose predicted return is highest, the earliest in the list on ties. The elastic history of
             Wu et al. 2023 (arXiv 2307.02484), for models that predict returns; a forward pass for each
             length, over whole windows. None: K.
+        candidates: act with one of several candidates, for models that take a target return; see
+            `rollout.candidates`. None: with the policy's action.
+        critic: that candidates are chosen by.
 
     Raises:
-        ValueError: a target return missing or not wanted, or a history length that cannot be.
+        ValueError: a target return missing or not wanted, a history length that cannot be, or candidates that
+            cannot be made or chosen.
     """
 
     def __init__(
@@ -69,6 +56,8 @@ class SequencePolicy:
         batch_invariant: bool = False,
         incremental: bool = True,
         history_lengths: Sequence[int] | None = None,
+        candidates: Candidates | None = None,
+        critic: LoadedCritic | None = None,
     ):
         config = model.config
         if history_lengths is not None:
@@ -86,17 +75,31 @@ class SequencePolicy:
         self.decoder = Decoder(model, num_envs) if incremental else None
         # Kept in float64 so that a thousand subtractions do not drift; the model sees float32.
         self._returns_to_go = np.zeros(num_envs)  # (N,), divided by return_scale
+        self.candidates: CandidateActions | None = None
+        if candidates is not None:
+            self.candidates = CandidateActions(
+                candidates, model, critic, num_envs, reward_scale, reward_shift, batch_invariant
+            )
         self.reset(np.ones(num_envs, bool), target_return)
 
-    def reset(self, which: np.ndarray, target_return: float | np.ndarray | None = None) -> None:
+    def reset(
+        self,
+        which: np.ndarray,
+        target_return: float | np.ndarray | None = None,
+        seed: int | np.ndarray | None = None,
+    ) -> None:
         """Start new episodes.
 
         Args:
             which: (N,) bool, rollouts to restart.
             target_return: one number or one for each restarted rollout; None for models that predict returns.
+            seed: of the candidates that are drawn, likewise; None goes on with the draws of before, which
+                rollout n begins with the seed n. Without candidates nothing is drawn.
         """
         rows = np.flatnonzero(which)
         self.history.reset(rows)
+        if self.candidates is not None and seed is not None:
+            self.candidates.reset(rows, seed)
         if self.decoder is not None:
             self.decoder.reset(self._tensor(rows))
         self._check_target(target_return)
@@ -135,6 +138,9 @@ class SequencePolicy:
             actions[group] = chosen[: len(group)].float().cpu().numpy()
             if predicted is not None:
                 returns[group] = predicted[: len(group)].float().cpu().numpy()
+        if self.candidates is not None:
+            check_finite(actions)
+            actions = self.candidates.choose(step, self.history.window(step.rows), actions)
         return self.finish(step, actions, returns)
 
     def begin(self, observations: np.ndarray, active: np.ndarray) -> Step:
@@ -189,6 +195,8 @@ class SequencePolicy:
         if self.model.takes_target_return:
             scaled = rewards[rows] * self.reward_scale + self.reward_shift
             self._returns_to_go[rows] -= scaled / self.model.config.return_scale
+            if self.candidates is not None:
+                self.candidates.record(rows, scaled)
 
     def _prompts(self, states: np.ndarray) -> np.ndarray:
         """Return tokens (R,) that the model's value function gives raw states (R, S)."""
@@ -258,8 +266,3 @@ def check_finite(actions: np.ndarray) -> None:
         raise ValueError(
             "policy: it gave an action that is not finite; its parameters or the observations hold NaN"
         )
-
-
-def fill_up(rows: np.ndarray) -> np.ndarray:
-    """`rows` (R,), its first entry repeated at the end until there is a multiple of ROW_MULTIPLE."""
-    return np.concatenate([rows, np.repeat(rows[:1], -len(rows) % ROW_MULTIPLE)])

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from dtag_fast.models.policies import StatePolicy
-from dtag_fast.rollout.policy import check_finite, fill_up
+from dtag_fast.rollout.batches import fill_up
+from dtag_fast.rollout.policy import check_finite
 
 
 class ReactivePolicy:
@@ -21,8 +22,13 @@ class ReactivePolicy:
         self.model, self.device = model.eval(), next(model.parameters()).device
         self.num_envs, self.batch_invariant = num_envs, batch_invariant
 
-    def reset(self, which: np.ndarray, target_return: float | np.ndarray | None = None) -> None:
-        """Start new episodes in `which` (N,) bool; no return can be asked for."""
+    def reset(
+        self,
+        which: np.ndarray,
+        target_return: float | np.ndarray | None = None,
+        seed: int | np.ndarray | None = None,
+    ) -> None:
+        """Start new episodes in `which` (N,) bool; no return can be asked for, and nothing is drawn."""
         if target_return is not None:
             raise ValueError(
                 f"target_return: {type(self.model).__name__} looks at the present state alone, got "

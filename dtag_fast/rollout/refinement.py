@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dtag_fast import Refiner
 from dtag_fast.ops.refine.binding import Binding
-from dtag_fast.rollout.policy import fill_up
+from dtag_fast.rollout.batches import fill_up
 from dtag_fast.rollout.settings import AGSetting
 
 

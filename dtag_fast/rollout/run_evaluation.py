@@ -8,7 +8,13 @@ from typing import Any, Literal
 
 from dtag_fast.rollout.evaluation import evaluate
 from dtag_fast.rollout.results import FORMAT_VERSION, EvaluationResult, SettingResult, write_json
-from dtag_fast.training.checkpoint import LoadedCritic, find_checkpoint, load_policy
+from dtag_fast.training.checkpoint import (
+    LoadedCritic,
+    find_checkpoint,
+    load_critic,
+    load_policy,
+    read_checkpoint_config,
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,8 @@ def evaluate_run(
         run: run folder, or one checkpoint folder.
         checkpoints: "last", "all", or the steps of some.
         device: where the policies go.
-        critic, options: as in `evaluate`.
+        critic, options: as in `evaluate`. Candidates without a critic are chosen by the one that a checkpoint
+            holds beside its policy.
         progress: called as progress(episodes done, episodes in all) over all checkpoints.
 
     Raises:
@@ -77,9 +84,17 @@ def evaluate_run(
             if progress is not None:
                 progress(number * total + done, len(folders) * total)
 
-        policy = load_policy(folder, device)
-        results.append(evaluate(policy, critic=critic, progress=report, **options))
+        policy, chooser = load_policy(folder, device), critic
+        if critic is None and options.get("candidates") is not None:
+            chooser = _own_critic(folder, device)
+        results.append(evaluate(policy, critic=chooser, progress=report, **options))
     return RunEvaluation(Path(run).name, results)
+
+
+def _own_critic(checkpoint: Path, device: str) -> LoadedCritic | None:
+    """The critic beside a policy, or None."""
+    held = "critic" in read_checkpoint_config(checkpoint)["networks"]
+    return load_critic(checkpoint, device) if held else None
 
 
 def find_checkpoints(run: Path, which: Literal["last", "all"] | Sequence[int] = "last") -> list[Path]:

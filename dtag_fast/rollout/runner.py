@@ -24,8 +24,8 @@ from dtag_fast.rollout.refinement import Refinement
 
 @dataclass(frozen=True)
 class Task:
-    """One episode to play: position in the list of settings, return to ask for (or None), seed of its
-    reset."""
+    """One episode to play: position in the list of settings, return to ask for (or None), seed of its reset
+    and of what the policy draws."""
 
     setting: int
     target_return: float | None
@@ -107,7 +107,7 @@ class Worker:
                 return
             task = tasks[number]
             self.environments.reset(row, task.seed)
-            self.policy.reset(np.arange(slots) == row, task.target_return)
+            self.policy.reset(np.arange(slots) == row, task.target_return, task.seed)
             settings[row], totals[:, row], lengths[row] = task.setting, 0.0, 0
 
         clock = time.perf_counter

@@ -58,6 +58,17 @@ def test_300_updates_reduce_the_td_error(store, algorithm):
 
 
 @every_critic
+def test_validation_tells_errors_from_the_spread_of_their_targets(store, algorithm):
+    """Without a future the targets are the rewards."""
+    learner = create(algorithm, store, config_of(algorithm, discount=0.0, members=3))
+    batch = learner.make_sampler(store).sample(torch.Generator().manual_seed(0))
+    found = learner.validate(batch)
+    assert found["target_variance"].item() == pytest.approx(batch.rewards.numpy().var(), rel=1e-5)
+    errors = [(q - batch.rewards).square().mean() for q in learner.critic(batch.states, batch.actions)]
+    assert found["td_error"].item() == pytest.approx(sum(errors).item(), rel=1e-5)
+
+
+@every_critic
 @pytest.mark.parametrize(
     "options",
     [{"members": 1}, {"members": 4, "layer_norm": True}, {"activation": "gelu", "hidden": (8, 8, 8)}],

@@ -257,6 +257,17 @@ def test_the_critic_learns_and_pulls_the_policy(store):
     assert q[1] > q[0] + 0.1
 
 
+def test_validation_tells_errors_from_the_spread_of_their_targets(store):
+    """Without a future the targets are the rewards, but at an open end."""
+    learner = create("qt", store, dataclasses.replace(SMALL, discount=0.0))
+    batch = learner.make_sampler(store).sample(torch.Generator().manual_seed(0))
+    found, (targets, known) = learner.validate(batch), learner._targets(batch)
+    rewards = batch.rewards[known]
+    assert torch.equal(targets[known], rewards) and known.any(dim=1).all()
+    assert found["target_variance"].item() == pytest.approx(rewards.numpy().var(), rel=1e-5)
+    assert found["target_q"].item() == pytest.approx(rewards.mean().item(), rel=1e-5)
+
+
 def test_one_run_holds_a_policy_and_a_critic_that_refine_climbs(store, tmp_path):
     run = train("qt", store, config=SMALL, out=tmp_path / "run", updates=4)
     policy, critic = load_policy(run), load_critic(run)

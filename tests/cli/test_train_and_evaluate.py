@@ -133,6 +133,45 @@ def test_the_critic_that_qt_trains_beside_its_policy_refines_it(dtag, tmp_path):
     assert min(result["settings"][1]["mean_q_gain"]) > 0
 
 
+def test_candidates_are_chosen_by_the_critic_of_the_run_or_another(dtag, tmp_path):
+    options = f"{SMALL} --updates 4 --critic-hidden 16 16"
+    assert dtag(f"train qt {DATASET} --out run {options}")[0] == 0
+    assert dtag(f"train dt {DATASET} --out dt {SMALL} --updates 2")[0] == 0
+    assert dtag(f"train reinformer {DATASET} --out reinformer {SMALL} --updates 2")[0] == 0
+
+    def settings(name, line):
+        code, out, err = dtag(f"evaluate {line} --episodes 3 --json {name}.json")
+        assert (code, err) == (0, "")
+        (result,) = json.loads((tmp_path / f"{name}.json").read_text())["checkpoints"]
+        return out, result
+
+    _, plain = settings("plain", "run")
+    _, one = settings("one", "run --candidates 1")
+    assert one["settings"][0]["returns"] == plain["settings"][0]["returns"]
+    assert plain["policy"]["candidates"] is None and plain["critic"] is None
+    out, many = settings("many", "run --candidates 6 --candidate-noise 0.5")
+    assert "6 candidates" in out and many["critic"]["algorithm"] == "qt"
+    assert many["policy"]["candidates"] == {"count": 6, "noise": 0.5, "choice": "softmax"}
+    _, alone = settings("alone", "run --critic run --ag-steps 0")
+    assert many["settings"][0]["mean_q_0"] != alone["settings"][0]["mean_q_0"]
+    _, both = settings("both", "dt --critic run --candidates 4 --candidate-choice argmax --ag-steps 0,3")
+    assert both["policy"]["candidates"]["choice"] == "argmax"
+    assert [s["setting"]["steps"] for s in both["settings"]] == [0, 3]
+    assert min(both["settings"][1]["mean_q_gain"]) > 0
+
+    for line, complaint in [
+        ("dt --candidates 4", "critic: 4 candidates need one to be chosen by, got None; give a run that"),
+        (
+            "reinformer --critic run --candidates 4",
+            "return asked for, and Reinformer takes none; leave them out",
+        ),
+        ("run --candidates 0", "candidates: expected a whole number of at least 1, got 0"),
+        ("run --candidate-noise 0.2", "--candidate-choice: expected together with --candidates"),
+    ]:
+        code, _, err = dtag(f"evaluate {line} --episodes 1")
+        assert code == 2 and complaint in err and len(err.strip().splitlines()) == 1
+
+
 def test_edt_is_evaluated_with_an_elastic_history(dtag, tmp_path):
     assert dtag(f"train edt {DATASET} --out run {SMALL} --return-range 0 5 --updates 2")[0] == 0
     line = "evaluate run --history-lengths 3,1 --episodes 2"

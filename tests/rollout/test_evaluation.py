@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from rounding import blas_rounds_rows_alike
 
 from dtag_fast.rollout import AGSetting, evaluate, grid
 from dtag_fast.rollout.reference import autograd_action_gradient, play_episode
@@ -81,17 +82,6 @@ def test_bits_depend_on_the_episode_alone(policy, critic):
             assert a.returns == b.returns and a.mean_q_gain == b.mean_q_gain
         else:
             assert np.allclose(a.returns, b.returns, rtol=1e-5)
-
-
-def blas_rounds_rows_alike() -> bool:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(16, 9, 16, generator=generator)
-    for width in (2, 16, 48, 64):
-        weight = torch.randn(width, 16, generator=generator)
-        whole = torch.nn.functional.linear(x, weight)
-        if not torch.equal(whole[:8], torch.nn.functional.linear(x[:8].clone(), weight)):
-            return False
-    return True
 
 
 def test_the_same_evaluation_gives_the_same_bits(policy, critic):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from dtag_fast.rollout.batches import fill_up
 from dtag_fast.rollout.history import History
-from dtag_fast.rollout.policy import SequencePolicy, fill_up
+from dtag_fast.rollout.policy import SequencePolicy
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])

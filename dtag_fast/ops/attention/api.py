@@ -69,7 +69,11 @@ def attention(
     if q is None and queries is not None:
         q, qkv = select_rows(qkv[:, :, 0], queries.long()), qkv[:, :, 1:]
     scale = qkv.shape[-1] ** -0.5 if scale is None else float(scale)
-    chosen, _ = choose_backend(qkv, backend)
+    if padding.by_mask_alone and backend not in (None, "sdpa"):
+        raise ValueError(
+            f'backend: expected "sdpa" or None for a padding with masks of its own, got {backend!r}'
+        )
+    chosen, _ = choose_backend(qkv, "sdpa" if padding.by_mask_alone else backend)
     if chosen == "triton":
         from .operator import attention_triton
 

@@ -25,7 +25,13 @@ class Padding:
 
     Args:
         start, length: (B,) integers; None: 0 and S.
+
+    Attributes:
+        by_mask_alone: its masks say more than start and length do, so that only "sdpa", which reads them, can
+            take it.
     """
+
+    by_mask_alone = False
 
     def __init__(self, start: Tensor | None = None, length: Tensor | None = None):
         self.start, self.length = start, length

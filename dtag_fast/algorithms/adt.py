@@ -85,18 +85,16 @@ class ADT(SequenceAlgorithm):
         self.model.value.load_state_dict(value.state_dict())
 
     def update(self, batch: Windows) -> dict[str, Tensor]:
-        mask = batch.mask
         self.model.train()
-        loss, weight, q, v = self._loss(batch)
+        loss, means = self.each(self._loss_and_means)(batch)
         grad_norm = self._descend(loss)
         self.count_update()
-        return {
-            "loss": loss.detach(),
-            "grad_norm": grad_norm,
-            "weight": masked_mean(weight, mask),
-            "q": masked_mean(q, mask),
-            "value": masked_mean(v, mask),
-        }
+        return {"loss": loss.detach(), "grad_norm": grad_norm, **means}
+
+    def _loss_and_means(self, batch: Windows) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, *steps = self._loss(batch)
+        names = ("weight", "q", "value")
+        return loss, {name: masked_mean(x, batch.mask) for name, x in zip(names, steps, strict=True)}
 
     def _loss(self, batch: Windows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The loss, and weights, Q and V of the steps, (B, K) each."""

@@ -22,7 +22,6 @@ from dtag_fast.algorithms.critics import (
     RewardTransform,
     check_settings,
     minimum,
-    squared_errors,
 )
 from dtag_fast.algorithms.losses import gaussian_nll
 from dtag_fast.algorithms.settings import positive
@@ -77,29 +76,30 @@ class AWAC(CriticAlgorithm):
             self.optimizers[name] = self._adam(self.modules[name].parameters(), c.lr)
 
     def update(self, batch: Transitions) -> dict[str, Tensor]:
-        c = self.config
-        y = self._targets(batch)
-        q = torch.stack(self.critic(batch.states, batch.actions))  # (members, B, 1)
-        critic_loss = squared_errors(q, y)
+        critic_loss, q = self.each(self._critic_loss)(batch)
         self._step("critic", critic_loss)
-
-        with torch.no_grad():
-            own_actions = self.policy.sample(batch.states, self.generator)
-            advantage = minimum(self.critic(batch.states, batch.actions))
-            advantage -= minimum(self.critic(batch.states, own_actions))  # (B, 1)
-            weight = torch.exp(advantage / c.temperature).clamp(max=MAX_WEIGHT).squeeze(-1)
-        mean, log_std = self.policy(batch.states)
-        policy_loss = (weight * gaussian_nll(batch.actions, mean, log_std)).mean()
+        policy_loss, advantage, weight = self.each(self._policy_loss)(batch)
         self._step("model", policy_loss)
         self._move_targets()
         self.count_update()
         return {
             "critic_loss": critic_loss.detach(),
-            "q": q.detach().mean(),
+            "q": q,
             "policy_loss": policy_loss.detach(),
-            "advantage": advantage.mean(),
-            "weight": weight.mean(),
+            "advantage": advantage,
+            "weight": weight,
         }
+
+    def _policy_loss(self, batch: Transitions) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss, and the means of the advantage and of the weight in it."""
+        with torch.no_grad():
+            own_actions = self.policy.sample(batch.states, self.generator)
+            advantage = minimum(self.critic(batch.states, batch.actions))
+            advantage -= minimum(self.critic(batch.states, own_actions))  # (B, 1)
+            weight = torch.exp(advantage / self.config.temperature).clamp(max=MAX_WEIGHT).squeeze(-1)
+        mean, log_std = self.policy(batch.states)
+        loss = (weight * gaussian_nll(batch.actions, mean, log_std)).mean()
+        return loss, advantage.mean(), weight.mean()
 
     @torch.no_grad()
     def _targets(self, batch: Transitions) -> Tensor:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,10 @@ from torch.optim import Optimizer
 from dtag_fast.algorithms import parallel
 from dtag_fast.algorithms.trained_critic import TrainedCritic
 from dtag_fast.data import DiscreteActions, TrajectoryStore
+from dtag_fast.ops.per_seed import Generators
+
+if TYPE_CHECKING:
+    from dtag_fast.algorithms.stacking import Stack
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +75,9 @@ class Algorithm(ABC):
         exports: networks a checkpoint offers to others, by file name: "model" (a policy), "critic", "value"
             (V, beside a critic).
         modules: all networks, the exported ones included. optimizers: all optimizers.
-        generator: source of dropout noise and drawn actions. updates_done: number of updates so far.
+        generator: source of dropout noise and drawn actions; `Generators` where seeds are stacked.
+        updates_done: number of updates so far.
+        stack: what makes it train several seeds at once (stacking.py); None in a run of one seed.
         trained: what it learns from besides the data, frozen; None where it learns from nothing else.
         capturable: whether all that changes from update to update lies on the device, learning rates and
             counts too, so that a CUDA graph of updates can be replayed.
@@ -96,6 +102,7 @@ class Algorithm(ABC):
     modules: dict[str, nn.Module]
     optimizers: dict[str, Optimizer]
     period: int = 1
+    stack: Stack | None = None
 
     def __init__(
         self,
@@ -116,7 +123,7 @@ class Algorithm(ABC):
         self.device = torch.device(device)
         self.trained = self._freeze(critic)
         noise = "dropout" if parallel.rank() == 0 else f"dropout of process {parallel.rank()}"
-        self.generator = Generator(self.device).manual_seed(stream_seed(seed, noise))
+        self.generator: Generator | Generators = Generator(self.device).manual_seed(stream_seed(seed, noise))
         self.updates_done = 0
         self.schedule_step: int | Tensor = (
             torch.zeros((), dtype=torch.float64, device=self.device) if capturable else 0
@@ -152,26 +159,41 @@ class Algorithm(ABC):
 
     @abstractmethod
     def update(self, batch) -> dict[str, Tensor]:
-        """One gradient step, ended by `count_update`; returns 0-dim tensors to log.
+        """One gradient step, ended by `count_update`; returns 0-dim tensors to log, (N,) of N stacked seeds.
 
-        Never waits for the device. When capturable, nothing but `updates_done` changes on the host, and
-        nothing but its place in the `period` decides what is computed.
+        What is not element by element of the parameters goes through `each`. Never waits for the device. When
+        capturable, nothing but `updates_done` changes on the host, and nothing but its place in the `period`
+        decides what is computed.
         """
 
     @abstractmethod
     def validate(self, batch) -> dict[str, Tensor]:
-        """Errors on a batch that was not trained on, 0-dim tensors; without dropout, and changes nothing."""
+        """Errors on a batch that was not trained on, 0-dim tensors; without dropout, and changes nothing.
+
+        Of one seed: those of a stack are asked one by one.
+        """
+
+    def each(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """`fn`, or where N seeds are stacked what computes it for each of them at once.
+
+        Args:
+            fn: of tensors, to tensors, in any containers; reads the networks and `generator` of self. Where
+                seeds are stacked all of them have a first axis (N, ...) outside of it and not inside. What
+                it takes from elsewhere is the same of all seeds.
+        """
+        return fn if self.stack is None else self.stack.each(fn)
 
     def backward(self, loss: Tensor, inputs: list[Tensor] | None = None) -> None:
         """Add the gradients of a loss, averaged over the processes that train together.
 
         Args:
+            loss: 0-dim, or (N,) of N stacked seeds, each of which depends on its own parameters alone.
             inputs: the parameters it is for; None for all that it depends on.
         """
         autocast = self.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(self.device.type)
         outside = torch.autocast(self.device.type, enabled=False) if autocast else contextlib.nullcontext()
         with outside:  # in the types of the forward pass
-            loss.backward(inputs=inputs)
+            (loss if self.stack is None else loss.sum()).backward(inputs=inputs)
         if parallel.world() > 1:
             groups = (group for optimizer in self.optimizers.values() for group in optimizer.param_groups)
             trained = [p for group in groups for p in group["params"]]

@@ -66,7 +66,7 @@ class BC(PolicyAlgorithm):
 
     def update(self, batch: Transitions) -> dict[str, Tensor]:
         self.model.train()
-        loss = self._loss(batch)
+        loss = self.each(self._loss)(batch)
         grad_norm = self._descend(loss)
         self.count_update()
         return {"loss": loss.detach(), "grad_norm": grad_norm}

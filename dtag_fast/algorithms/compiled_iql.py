@@ -43,6 +43,8 @@ class CompiledIQL:
         """Why the next update is not made here, or None."""
         if self._settled is not None:
             return self._settled
+        if self._learner.stack is not None:
+            return "seeds are stacked"
         if torch.is_autocast_enabled("cpu"):
             return "autocast chooses the type of each operator"
         if parallel.world() > 1:

@@ -32,6 +32,7 @@ from dtag_fast.algorithms.settings import positive, positive_integers
 from dtag_fast.data import Transitions
 from dtag_fast.models import TanhGaussianPolicy
 from dtag_fast.models.critics import Activation
+from dtag_fast.ops.per_seed import draw
 
 MAX_MULTIPLIER = 1e6  # of alpha'
 
@@ -102,20 +103,16 @@ class CQL(CriticAlgorithm):
     def update(self, batch: Transitions) -> dict[str, Tensor]:
         c = self.config
         alpha = self.log_alpha.exp()
-        policy_loss, log_prob = self._policy_loss(batch, alpha.detach())
-        y = self._targets(batch)
-        q = torch.stack(self.critic(batch.states, batch.actions))  # (members, B, 1)
-        td_loss = squared_errors(q, y)
-        gaps = self._conservative_gaps(batch, q)  # (members,)
+        policy_loss, log_prob, missing = self.each(self._policy_loss)(batch, alpha.detach())
+        td_loss, excess, gap, q = self.each(self._critic_parts)(batch, alpha.detach())
         multiplier = self.log_multiplier.exp().clamp(0.0, MAX_MULTIPLIER)
         if c.lagrange_gap is None:
-            penalty = c.penalty * gaps.sum()
+            penalty = c.penalty * excess
         else:
-            penalty = multiplier.detach() * c.penalty * (gaps - c.lagrange_gap).sum()
-            dual = -0.5 * multiplier * c.penalty * (gaps.detach() - c.lagrange_gap).sum()
-            self._step("multiplier", dual)
+            penalty = multiplier.detach() * c.penalty * excess
+            self._step("multiplier", -0.5 * multiplier * c.penalty * excess.detach())
         if c.auto_entropy:
-            self._step("alpha", -self.log_alpha * (log_prob.detach() + self.target_entropy).mean())
+            self._step("alpha", -self.log_alpha * missing)
         self._step("model", policy_loss)
         self._step("critic", td_loss + penalty)
         self._move_targets()
@@ -123,18 +120,27 @@ class CQL(CriticAlgorithm):
         metrics = {
             "critic_loss": td_loss + penalty,
             "td_loss": td_loss,
-            "conservative_gap": gaps.mean(),
-            "q": q.mean(),
+            "conservative_gap": gap,
+            "q": q,
             "policy_loss": policy_loss,
-            "log_prob": log_prob.mean(),
+            "log_prob": log_prob,
             "alpha": alpha,
         }
         if c.lagrange_gap is not None:
             metrics["multiplier"] = multiplier
         return {name: value.detach() for name, value in metrics.items()}
 
-    def _policy_loss(self, batch: Transitions, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        """The policy's loss, and log pi (B, 1) of the actions drawn for it."""
+    def _critic_parts(self, batch: Transitions, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Squared TD errors, sum over i of mean D_i less its gap if there is one, mean D, and mean Q."""
+        y = self._targets(batch, alpha)
+        q = torch.stack(self.critic(batch.states, batch.actions))  # (members, B, 1)
+        td_loss = squared_errors(q, y)
+        gaps, held_at = self._conservative_gaps(batch, q), self.config.lagrange_gap
+        excess = gaps.sum() if held_at is None else (gaps - held_at).sum()
+        return td_loss, excess, gaps.mean(), q.mean()
+
+    def _policy_loss(self, batch: Transitions, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The policy's loss, and of the actions drawn for it mean log pi, and mean log pi + H_target."""
         actions, log_prob = self.policy.sample(batch.states, self.generator)
         worth = minimum(self.critic(batch.states, actions))
         if self.config.imitation_updates > 0:
@@ -144,17 +150,19 @@ class CQL(CriticAlgorithm):
                 worth = torch.where(imitating, imitated, worth)
             else:
                 worth = imitated if imitating else worth
-        return (alpha * log_prob - worth).mean(), log_prob
+        loss, drawn = (alpha * log_prob - worth).mean(), log_prob.detach()
+        return loss, drawn.mean(), (drawn + self.target_entropy).mean()
 
     @torch.no_grad()
-    def _targets(self, batch: Transitions) -> Tensor:
-        """y (B, 1)."""
+    def _targets(self, batch: Transitions, alpha: Tensor | None = None) -> Tensor:
+        """y (B, 1); alpha: None for the present one."""
         c = self.config
+        alpha = self.log_alpha.exp() if alpha is None else alpha
         count = c.n_actions if c.max_backup else 1
         actions, log_prob = self.policy.sample(batch.next_states, self.generator, count)
         values, chosen = minimum(self.target(_repeat(batch.next_states, count), actions)).max(dim=1)  # (B, 1)
         if c.backup_entropy:
-            values = values - self.log_alpha.exp() * log_prob.squeeze(-1).gather(1, chosen)
+            values = values - alpha * log_prob.squeeze(-1).gather(1, chosen)
         return batch.rewards + batch.discounts * (1 - batch.terminations) * values
 
     def _conservative_gaps(self, batch: Transitions, q: Tensor) -> Tensor:
@@ -163,7 +171,12 @@ class CQL(CriticAlgorithm):
         with torch.no_grad():
             bounds = self.policy.action_bounds
             shape = (len(batch.states), n, self.data.action_dim)
-            uniform = torch.empty(shape, device=self.device).uniform_(-1, 1, generator=self.generator)
+            uniform = draw(
+                lambda x, source: x.uniform_(-1, 1, generator=source),
+                shape,
+                batch.states,
+                self.generator,
+            )
             current, current_log_prob = self.policy.sample(batch.states, self.generator, n)
             following, following_log_prob = self.policy.sample(batch.next_states, self.generator, n)
             actions = torch.cat((bounds(uniform), current, following), dim=1)  # (B, 3n, A)

@@ -135,6 +135,12 @@ class CriticAlgorithm(Algorithm):
         optimizer.step()
         optimizer.zero_grad()
 
+    def _critic_loss(self, batch: Transitions) -> tuple[Tensor, Tensor]:
+        """The squared TD errors of all members, and mean Q."""
+        y = self._targets(batch)
+        q = torch.stack(self.critic(batch.states, batch.actions))  # (members, B, 1)
+        return squared_errors(q, y), q.detach().mean()
+
     @abstractmethod
     def _targets(self, batch: Transitions) -> Tensor:
         """y (B, 1) of a batch, without a gradient."""

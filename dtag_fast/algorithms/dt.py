@@ -85,15 +85,19 @@ class DT(SequenceAlgorithm):
 
     def update(self, batch: Windows) -> dict[str, Tensor]:
         self.model.train()
-        loss, predicted = self._loss(batch)
-        metrics = self._accuracy(predicted, batch)
-        if self.trained is not None:
-            weight = q_term.weight_at(self.config, self.schedule_step)
-            term, metrics = q_term.q_term(self.trained, self.model, batch, predicted, weight)
-            loss = loss + term
+        loss, metrics = self.each(self._training_loss)(batch)
         grad_norm = self._descend(loss)
         self.count_update()
         return {"loss": loss.detach(), "grad_norm": grad_norm, **metrics}
+
+    def _training_loss(self, batch: Windows) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss with its term of Q, and that term's metrics or the accuracy of discrete actions."""
+        loss, predicted = self._loss(batch)
+        if self.trained is None:
+            return loss, self._accuracy(predicted, batch)
+        weight = q_term.weight_at(self.config, self.schedule_step)
+        term, metrics = q_term.q_term(self.trained, self.model, batch, predicted, weight)
+        return loss + term, metrics
 
     def _loss(self, batch: Windows) -> tuple[Tensor, Tensor]:
         """The error of the actions, and the predicted ones (B, K, A)."""

@@ -91,7 +91,7 @@ class EDT(SequenceAlgorithm):
 
     def update(self, batch: Windows) -> dict[str, Tensor]:
         self.model.train()
-        metrics = self._losses(batch)
+        metrics = self.each(self._losses)(batch)
         grad_norm = self._descend(metrics["loss"])
         self.count_update()
         return {name: value.detach() for name, value in metrics.items()} | {"grad_norm": grad_norm}

@@ -23,7 +23,6 @@ from dtag_fast.algorithms.critics import (
     RewardTransform,
     check_settings,
     minimum,
-    squared_errors,
 )
 from dtag_fast.algorithms.losses import expectile_loss, gaussian_nll
 from dtag_fast.algorithms.schedules import cosine, set_lr
@@ -91,30 +90,36 @@ class IQL(CriticAlgorithm):
 
     def update(self, batch: Transitions) -> dict[str, Tensor]:
         c = self.config
+        policy_lr = c.lr * cosine(self.schedule_step, c.policy_horizon)
+        if c.policy:
+            set_lr(self.optimizers["model"], policy_lr)
         if self._compiled.why_not() is None:
-            metrics = self._compiled(batch, c.lr * cosine(self.schedule_step, c.policy_horizon))
+            metrics = self._compiled(batch, policy_lr)
             self.count_update()
             return metrics
-        value_loss, value, target_q = self._value_loss(batch)
+        value_loss, value, target_q = self.each(self._value_loss)(batch)
         self._step("value", value_loss)
-        metrics = {"value_loss": value_loss.detach(), "value": value.detach().mean()}
+        metrics = {"value_loss": value_loss.detach(), "value": value}
 
         if c.policy:
-            metrics["policy_loss"] = self._update_policy(batch, target_q)
+            self.policy.train()
+            policy_loss = self.each(self._policy_loss)(batch, target_q)
+            self._step("model", policy_loss)
+            metrics["policy_loss"] = policy_loss.detach()
 
-        q = torch.stack(self.critic(batch.states, batch.actions))  # (members, B, 1)
-        critic_loss = squared_errors(q, self._targets(batch))
+        critic_loss, q = self.each(self._critic_loss)(batch)
         self._step("critic", critic_loss)
         self._move_targets()
         self.count_update()
-        return metrics | {"critic_loss": critic_loss.detach(), "q": q.detach().mean()}
+        return metrics | {"critic_loss": critic_loss.detach(), "q": q}
 
     def _value_loss(self, batch: Transitions) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss of V, and V (B, 1) and the target critic's Q (B, 1) in it."""
+        """The loss of V, mean V and the target critic's Q (B, 1) in it."""
         with torch.no_grad():
             target_q = minimum(self.target(batch.states, batch.actions))
         value = self.value(batch.states)
-        return expectile_loss(target_q - value, self.config.expectile).mean(), value, target_q
+        loss = expectile_loss(target_q - value, self.config.expectile).mean()
+        return loss, value.detach().mean(), target_q
 
     @torch.no_grad()
     def _targets(self, batch: Transitions) -> Tensor:
@@ -125,17 +130,13 @@ class IQL(CriticAlgorithm):
     def validate(self, batch: Transitions) -> dict[str, Tensor]:
         """As CriticAlgorithm's, and the loss and mean of V."""
         value_loss, value, _ = self._value_loss(batch)
-        return super().validate(batch) | {"value_loss": value_loss, "value": value.mean()}
+        return super().validate(batch) | {"value_loss": value_loss, "value": value}
 
-    def _update_policy(self, batch: Transitions, target_q: Tensor) -> Tensor:
-        c = self.config
+    def _policy_loss(self, batch: Transitions, target_q: Tensor) -> Tensor:
+        """Of actions weighted by their advantage; target_q (B, 1)."""
         with torch.no_grad():
             advantage = target_q - self.value(batch.states)
-            weight = torch.exp(c.inverse_temperature * advantage).clamp(max=MAX_WEIGHT).squeeze(-1)
-        self.policy.train()
+            weight = torch.exp(self.config.inverse_temperature * advantage).clamp(max=MAX_WEIGHT).squeeze(-1)
         mean, log_std = self.policy(batch.states, generator=self.generator)
         actions = self.policy.action_bounds.clip(batch.actions, ACTION_MARGIN)
-        loss = (weight * gaussian_nll(actions, mean, log_std)).mean()
-        set_lr(self.optimizers["model"], c.lr * cosine(self.schedule_step, c.policy_horizon))
-        self._step("model", loss)
-        return loss.detach()
+        return (weight * gaussian_nll(actions, mean, log_std)).mean()

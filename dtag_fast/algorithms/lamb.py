@@ -28,7 +28,13 @@ class Lamb(Optimizer):
         max_grad_norm: global L2 norm above which gradients are scaled down, in place.
         capturable: count t on the device and never look at a number from the host, so that a CUDA graph of
             the step can be replayed; all parameters of a group then lie on one device.
+
+    Attributes:
+        stacked: whether the first axis of every parameter is that of seeds, of which each has norms of its
+            own; set it before the first step.
     """
+
+    stacked = False
 
     def __init__(
         self,
@@ -72,7 +78,8 @@ class Lamb(Optimizer):
         groups = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
         grads = [p.grad for params in groups for p in params]
         if grads:
-            clip_(grads, self.max_grad_norm, any(group["capturable"] for group in self.param_groups))
+            capturable = any(group["capturable"] for group in self.param_groups)
+            clip_(grads, self.max_grad_norm, capturable, self.stacked)
         for group, params in zip(self.param_groups, groups, strict=True):
             if params:
                 self._update(params, group)
@@ -108,8 +115,8 @@ class Lamb(Optimizer):
         updates = torch._foreach_mul(params, decay)
         torch._foreach_addcdiv_(updates, first, denominators)
         if group["weight_decay"] != 0:
-            lengths = group["lr"] * trust_ratios(params, updates, otherwise=factor)
-            torch._foreach_mul_(updates, list(lengths.unbind()))
+            lengths = group["lr"] * trust_ratios(params, updates, factor, self.stacked)
+            torch._foreach_mul_(updates, _for_each(updates, lengths))
         else:
             torch._foreach_mul_(updates, group["lr"] * factor)
         torch._foreach_sub_(params, updates)
@@ -121,18 +128,41 @@ def _place_count(group: dict[str, Any]) -> None:
     group["step"] = torch.tensor(step, dtype=torch.float64, device=device) if group["capturable"] else step
 
 
-def trust_ratios(params: list[Tensor], updates: list[Tensor], otherwise: float | Tensor = 1.0) -> Tensor:
-    """||w|| / ||u|| for each of N pairs, `otherwise` where either norm is 0; (N,)."""
-    weight_norms = torch.stack(torch._foreach_norm(params))
-    update_norms = torch.stack(torch._foreach_norm(updates))
+def trust_ratios(
+    params: list[Tensor], updates: list[Tensor], otherwise: float | Tensor = 1.0, stacked: bool = False
+) -> Tensor:
+    """||w|| / ||u|| for each of M pairs, `otherwise` where either norm is 0; (M,), or (M, N) of N seeds."""
+    weight_norms, update_norms = _norms(params, stacked), _norms(updates, stacked)
     both = (weight_norms > 0) & (update_norms > 0)
     return torch.where(both, weight_norms / update_norms, otherwise)
 
 
-def clip_(grads: list[Tensor], max_norm: float, capturable: bool = False) -> Tensor:
-    """Scale gradients in place so that their global L2 norm is at most max_norm; returns the norm before."""
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+def clip_(grads: list[Tensor], max_norm: float, capturable: bool = False, stacked: bool = False) -> Tensor:
+    """Scale gradients in place so that their global L2 norm is at most max_norm; returns the norm before.
+
+    Args:
+        stacked: the first axis of every gradient is that of N seeds, each of which has its own norm: (N,).
+    """
+    norm = torch.linalg.vector_norm(_norms(grads, stacked), dim=0)
     # a comparison costs a pass over the gradients less, but on a GPU it would make the host wait
-    if capturable or norm.device.type != "cpu" or norm > max_norm:
+    if stacked:
+        factors = (max_norm / norm).clamp(max=1.0).expand(len(grads), -1)
+        torch._foreach_mul_(grads, _for_each(grads, factors))
+    elif capturable or norm.device.type != "cpu" or norm > max_norm:
         torch._foreach_mul_(grads, (max_norm / norm).clamp(max=1.0))
     return norm
+
+
+def _norms(tensors: list[Tensor], stacked: bool) -> Tensor:
+    """L2 norms of M tensors, (M,), or of the parts of N seeds, (M, N)."""
+    if stacked:
+        return torch.stack([torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1) for x in tensors])
+    return torch.stack(torch._foreach_norm(tensors))
+
+
+def _for_each(tensors: list[Tensor], factors: Tensor) -> list[Tensor]:
+    """Factors (M,) or (M, N) of M tensors (...) or (N, ...), so that they can be multiplied."""
+    shaped = zip(tensors, factors.unbind(), strict=True)
+    return [
+        factor.view(*factor.shape, *[1] * (x.ndim - 1)) if factor.ndim else factor for x, factor in shaped
+    ]

@@ -23,6 +23,7 @@ from dtag_fast.models import (
     OnlineDecisionTransformerConfig,
     SquashedGaussian,
 )
+from dtag_fast.models.policies import normal_like
 from dtag_fast.models.transformer import BlockBackend
 
 
@@ -87,10 +88,7 @@ class ODT(EntropyConstrained):
 
     def update(self, batch: Windows) -> dict[str, Tensor]:
         self.model.train()
-        nll, (mean, log_std) = self._nll(batch)
-        noise = torch.randn(mean.shape, generator=self.generator, dtype=mean.dtype, device=mean.device)
-        sample = mean + log_std.exp() * noise
-        entropy = masked_mean(squashed_gaussian_nll(sample, mean, log_std), batch.mask)
+        nll, entropy = self.each(self._nll_and_entropy)(batch)
         temperature = self.log_temperature.exp()
         loss = nll - temperature.detach() * entropy
         grad_norm = self._descend(loss)
@@ -103,6 +101,12 @@ class ODT(EntropyConstrained):
             "temperature": temperature.detach(),
             "grad_norm": grad_norm,
         }
+
+    def _nll_and_entropy(self, batch: Windows) -> tuple[Tensor, Tensor]:
+        """Both are estimates: of the recorded actions and of one that is drawn for each step."""
+        nll, (mean, log_std) = self._nll(batch)
+        sample = mean + log_std.exp() * normal_like(mean, self.generator)
+        return nll, masked_mean(squashed_gaussian_nll(sample, mean, log_std), batch.mask)
 
     def _nll(self, batch: Windows) -> tuple[Tensor, SquashedGaussian]:
         """Of the recorded actions, and the distribution (B, K, A)."""

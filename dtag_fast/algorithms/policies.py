@@ -48,10 +48,12 @@ class PolicyAlgorithm(Algorithm):
         self.optimizers = {"model": self.optimizer}
 
     def _descend(self, loss: Tensor) -> Tensor:
-        """One step down the loss; the norm of its gradient before clipping, 0-dim."""
+        """One step down the loss; the norm of its gradient before clipping, of the shape of loss."""
         c = self.config
         self.backward(loss)
-        grad_norm = clip_([p.grad for p in self._trainable], c.max_grad_norm, self.capturable)
+        grad_norm = clip_(
+            [p.grad for p in self._trainable], c.max_grad_norm, self.capturable, self.stack is not None
+        )
         set_lr(self.optimizer, c.lr * warmup(self.schedule_step, c.warmup))
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -36,6 +36,7 @@ from dtag_fast.data import RewardWindows, RewardWindowSampler, TrajectoryStore
 from dtag_fast.models import DecisionTransformer, DecisionTransformerConfig, TwinCritic
 from dtag_fast.models.critics import Activation
 from dtag_fast.models.transformer import BlockBackend
+from dtag_fast.ops.per_seed import draw
 
 
 @dataclass(frozen=True)
@@ -136,13 +137,11 @@ class QT(SequenceAlgorithm):
     def update(self, batch: RewardWindows) -> dict[str, Tensor]:
         c = self.config
         lr = c.lr * cosine(self.schedule_step, c.lr_horizon)
-        critic_loss, targets, known = self._critic_loss(batch)
+        critic_loss, target_q = self.each(self._critic_parts)(batch)
         critic_norm = self._step("critic", critic_loss, lr)
 
         self.model.train()
-        actions = self.model(*batch.windows, generator=self.generator).actions
-        action_loss = masked_mse(actions, batch.windows.actions, batch.windows.mask)
-        q_loss, q = self._q_loss(batch, actions)
+        action_loss, q_loss, q = self.each(self._policy_parts)(batch)
         loss = c.eta2 * action_loss + c.eta * q_loss
         grad_norm = self._step("model", loss, lr)
 
@@ -154,7 +153,7 @@ class QT(SequenceAlgorithm):
             "q_loss": q_loss.detach(),
             "q": q.detach(),
             "critic_loss": critic_loss.detach(),
-            "target_q": mean_or_zero(targets, known),
+            "target_q": target_q,
             "grad_norm": grad_norm,
             "critic_grad_norm": critic_norm,
         }
@@ -163,11 +162,17 @@ class QT(SequenceAlgorithm):
         """One step of the optimizer `name`, which alone takes a gradient; the norm before the clip."""
         parameters, optimizer = list(self.modules[name].parameters()), self.optimizers[name]
         self.backward(loss, parameters)
-        norm = clip_([p.grad for p in parameters], self.config.max_grad_norm, self.capturable)
+        grads, stacked = [p.grad for p in parameters], self.stack is not None
+        norm = clip_(grads, self.config.max_grad_norm, self.capturable, stacked)
         set_lr(optimizer, lr)
         optimizer.step()
         optimizer.zero_grad()
         return norm
+
+    def _critic_parts(self, batch: RewardWindows) -> tuple[Tensor, Tensor]:
+        """The critic's loss and the mean of its targets."""
+        loss, targets, known = self._critic_loss(batch)
+        return loss, mean_or_zero(targets, known)
 
     def _critic_loss(self, batch: RewardWindows) -> tuple[Tensor, Tensor, Tensor]:
         """The squared errors of both members, added; the targets, and where they are known, (B, K) each."""
@@ -193,6 +198,12 @@ class QT(SequenceAlgorithm):
         targets = (self._discounts * reached * gains[:, None, :]).sum(dim=-1)
         return targets, windows.mask & ~open_end
 
+    def _policy_parts(self, batch: RewardWindows) -> tuple[Tensor, Tensor, Tensor]:
+        """The error of the actions, and what `_q_loss` gives of them."""
+        windows = batch.windows
+        actions = self.model(*windows, generator=self.generator).actions
+        return masked_mse(actions, windows.actions, windows.mask), *self._q_loss(batch, actions)
+
     def _q_loss(self, batch: RewardWindows, actions: Tensor) -> tuple[Tensor, Tensor]:
         """-mean Q_i / mean |Q_j| for the policy's actions (B, K, A), and the mean Q of both members."""
         mask = batch.windows.mask
@@ -200,13 +211,16 @@ class QT(SequenceAlgorithm):
         first, second = (q.squeeze(-1).float() for q in members)
         means = masked_mean(first, mask), masked_mean(second, mask)
         sizes = (_size(first, mask), _size(second, mask))
-        ratio = torch.where(self._coin(), means[0] / sizes[1], means[1] / sizes[0])
+        ratio = torch.where(self._coin(first), means[0] / sizes[1], means[1] / sizes[0])
         return -ratio, (means[0] + means[1]) / 2
 
-    def _coin(self) -> Tensor:
-        """A fair coin, the same in all processes that train together: a 0-dim bool."""
-        draw = torch.randint(2, (), generator=self.generator, device=self.device).float()
-        return mean_over_processes(draw if parallel.rank() == 0 else 0 * draw) > 0
+    def _coin(self, like: Tensor) -> Tensor:
+        """A fair coin, the same in all processes that train together: a 0-dim bool, on the device of like."""
+        side = draw(
+            lambda x, source: x.random_(0, 2, generator=source), (), like, self.generator, torch.int64
+        )
+        side = side.float()
+        return mean_over_processes(side if parallel.rank() == 0 else 0 * side) > 0
 
     @torch.no_grad()
     def _move_targets(self) -> None:

@@ -90,45 +90,49 @@ class Reinformer(EntropyConstrained):
         self._train_entropy_constrained(self._sequence_model(ReinformerModel, ReinformerConfig))
 
     def update(self, batch: Windows) -> dict[str, Tensor]:
-        c = self.config
         self.model.train()
-        return_loss, nll, out = self._losses(batch)
         if self.data.discrete is not None:
-            return self._update_discrete(return_loss, nll, out, batch)
-        entropy = gaussian_entropy(out.log_std)
+            return self._update_discrete(batch)
         temperature = self.log_temperature.exp()
-        loss, metrics = return_loss + nll - temperature.detach() * entropy, {}
-        if self.trained is not None:
-            weight = q_term.weight_at(c, self.schedule_step)
-            term, metrics = q_term.q_term(self.trained, self.model, batch, out.actions, weight)
-            loss = loss + term
+        loss, parts, metrics = self.each(self._training_loss)(batch, temperature.detach())
+        parts = {name: value.detach() for name, value in parts.items()}
         grad_norm = self._descend(loss)
-        self._move_temperature(temperature, entropy.detach())
+        self._move_temperature(temperature, parts["entropy"])
         self.count_update()
         return {
             "loss": loss.detach(),
-            "return_loss": return_loss.detach(),
-            "nll": nll.detach(),
-            "entropy": entropy.detach(),
+            **parts,
             "temperature": temperature.detach(),
             "grad_norm": grad_norm,
             **metrics,
         }
 
-    def _update_discrete(
-        self, return_loss: Tensor, nll: Tensor, out: SequenceOutput, batch: Windows
-    ) -> dict[str, Tensor]:
-        """The rest of `update` for discrete actions."""
-        loss = return_loss + nll
+    def _update_discrete(self, batch: Windows) -> dict[str, Tensor]:
+        """`update` for discrete actions, without the constraint on the entropy."""
+        loss, parts = self.each(self._discrete_loss)(batch)
         grad_norm = self._descend(loss)
         self.count_update()
-        return {
-            "loss": loss.detach(),
-            "return_loss": return_loss.detach(),
-            "nll": nll.detach(),
-            "accuracy": masked_agreement(out.actions, batch.actions, batch.mask),
-            "grad_norm": grad_norm,
-        }
+        parts = {name: value.detach() for name, value in parts.items()}
+        return {"loss": loss.detach(), **parts, "grad_norm": grad_norm}
+
+    def _discrete_loss(self, batch: Windows) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and its parts with the accuracy."""
+        return_loss, nll, out = self._losses(batch)
+        accuracy = masked_agreement(out.actions, batch.actions, batch.mask)
+        return return_loss + nll, {"return_loss": return_loss, "nll": nll, "accuracy": accuracy}
+
+    def _training_loss(
+        self, batch: Windows, temperature: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """The loss, its parts, and the metrics of its term of Q."""
+        return_loss, nll, out = self._losses(batch)
+        entropy = gaussian_entropy(out.log_std)
+        loss, metrics = return_loss + nll - temperature * entropy, {}
+        if self.trained is not None:
+            weight = q_term.weight_at(self.config, self.schedule_step)
+            term, metrics = q_term.q_term(self.trained, self.model, batch, out.actions, weight)
+            loss = loss + term
+        return loss, {"return_loss": return_loss, "nll": nll, "entropy": entropy}, metrics
 
     def _losses(self, batch: Windows) -> tuple[Tensor, Tensor, SequenceOutput]:
         """Of the returns and of the actions, and what the model said."""

@@ -21,13 +21,13 @@ from dtag_fast.algorithms.critics import (
     RewardTransform,
     check_settings,
     minimum,
-    squared_errors,
 )
 from dtag_fast.algorithms.parallel import mean_over_processes
 from dtag_fast.algorithms.settings import at_least_zero, positive_integers
 from dtag_fast.data import Transitions
 from dtag_fast.models import DeterministicPolicy
 from dtag_fast.models.critics import Activation
+from dtag_fast.models.policies import normal_like
 
 
 @dataclass(frozen=True)
@@ -78,39 +78,41 @@ class TD3BC(CriticAlgorithm):
         self._policy_metrics = {name: torch.zeros((), device=self.device) for name in names}
 
     def update(self, batch: Transitions) -> dict[str, Tensor]:
-        y = self._targets(batch)
-        q = torch.stack(self.critic(batch.states, batch.actions))  # (members, B, 1)
-        critic_loss = squared_errors(q, y)
+        critic_loss, q = self.each(self._critic_loss)(batch)
         self._step("critic", critic_loss)
         if self.updates_done % self.period == self.period - 1:
             self._update_policy(batch)
             self._move_targets()
         self.count_update()
         kept = {name: value.clone() for name, value in self._policy_metrics.items()}
-        return {"critic_loss": critic_loss.detach(), "q": q.detach().mean()} | kept
+        return {"critic_loss": critic_loss.detach(), "q": q} | kept
 
     @torch.no_grad()
     def _targets(self, batch: Transitions) -> Tensor:
         """y (B, 1)."""
         c, bounds = self.config, self.policy.action_bounds
         actions = self.target_policy(batch.next_states)
-        noise = torch.empty_like(actions).normal_(generator=self.generator).mul_(c.target_noise)
-        noise.clamp_(-c.target_noise_clip, c.target_noise_clip)
+        noise = normal_like(actions, self.generator).mul_(c.target_noise)
+        noise = noise.clamp(-c.target_noise_clip, c.target_noise_clip)
         actions = bounds.clip(actions + bounds.half_range * noise)
         values = minimum(self.target(batch.next_states, actions))
         return batch.rewards + batch.discounts * (1 - batch.terminations) * values
 
     def _update_policy(self, batch: Transitions) -> None:
         """One step of the policy; its metrics stand until the next one."""
+        losses = self.each(self._policy_loss)(batch)
+        self._step("model", losses[0])
+        for kept, value in zip(self._policy_metrics.values(), losses, strict=True):
+            kept.copy_(value.detach())
+
+    def _policy_loss(self, batch: Transitions) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss, the distance to the data in it, and the weight lambda of Q."""
         bounds = self.policy.action_bounds
         actions = self.policy(batch.states)
         q = self.critic(batch.states, actions)[0]
         weight = self.config.alpha / mean_over_processes(q.detach().abs().mean())
         imitation = (bounds.inverse(actions) - bounds.inverse(batch.actions)).square().mean()
-        loss = imitation - weight * q.mean()
-        self._step("model", loss)
-        for kept, value in zip(self._policy_metrics.values(), (loss, imitation, weight), strict=True):
-            kept.copy_(value.detach())
+        return imitation - weight * q.mean(), imitation, weight
 
     def extra_tensors(self) -> dict[str, Tensor]:
         return self._policy_metrics

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, make_dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -41,6 +42,7 @@ class Args:
     critic: Path | None = None  # run or checkpoint folder of a critic, for settings that learn from one
     updates: int | None = None  # gradient steps in all; default: as published
     seed: int = 0  # of weights, dropout and batches
+    seeds: int | None = None  # train so many, from --seed on, together; run folders OUT/seed-K
     device: str = "cpu"  # cpu or cuda
     threads: int | None = None  # of PyTorch; default: its own choice
     resume: bool = False  # go on from the newest checkpoint in --out
@@ -79,6 +81,8 @@ def main(argv: Sequence[str]) -> int:
     args, _ = _parse(name, rest, lookup(name).config())
     if args.eval_every is not None and lookup(name).algorithm.kind != "policy":
         raise ValueError(f"--eval-every: {name} trains a critic, which plays no episodes; leave it out")
+    if args.seeds is not None:
+        check_seeds(args)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     with process_group(args.device) as (device, writes):
@@ -89,7 +93,7 @@ def _train(name: str, rest: list[str], args: Args, console: Console) -> int:
     """Train as `args` and the algorithm's options among `rest` say."""
     from dtag_fast.algorithms.registry import config_from_dict, preset_config
     from dtag_fast.data import load_dataset
-    from dtag_fast.training import train
+    from dtag_fast.training import train, train_seeds
     from dtag_fast.training.files import read_json
 
     device = args.device
@@ -109,36 +113,67 @@ def _train(name: str, rest: list[str], args: Args, console: Console) -> int:
         def progress(done: int, total: int, metrics: dict[str, float]) -> None:
             report(done, total, " ".join(f"{key} {value:.4g}" for key, value in list(metrics.items())[:3]))
 
-        run = train(
-            name,
-            store,
-            out=args.out,
-            config=config,
-            critic=args.critic,
-            updates=updates,
-            seed=args.seed,
-            device=args.device,
-            log_every=args.log_every,
-            checkpoint_every=args.checkpoint_every,
-            keep_last=args.keep_last,
-            eval_every=args.eval_every,
-            evaluate=None if args.eval_every is None else evaluation_callback(args),
-            holdout=args.holdout,
-            validate_every=args.validate_every,
-            resume=args.resume,
-            progress=progress,
-            stop=stopped.is_set,
-            loggers=loggers_of(args),
-            precision=args.precision,
-            compile=args.compile,
-            capture=True if args.capture else False if args.no_capture else None,
-        )
-    if execution := read_json(run / "config.json").get("execution"):
-        console.print(f"updates: {execution}", markup=False, soft_wrap=True)
+        shared = {
+            "out": args.out,
+            "config": config,
+            "critic": args.critic,
+            "updates": updates,
+            "seed": args.seed,
+            "device": args.device,
+            "log_every": args.log_every,
+            "checkpoint_every": args.checkpoint_every,
+            "keep_last": args.keep_last,
+            "eval_every": args.eval_every,
+            "evaluate": None if args.eval_every is None else evaluation_callback(args),
+            "resume": args.resume,
+            "progress": progress,
+            "stop": stopped.is_set,
+            "precision": args.precision,
+            "capture": True if args.capture else False if args.no_capture else None,
+        }
+        if args.seeds is None:
+            single = {"holdout": args.holdout, "validate_every": args.validate_every, "compile": args.compile}
+            runs = [train(name, store, loggers=loggers_of(args), **single, **shared)]
+        else:
+            runs = train_seeds(name, store, seeds=args.seeds, loggers=partial(loggers_of, args), **shared)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    if execution := read_json(runs[0] / "config.json").get("execution"):
+        say(f"updates: {execution}")
+    if len(runs) > 1 and (speed := last_speed(runs[0])) is not None:
+        say(f"{len(runs)} seeds at {speed:.4g} updates/s each, {len(runs) * speed:.4g} together")
     if stopped.is_set():
-        console.print("stopped by SIGTERM, all is saved; go on with --resume", markup=False, soft_wrap=True)
-    console.print(f"run folder: {run}", markup=False, soft_wrap=True)
+        say("stopped by SIGTERM, all is saved; go on with --resume")
+    for run in runs:
+        say(f"run folder: {run}")
     return 0
+
+
+def check_seeds(args: Args) -> None:
+    """Refuse what --seeds cannot be combined with.
+
+    Raises:
+        ValueError: naming the option, the reason and what to do.
+    """
+    reasons = {
+        "holdout": "the episodes held out depend on the seed",
+        "validate_every": "the episodes held out depend on the seed",
+        "compile": "a network is called for all seeds at once, which torch.compile is not asked to trace",
+        "wandb": "one process has one run of Weights & Biases; --tensorboard writes one for each seed",
+    }
+    for name, reason in reasons.items():
+        if getattr(args, name) not in (None, False):
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option}: not together with --seeds, {reason}; leave one of them out")
+
+
+def last_speed(run: Path) -> float | None:
+    """Updates per second in the newest record of a run, None where there is none."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    speeds = [record["speed/updates_per_s"] for record in records if "speed/updates_per_s" in record]
+    return speeds[-1] if speeds else None
 
 
 @contextmanager

@@ -148,7 +148,11 @@ class WindowSampler:
         Args:
             generator: lies on the sampler's device, or on the CPU (drawn there and copied).
         """
-        return self.windows(**self.draw(generator))
+        return self.gather(self.draw(generator))
+
+    def gather(self, drawn: dict[str, torch.Tensor]) -> Windows:
+        """The batch of what `draw` has given; of several draws joined, the batches one after the other."""
+        return self.windows(**drawn)
 
     def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """What `sample` would gather: episodes (B,) and starts (B,), as `windows` takes them."""
@@ -260,7 +264,11 @@ class TransitionSampler:
 
     def sample(self, generator: torch.Generator) -> Transitions:
         """A batch of B transitions; the same generator state gives the same batch."""
-        batch = self._table.index_select(0, self.draw(generator)["rows"])
+        return self.gather(self.draw(generator))
+
+    def gather(self, drawn: dict[str, torch.Tensor]) -> Transitions:
+        """As WindowSampler's."""
+        batch = self._table.index_select(0, drawn["rows"])
         return Transitions(*batch.split_with_sizes(self._widths, dim=1))
 
     def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:

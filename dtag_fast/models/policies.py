@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from dtag_fast.models.critics import Networks, activation_module, orthogonal_linear
 from dtag_fast.models.normalizer import ActionBounds, InputNormalizer
 from dtag_fast.ops.dropout import dropout as drop
+from dtag_fast.ops.per_seed import draw
 
 LOG_STD_RANGE = (-5.0, 2.0)
 UNIT_MARGIN = 1e-6  # given actions are kept this far inside -1 and 1 before their tanh is undone
@@ -139,7 +140,7 @@ class GaussianPolicy(StatePolicy):
     def sample(self, states: Tensor, generator: Generator | None = None) -> Tensor:
         """states (B, S) raw -> (B, A) drawn, then clipped to the action bounds."""
         mean, log_std = self(states, generator)
-        noise = torch.empty_like(mean).normal_(generator=generator)
+        noise = normal_like(mean, generator)
         return self.action_bounds.clip(mean + log_std.exp() * noise)
 
     @torch.inference_mode()
@@ -195,7 +196,7 @@ class TanhGaussianPolicy(StatePolicy):
         mean, log_std = self(states, generator)
         if count is not None:
             mean, log_std = (x.unsqueeze(-2).expand(-1, count, -1) for x in (mean, log_std))
-        noise = torch.empty(mean.shape, device=mean.device, dtype=mean.dtype).normal_(generator=generator)
+        noise = normal_like(mean, generator)
         u = mean + log_std.exp() * noise
         return self.action_bounds(u.tanh()), _log_density(u, noise, log_std)
 
@@ -210,6 +211,11 @@ class TanhGaussianPolicy(StatePolicy):
     def act(self, states: Tensor) -> Tensor:
         """tanh of the mean. Call it in eval mode."""
         return self.action_bounds(self(states)[0].tanh())
+
+
+def normal_like(x: Tensor, generator: Generator | None = None) -> Tensor:
+    """Draws of N(0, 1) in the shape of x, contiguous."""
+    return draw(lambda noise, source: noise.normal_(generator=source), x.shape, x, generator)
 
 
 def in_full(x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from dtag_fast.ops.attention import choose_backend as choose_attention
 from dtag_fast.ops.dropout import dropout
 from dtag_fast.ops.embedding import choose_backend as choose_embedding
 from dtag_fast.ops.embedding import embed_tokens
+from dtag_fast.ops.per_seed import is_batched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,9 +299,10 @@ class SequenceModel(nn.Module):
         """Of the tokens of windows whose real steps are those in `mask` (B, K) bool.
 
         Raises:
-            ValueError: real steps are not together on their side (looked at on a CPU alone).
+            ValueError: real steps are not together on their side (looked at on a CPU alone, and not in a
+            stack of seeds, whose windows come from a sampler).
         """
-        if mask.device.type == "cpu" and not torch.compiler.is_compiling():
+        if mask.device.type == "cpu" and not torch.compiler.is_compiling() and not is_batched(mask):
             check_sides(mask, self.padding)
         return Padding.of_steps(mask, self.padding, len(self.ORDER))
 

@@ -21,6 +21,7 @@ from dtag_fast.models.attention import CausalSelfAttention
 from dtag_fast.ops.attention import Padding
 from dtag_fast.ops.block import BlockWeights, choose_backend, transformer_block
 from dtag_fast.ops.dropout import dropout, random_words
+from dtag_fast.ops.per_seed import is_batched
 from dtag_fast.ops.select_rows import select_rows
 
 Norm = Literal["post", "pre"]
@@ -170,7 +171,8 @@ class Block(nn.Module):
         return x + self._drop(self._mlp(self.norm_2(x)), generator)
 
     def _mlp(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        by_parts = x.device.type == "cpu" and not torch.is_grad_enabled() and not is_batched(x)
+        if not by_parts or torch.is_autocast_enabled("cpu"):
             return self.contract(self.activation(self.expand(x)))
         rows, out = x.flatten(0, -2), torch.empty(x.shape, dtype=x.dtype)
         step = max(_HIDDEN_NUMBERS_IN_CACHE // self.expand.out_features, 32)

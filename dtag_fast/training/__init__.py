@@ -3,6 +3,7 @@
 from dtag_fast.training.capture import TrainingSteps, why_not_capture
 from dtag_fast.training.checkpoint import LoadedCritic, LoadedPolicy, RunInfo, load_critic, load_policy
 from dtag_fast.training.loop import train
+from dtag_fast.training.seeds import train_seeds
 
 __all__ = [
     "LoadedCritic",
@@ -12,5 +13,6 @@ __all__ = [
     "load_critic",
     "load_policy",
     "train",
+    "train_seeds",
     "why_not_capture",
 ]

@@ -24,6 +24,7 @@ import torch
 from torch import Generator, Tensor
 
 from dtag_fast.algorithms import Algorithm
+from dtag_fast.ops.per_seed import Generators, members
 
 STEPS_PER_REPLAY = 10  # divides the default periods of logs and checkpoints
 WARM_UPDATES = 3  # before a capture, as PyTorch advises
@@ -64,7 +65,7 @@ class TrainingSteps:
         self,
         learner: Algorithm,
         sampler,
-        generator: Generator,
+        generator: Generator | Generators,
         *,
         eager: str | None = None,
         insist: bool = False,
@@ -79,12 +80,13 @@ class TrainingSteps:
         # by size and place in the learner's period: a replay and the sums it leaves
         self._graphs: dict[tuple[int, int], tuple[Replay, Tensor]] = {}
         self._names: list[str] = []
+        self._shape = torch.Size()  # of the sums
         self._recorder: GraphRecorder | None = None
         if eager is None and not learner.capturable:
             eager = "the learner was created without capturable=True"
         if eager is None:
             self.execution = "one by one, to be captured"
-            self._recorder = GraphRecorder(learner.device, [learner.generator, generator])
+            self._recorder = GraphRecorder(learner.device, [*members(learner.generator), *members(generator)])
         else:
             self._decide(f"one by one: {eager}")
 
@@ -92,7 +94,8 @@ class TrainingSteps:
         """Make between 1 and `most` updates without waiting for the device.
 
         Returns:
-            Their number, and the sums of their metrics: 0-dim tensors that the next call overwrites.
+            Their number, and the sums of their metrics: 0-dim tensors, (N,) of N stacked seeds, that the
+            next call overwrites.
         """
         warm = max(WARM_UPDATES, self._learner.period)
         if self._recorder is not None and not self._graphs and self._warm >= warm:
@@ -114,13 +117,15 @@ class TrainingSteps:
         return self._learner.update(self._sampler.sample(self._generator))
 
     def _sum(self, size: int) -> Tensor:
-        """Make `size` updates; the sums of their metrics, (M,) float64."""
+        """Make `size` updates; the sums of their metrics, (M,) or (M, N) float64."""
         rows = []
         for _ in range(size):
             metrics = self._update()
             rows.append(torch.stack([value.double() for value in metrics.values()]))
         self._names = list(metrics)
-        return torch.stack(rows).sum(dim=0)
+        sums = torch.stack(rows).sum(dim=0)
+        self._shape = sums.shape
+        return sums
 
     def _named(self, sums: Tensor) -> dict[str, Tensor]:
         return dict(zip(self._names, sums.unbind(), strict=True))
@@ -131,7 +136,7 @@ class TrainingSteps:
         try:
             for size, place in product(self._sizes, range(learner.period)):
                 # allocated out here, for the graphs may write over each other's memory
-                sums = torch.zeros(len(self._names), dtype=torch.float64, device=learner.device)
+                sums = torch.zeros(self._shape, dtype=torch.float64, device=learner.device)
                 learner.updates_done = place
                 replay = recorder.record(lambda size=size, sums=sums: sums.copy_(self._sum(size)))
                 graphs[size, place] = replay, sums

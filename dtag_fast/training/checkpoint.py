@@ -263,9 +263,14 @@ def publish_checkpoint(checkpoint: Path, keep_last: int | None, best: int | None
     for old in steps[:-keep_last]:
         if old.name == str(best):
             continue
-        doomed = folder / f".{old.name}.old.tmp"
-        os.rename(old, doomed)  # a half-deleted checkpoint must not look like a whole one
-        shutil.rmtree(doomed)
+        delete_checkpoint(old)
+
+
+def delete_checkpoint(checkpoint: Path) -> None:
+    """Delete a checkpoint, so that one that is half-deleted never looks like a whole one."""
+    doomed = checkpoint.with_name(f".{checkpoint.name}.old.tmp")
+    os.rename(checkpoint, doomed)
+    shutil.rmtree(doomed)
 
 
 def remove_leftovers(run: Path) -> None:

@@ -6,9 +6,10 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Generator
@@ -121,26 +122,20 @@ def train(
         FloatingPointError: a loss is not finite; what was written before stays, and diverged.json in the
             run folder names the update and the episodes and steps of its batch.
     """
-    counts = {"updates": updates, "log_every": log_every, "checkpoint_every": checkpoint_every}
-    counts |= {"steps_per_replay": steps_per_replay}
-    optional = {"keep_last": keep_last, "eval_every": eval_every, "validate_every": validate_every}
-    counts |= {name: value for name, value in optional.items() if value is not None}
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+    plan = Plan(
+        updates=updates,
+        log_every=log_every,
+        checkpoint_every=checkpoint_every,
+        keep_last=keep_last,
+        eval_every=eval_every,
+        validate_every=validate_every,
+        steps_per_replay=steps_per_replay,
+    )
     if (evaluate is None) != (eval_every is None):
         raise ValueError("eval_every: expected together with evaluate, got only one of them")
     if (holdout is None) != (validate_every is None):
         raise ValueError("validate_every: expected together with holdout, got only one of them")
-    if capture not in (None, False, True):
-        raise ValueError(f"capture: expected True, False or None, got {capture!r}")
-    if precision is not None and precision not in get_args(Precision):
-        raise ValueError(f"precision: expected one of {', '.join(get_args(Precision))}, got {precision!r}")
-    eager = "capture=False was asked for" if capture is False else why_not_capture(device)
-    if eager is None and parallel.world() > 1:
-        eager = "gradients are exchanged with other processes"
-    if capture and eager:
-        raise ValueError(f"capture: {eager}; leave it out to train without CUDA graphs")
+    eager = why_eager(device, capture, precision)
 
     run = Path(out)
     trained, identity = (None, None) if critic is None else load_trained_critic(critic, store)
@@ -165,7 +160,7 @@ def train(
                 module.compile(**({"backend": compile} if isinstance(compile, str) else {}))
         sampler = learner.make_sampler(store)
         sampler.share = parallel.rank(), parallel.world()
-        session = _Session(run, learner, sampler, store, seed)
+        session = Session(run, learner, sampler, store, seed)
         session.restore(keep_last)
         for logger in loggers if parallel.rank() == 0 else ():
             logger.begin(run, session.step, description)
@@ -181,37 +176,101 @@ def train(
             report=partial(record_execution, run) if parallel.rank() == 0 else None,
         )
         validation = None if held_out is None else Validation(learner, held_out, seed)
-        periods = [p for p in (log_every, checkpoint_every, eval_every, validate_every) if p is not None]
-
-        def evaluation_due(step: int) -> bool:
-            return evaluate is not None and (step % eval_every == 0 or step == updates)
-
-        if session.step and evaluation_due(session.step):
-            session.evaluate_once(evaluate)  # in case the run was killed between checkpoint and evaluation
-        shown = 0.0
-        while session.step < updates:
-            count, sums = steps.advance(until_due(session.step, updates, periods))
-            session.window.add(sums, count)
-            step = session.step
-            if step % log_every == 0:
-                session.log_window()
-            if validation is not None and (step % validate_every == 0 or step == updates):
-                session.validate(validation)
-            if evaluation_due(step) or step % checkpoint_every == 0 or step == updates:
-                session.save(keep_last)
-            if evaluation_due(step):
-                session.evaluate_once(evaluate)
-            # Several processes ask each other, which takes time, where they wait for each other anyway.
-            asking = stop is not None and (parallel.world() == 1 or step % log_every == 0)
-            if asking and any(parallel.gather(stop())):
-                session.save(keep_last)
-                break
-            now = time.perf_counter()
-            if progress and parallel.rank() == 0 and (now - shown > _PROGRESS_PERIOD or step == updates):
-                progress(step, updates, session.latest)
-                shown = now
+        validate = None if validation is None else partial(session.validate, validation)
+        make_updates(plan, session, steps, evaluate, validate, stop, progress)
         parallel.wait_for_all()
     return run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How many updates, and after how many of them something is due; None: never. Fields as `train` has them.
+
+    Raises:
+        ValueError: one is not a positive integer.
+    """
+
+    updates: int
+    log_every: int
+    checkpoint_every: int
+    keep_last: int | None
+    eval_every: int | None
+    validate_every: int | None
+    steps_per_replay: int
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            optional = name in ("keep_last", "eval_every", "validate_every") and value is None
+            if not optional and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+
+    def evaluation_due(self, step: int) -> bool:
+        return self.eval_every is not None and (step % self.eval_every == 0 or step == self.updates)
+
+    def validation_due(self, step: int) -> bool:
+        return self.validate_every is not None and (step % self.validate_every == 0 or step == self.updates)
+
+    def checkpoint_due(self, step: int) -> bool:
+        return self.evaluation_due(step) or step % self.checkpoint_every == 0 or step == self.updates
+
+    def most(self, step: int) -> int:
+        """Updates from `step` on that may be made before something is due."""
+        periods = (self.log_every, self.checkpoint_every, self.eval_every, self.validate_every)
+        return until_due(step, self.updates, [p for p in periods if p is not None])
+
+
+def why_eager(device: str | torch.device, capture: bool | None, precision: str | None) -> str | None:
+    """Why updates shall be made one by one, or None where they shall be captured; arguments as `train`'s.
+
+    Raises:
+        ValueError: of `train`, about capture and precision.
+    """
+    if capture not in (None, False, True):
+        raise ValueError(f"capture: expected True, False or None, got {capture!r}")
+    if precision is not None and precision not in get_args(Precision):
+        raise ValueError(f"precision: expected one of {', '.join(get_args(Precision))}, got {precision!r}")
+    eager = "capture=False was asked for" if capture is False else why_not_capture(device)
+    if eager is None and parallel.world() > 1:
+        eager = "gradients are exchanged with other processes"
+    if capture and eager:
+        raise ValueError(f"capture: {eager}; leave it out to train without CUDA graphs")
+    return eager
+
+
+def make_updates(
+    plan: Plan,
+    session: Progressing,
+    steps: TrainingSteps,
+    evaluate: Evaluate | None = None,
+    validate: Callable[[], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Make the updates that are left, and what is due on the way; arguments as `train` makes them."""
+    if session.step and plan.evaluation_due(session.step):
+        session.evaluate_once(evaluate)  # in case the run was killed between checkpoint and evaluation
+    shown = 0.0
+    while session.step < plan.updates:
+        count, sums = steps.advance(plan.most(session.step))
+        session.window.add(sums, count)
+        step = session.step
+        if step % plan.log_every == 0:
+            session.log_window()
+        if plan.validation_due(step):
+            validate()
+        if plan.checkpoint_due(step):
+            session.save(plan.keep_last)
+        if plan.evaluation_due(step):
+            session.evaluate_once(evaluate)
+        # Several processes ask each other, which takes time, where they wait for each other anyway.
+        asking = stop is not None and (parallel.world() == 1 or step % plan.log_every == 0)
+        if asking and any(parallel.gather(stop())):
+            session.save(plan.keep_last)
+            break
+        now = time.perf_counter()
+        if progress and parallel.rank() == 0 and (now - shown > _PROGRESS_PERIOD or step == plan.updates):
+            progress(step, plan.updates, session.latest)
+            shown = now
 
 
 @contextmanager
@@ -250,7 +309,23 @@ def best_step(records: list[dict[str, Any]]) -> int | None:
     return None
 
 
-class _Session:
+class Progressing(Protocol):
+    """What `make_updates` needs of a run, or of several that are trained together."""
+
+    window: WindowMeans
+    latest: dict[str, float]
+
+    @property
+    def step(self) -> int: ...
+
+    def log_window(self) -> None: ...
+
+    def save(self, keep_last: int | None) -> None: ...
+
+    def evaluate_once(self, evaluate: Evaluate) -> None: ...
+
+
+class Session:
     """The parts of a run in progress, and how they are saved and restored together."""
 
     def __init__(self, run: Path, learner: Algorithm, sampler, store: TrajectoryStore, seed: int):
@@ -280,15 +355,23 @@ class _Session:
         parallel.wait_for_all()  # until all have read: old checkpoints may go now
         self.log = MetricsLog(self.run, self.step) if parallel.rank() == 0 else None
         if checkpoint is not None and self.log is not None:
-            publish_checkpoint(checkpoint, keep_last, best_step(self.log.records))
+            self.publish(checkpoint, keep_last)
         self._mark()
         self._started = self._window_started = time.perf_counter()
 
     def save(self, keep_last: int | None) -> None:
+        if (written := self.write()) is not None:
+            self.publish(written, keep_last)
+
+    def publish(self, checkpoint: Path, keep_last: int | None) -> None:
+        publish_checkpoint(checkpoint, keep_last, best_step(self.log.records))
+
+    def write(self) -> Path | None:
+        """A checkpoint that is not the last one yet; None in a process that does not write."""
         self._means()  # refuses to save a diverged run
         noise = parallel.gather(self.learner.generator.get_state())
         if self.log is None:
-            return
+            return None
         state = {
             "learner": self.learner.state_dict(),
             "generator": self.generator.get_state(),
@@ -296,8 +379,7 @@ class _Session:
             "seconds": self._seconds(),
             "other_noise": noise[1:],  # the states of the other processes' generators of dropout
         }
-        written = save_checkpoint(self.run, self._info(), self.learner.exports, state)
-        publish_checkpoint(written, keep_last, best_step(self.log.records))
+        return save_checkpoint(self.run, self._info(), self.learner.exports, state)
 
     def log_window(self) -> None:
         means = {f"train/{name}": value for name, value in self._means().items()}
@@ -314,9 +396,9 @@ class _Session:
     def validate(self, validation: Validation) -> None:
         began = time.perf_counter()
         self._append({f"valid/{name}": value for name, value in validation().items()})
-        self._pause(time.perf_counter() - began)
+        self.pause(time.perf_counter() - began)
 
-    def _pause(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         """Seconds and speed are those of training."""
         self._started += seconds
         self._window_started += seconds
@@ -375,7 +457,7 @@ class _Session:
         began = time.perf_counter()
         with torch.autocast(self.learner.device.type, enabled=False):  # acts as its checkpoint will
             result = evaluate(self.step, self.run)
-        self._pause(time.perf_counter() - began)
+        self.pause(time.perf_counter() - began)
         self._append({f"eval/{name}": value for name, value in result.items()})
         if best_step(self.log.records) == self.step:
             point_link(self.run / "checkpoints" / "best", str(self.step))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,10 @@ class Diverged(FloatingPointError):
 
 
 class WindowMeans:
-    """Means of metrics over the updates since the last `reset`, summed without waiting for the device."""
+    """Means of metrics over the updates since the last `reset`, summed without waiting for the device.
+
+    Metrics are 0-dim, or (N,) of N seeds: `of_seed` then has the means of one.
+    """
 
     def __init__(self) -> None:
         self.reset()
@@ -93,7 +97,7 @@ class WindowMeans:
         self.count = self._restored = 0  # updates in all, and those of an earlier process
 
     def add(self, metrics: dict[str, Tensor], count: int = 1) -> None:
-        """Add the 0-dim tensors of an update, or their sums over `count` updates; always the same names."""
+        """Add the tensors of an update, or their sums over `count` updates; always the same names."""
         values = torch.stack([value.double() for value in metrics.values()])
         self._names = list(metrics)
         # sums that were read from a checkpoint lie on the host
@@ -101,7 +105,7 @@ class WindowMeans:
         self.count += count
         self._counts.append(self.count)
         never = torch.iinfo(torch.int64).max
-        bad = torch.where(values.isfinite().all(), never, len(self._counts) - 1)
+        bad = torch.where(values.isfinite().all(dim=0), never, len(self._counts) - 1)
         self._first_bad = bad if self._first_bad is None else torch.minimum(self._first_bad, bad)
 
     def means(self) -> dict[str, float]:
@@ -121,6 +125,35 @@ class WindowMeans:
                 before = self._counts[call - 1] if call else self._restored
                 raise Diverged(name, value, before + 1, self._counts[call])
         return means
+
+    @classmethod
+    def together(cls, windows: Sequence[WindowMeans]) -> WindowMeans:
+        """Those of N seeds as one; all have counted as many updates.
+
+        Raises:
+            ValueError: they have not.
+        """
+        if len(counts := {window.count for window in windows}) > 1:
+            raise ValueError(
+                f"resume: expected the records of all seeds at the same place, {sorted(counts)} updates are "
+                "not recorded yet; go on with each seed alone"
+            )
+        first, stack = windows[0], cls()
+        stack._names, stack.count, stack._restored = first._names, first.count, first._restored
+        if first._sums is not None:
+            stack._sums = torch.stack([window._sums for window in windows], dim=1)
+        return stack
+
+    def of_seed(self, i: int) -> WindowMeans:
+        """The window of seed i, as it would be alone."""
+        part = WindowMeans()
+        part._names, part._counts, part.count = self._names, self._counts, self.count
+        part._restored = self._restored
+        if self._sums is not None:
+            part._sums = self._sums[:, i]
+        if self._first_bad is not None:
+            part._first_bad = self._first_bad[i]
+        return part
 
     def state_dict(self) -> dict[str, Any]:
         return {"names": self._names, "sums": self._sums, "count": self.count}

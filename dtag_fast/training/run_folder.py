@@ -131,13 +131,17 @@ def open_run(out: Path, run: dict[str, Any], resume: bool, defaults: dict[str, A
         return
     if resume:
         remove_leftovers(out)  # a run killed before its config was written has nothing else
-    if any(out.iterdir()):
-        raise FileExistsError(
-            f"out: {out} is not empty; resume it, or choose another folder"
-            if path.exists() or not resume
-            else f"out: {out} holds other files and no run to resume; choose another folder"
-        )
+    if not resume:
+        refuse_used(out)
+    elif any(out.iterdir()):
+        raise FileExistsError(f"out: {out} holds other files and no run to resume; choose another folder")
     write_json(path, run)
+
+
+def refuse_used(out: Path) -> None:
+    """Refuse to begin a run in a folder that is not empty, with a FileExistsError."""
+    if any(out.iterdir()):
+        raise FileExistsError(f"out: {out} is not empty; resume it, or choose another folder")
 
 
 def compare(recorded: dict[str, Any], run: dict[str, Any], path: Path) -> None:

@@ -74,6 +74,37 @@ def test_trust_ratio_is_one_where_a_norm_is_zero():
     assert [r.item() for r in trust_ratios(params, updates)] == [2.5, 1.0, 1.0]
 
 
+def test_the_clip_of_a_stack_is_that_of_each_seed():
+    """Three seeds, of which one is clipped, one is not, and one has no gradient."""
+    of_seeds = [[torch.tensor([3.0 * k]), torch.tensor(4.0 * k)] for k in (1.0, 0.1, 0.0)]
+    stack = [torch.stack(parts) for parts in zip(*of_seeds, strict=True)]
+    norms = clip_(stack, 2.0, stacked=True)
+    assert norms.tolist() == pytest.approx([clip_(grads, 2.0).item() for grads in of_seeds])
+    for i, grads in enumerate(of_seeds):
+        torch.testing.assert_close([x[i] for x in stack], grads)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_stack_is_trained_as_its_seeds_are(capturable):
+    """Clips and ratios are those of each; one seed starts at 0, where the ratio is 1."""
+    apart = [[(p.detach() * k).requires_grad_() for p in start()] for k in (1.0, 3.0, 0.0)]
+    stack = [torch.stack([p.detach() for p in parts]).requires_grad_() for parts in zip(*apart, strict=True)]
+    together = Lamb(stack, lr=0.1, capturable=capturable)
+    together.stacked = True
+    alone = [Lamb(params, lr=0.1, capturable=capturable) for params in apart]
+    for step in range(6):
+        for k, params in enumerate(apart):
+            generator = torch.Generator().manual_seed(10 * step + k)
+            for p in params:
+                p.grad = 10.0 ** (k - 1) * torch.randn(p.shape, generator=generator)
+        for i, p in enumerate(stack):
+            p.grad = torch.stack([params[i].grad for params in apart])
+        for optimizer in (together, *alone):
+            optimizer.step()
+    for i, p in enumerate(stack):
+        torch.testing.assert_close(p, torch.stack([params[i] for params in apart]))
+
+
 @pytest.mark.parametrize("options", [{"betas": (1.0, 0.9)}, {"max_grad_norm": 0.0}])
 def test_bad_options_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):

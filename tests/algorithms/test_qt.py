@@ -107,13 +107,13 @@ def test_the_coin_is_that_of_the_first_process(monkeypatch):
     """Two processes: both take the draw of process 0, which the mean leaves as 0 or 1/2."""
     learner = constant_learner()
     before = learner.generator.get_state()
-    own = [bool(learner._coin()) for _ in range(8)]
+    own = [bool(learner._coin(torch.zeros(()))) for _ in range(8)]
     assert len(set(own)) == 2
     learner.generator.set_state(before)
     monkeypatch.setattr("dtag_fast.algorithms.qt.mean_over_processes", lambda x: x / 2)
-    assert [bool(learner._coin()) for _ in range(8)] == own
+    assert [bool(learner._coin(torch.zeros(()))) for _ in range(8)] == own
     monkeypatch.setattr(parallel, "rank", lambda: 1)
-    assert not any(bool(learner._coin()) for _ in range(8))  # adds nothing of its own
+    assert not any(bool(learner._coin(torch.zeros(()))) for _ in range(8))  # adds nothing of its own
 
 
 def literal_targets(nets, batch, gamma):

@@ -3,6 +3,8 @@
     killed_training.py ROOT ALGORITHM changes FIRST STEP   killed before change FIRST, FIRST + STEP, ... of it
     killed_training.py ROOT ALGORITHM times SEED COUNT     killed COUNT times at random moments
 
+A number of seeds after these trains so many together.
+
 Every training is a child forked after the imports, which keeps many kills affordable. The parent starts no
 thread and does no tensor arithmetic before it forks.
 """
@@ -19,9 +21,10 @@ import torch
 from small_runs import CONFIGS, make_store
 
 from dtag_fast.algorithms import create
-from dtag_fast.training import train
+from dtag_fast.training import train, train_seeds
 
 UPDATES = 4
+SEEDS = {"seeds": int(sys.argv[6])} if len(sys.argv) > 6 else {}
 CHANGES = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.symlink", "os.truncate"}
 
 
@@ -35,7 +38,7 @@ def run_child(algorithm: str, out: Path, kill_before: int | None) -> int:
         if kill_before is not None:
             die_before_change(out, kill_before)
         options = {"log_every": 1, "checkpoint_every": 1, "keep_last": 2, "eval_every": 2}
-        train(
+        (train_seeds if SEEDS else train)(
             algorithm,
             make_store(),
             config=CONFIGS[algorithm],
@@ -44,6 +47,7 @@ def run_child(algorithm: str, out: Path, kill_before: int | None) -> int:
             resume=True,
             evaluate=lambda step, run: {"score": step},
             **options,
+            **SEEDS,
         )
     except BaseException:
         import traceback

@@ -54,7 +54,8 @@ def masks_unseen(monkeypatch):
 
 @pytest.fixture
 def cpu_graphs(monkeypatch):
-    """Updates on the CPU are captured, in graphs that stand in for CUDA's."""
+    """Updates on the CPU are captured, in graphs that stand in for CUDA's, of PyTorch's operators alone."""
+    monkeypatch.setattr("dtag_fast.ops.mlp.api.why_missing", lambda: "the stand-in replays operators")
     monkeypatch.setattr(loop, "why_not_capture", lambda device: None)
     monkeypatch.setattr(capture, "GraphRecorder", CpuRecorder)
 

@@ -20,7 +20,10 @@ from dtag_fast.algorithms.iql import Config as IQL
 from dtag_fast.algorithms.odt import Config as ODT
 from dtag_fast.algorithms.qt import Config as QT
 from dtag_fast.algorithms.reinformer import Config as Reinformer
+from dtag_fast.algorithms.stacking import Stack
 from dtag_fast.algorithms.td3bc import Config as TD3BC
+from dtag_fast.data.seed_sampler import SeedSampler
+from dtag_fast.ops.per_seed import Generators
 from dtag_fast.training import train
 from dtag_fast.training.capture import WARM_UPDATES, TrainingSteps
 
@@ -115,6 +118,24 @@ def test_several_updates_in_a_replay_are_as_many_replays_of_one(case, store):
     assert ones == [1] * 60 and 8 in counts
     assert single.execution == "in CUDA graphs of 1"
     assert_close(sums, summed(counts, metrics), rtol=1e-3)
+
+
+def test_a_stack_of_seeds_has_the_losses_of_the_seeds(case, store):
+    """In graphs, and of the same operators: PyTorch's, as the kernels take one seed."""
+    name, config = case
+    if hasattr(config, "attention"):
+        config = dataclasses.replace(config, attention="sdpa")
+    learners = [create(name, store, config, seed=seed, device=DEVICE, capturable=True) for seed in (1, 2)]
+    alone = create(name, store, config, seed=2, device=DEVICE, capturable=True)
+    sampler, eager = alone.make_sampler(store), "to compare with"
+    generators = Generators([torch.Generator(DEVICE).manual_seed(seed) for seed in (1, 2)])
+    stack = Stack(learners).learner
+    steps = TrainingSteps(stack, SeedSampler(sampler), generators, insist=True, steps_per_replay=4)
+    counts, found = trajectory(steps, 60)
+    own = torch.Generator(DEVICE).manual_seed(2)
+    _, expected = trajectory(TrainingSteps(alone, sampler, own, eager=eager), 60)
+    assert max(counts) == 4
+    assert_close({k: v[:, 1] for k, v in found.items()}, summed(counts, expected), rtol=5e-3)
 
 
 class OneBatch:

@@ -15,7 +15,10 @@ from torch.utils._pytree import tree_leaves
 from dtag_fast.algorithms import Algorithm, TrainedCritic, base, create
 from dtag_fast.algorithms.adt import Config as ADT
 from dtag_fast.algorithms.dt import Config as DT
+from dtag_fast.algorithms.stacking import Stack
+from dtag_fast.data.seed_sampler import SeedSampler
 from dtag_fast.models import TwinCritic, ValueNet
+from dtag_fast.ops.per_seed import Generators
 
 META = torch.device("meta")
 
@@ -30,11 +33,16 @@ class MetaGenerator(torch.Generator):
 
 
 class HostTensors(TorchDispatchMode):
-    """Collects the operators that take or make a tensor outside of the meta device."""
+    """Collects the operators that take or make a tensor outside of the meta device.
 
-    def __init__(self):
+    Args:
+        numbers: let 0-dim tensors of the host pass. vmap makes them of the numbers in a formula, and a kernel
+            takes one by value.
+    """
+
+    def __init__(self, numbers=False):
         super().__init__()
-        self.found, self.seen = [], 0
+        self.found, self.seen, self.numbers = [], 0, numbers
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = {name: value for name, value in (kwargs or {}).items() if name != "generator"}
@@ -43,7 +51,7 @@ class HostTensors(TorchDispatchMode):
         # the fused optimizers have no kernel for meta tensors and write in place
         result = None if "_fused_adam" in func._schema.name else func(*args, **kwargs)
         tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor)]
-        if any(x.device != META for x in tensors):
+        if any(x.device != META and not (self.numbers and x.ndim == 0) for x in tensors):
             self.found.append(str(func))
         self.seen += 1
         return result
@@ -62,8 +70,10 @@ CASES = ["dt", "dt-original", "dt-q", "reinformer", "reinformer-q", "odt", "adt"
 CASES += ["edt", "qt", "iql", "td3bc", "awac", "cql"]
 
 
+@pytest.mark.parametrize("seeds", [None, 3])
 @pytest.mark.parametrize("case", CASES)
-def test_an_update_touches_nothing_on_the_host(case, store, configs, on_meta):
+def test_an_update_touches_nothing_on_the_host(case, seeds, store, configs, on_meta):
+    """Nor does one of several stacked seeds."""
     name = case.partition("-")[0]
     fields = ("context_len", "d_model", "n_layer", "n_head", "max_timestep", "batch_size")
     small = {field: getattr(configs["dt"], field) for field in fields}
@@ -77,14 +87,20 @@ def test_an_update_touches_nothing_on_the_host(case, store, configs, on_meta):
     if case.endswith("-q") or name == "adt":
         networks = TwinCritic(store.state_dim, store.action_dim, hidden=(8,)), ValueNet(store.state_dim)
         critic = TrainedCritic(*networks)
-    learner = create(name, store, config, device="meta", capturable=True, critic=critic)
+    learners = [
+        create(name, store, config, device="meta", capturable=True, critic=critic) for _ in range(seeds or 1)
+    ]
+    learner, sampler, generator = learners[0], learners[0].make_sampler(store), MetaGenerator()
+    if seeds is not None:
+        learner, sampler = Stack(learners).learner, SeedSampler(sampler)
+        generator = Generators([MetaGenerator() for _ in learners])
     learner.optimizers["model"].param_groups[0]["lr"] = torch.tensor(1e-3, device=META)
-    sampler, generator = learner.make_sampler(store), MetaGenerator()
-    with HostTensors() as spy:
+    with HostTensors(numbers=seeds is not None) as spy:
         for _ in range(2):  # the first makes the optimizers' state
             metrics = learner.update(sampler.sample(generator))
     assert spy.found == [] and spy.seen > 100
-    assert all(value.device == META and value.ndim == 0 for value in metrics.values())
+    shape = () if seeds is None else (seeds,)
+    assert all(value.device == META and value.shape == shape for value in metrics.values())
     assert learner.updates_done == 2
 
 

@@ -22,10 +22,10 @@ def metrics(run: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if not k.startswith(("time/", "speed/"))} for row in rows]
 
 
-def assert_whole(root: Path, run: Path, assert_same_bits) -> None:
-    assert_same_bits(root / "whole", run)
-    assert metrics(run) == metrics(root / "whole")
-    assert sorted(p.name for p in run.rglob("*")) == sorted(p.name for p in (root / "whole").rglob("*"))
+def assert_whole(whole: Path, run: Path, assert_same_bits) -> None:
+    assert_same_bits(whole, run)
+    assert metrics(run) == metrics(whole)
+    assert sorted(p.name for p in run.rglob("*")) == sorted(p.name for p in whole.rglob("*"))
 
 
 @pytest.mark.parametrize("half", [1, 2])
@@ -35,10 +35,20 @@ def test_killed_before_every_change_to_its_folder(tmp_path, assert_same_bits, ha
     runs = list(tmp_path.glob("killed-*"))
     assert len(runs) > 20
     for run in runs:
-        assert_whole(tmp_path, run, assert_same_bits)
+        assert_whole(tmp_path / "whole", run, assert_same_bits)
+
+
+@pytest.mark.parametrize("half", [1, 2])
+def test_seeds_killed_before_every_change_to_their_folders(tmp_path, assert_same_bits, half):
+    run_script(tmp_path, "bc", "changes", half, 2, 2)
+    runs = list(tmp_path.glob("killed-*"))
+    assert len(runs) > 40
+    for run in runs:
+        for seed in ("seed-0", "seed-1"):
+            assert_whole(tmp_path / "whole" / seed, run / seed, assert_same_bits)
 
 
 @pytest.mark.parametrize("algorithm, seed", [("dt", 0), ("iql", 1)])
 def test_killed_again_and_again_at_random_moments(tmp_path, assert_same_bits, algorithm, seed):
     run_script(tmp_path, algorithm, "times", seed, 8)
-    assert_whole(tmp_path, tmp_path / "killed-often", assert_same_bits)
+    assert_whole(tmp_path / "whole", tmp_path / "killed-often", assert_same_bits)

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from dtag_fast.ops import triton_support
 from dtag_fast.ops.dropout import random_words
+from dtag_fast.ops.per_seed import is_batched
 from dtag_fast.ops.select_rows import select_rows
 
 from .composed import by_reference, by_sdpa
@@ -107,6 +108,8 @@ def choose_backend(qkv: Tensor, backend: Backend | None = None) -> tuple[Backend
 def why_not_triton(qkv: Tensor) -> str | None:
     """Why the kernels cannot take these tensors, or None."""
     tokens, width = qkv.shape[1], qkv.shape[-1]
+    if is_batched(qkv):
+        return "several seeds are stacked, which the kernels cannot take"
     if reason := triton_support.why_not(qkv.device):
         return reason
     if reason := triton_support.why_not_dtype(qkv.dtype):

@@ -7,6 +7,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from dtag_fast.ops.dropout import dropout
+from dtag_fast.ops.per_seed import is_batched
 
 from .dropout import dropout_factor
 from .padding import Padding
@@ -46,14 +47,14 @@ def by_sdpa(
     seed: Tensor | None,
     scale: float,
 ) -> Tensor:
-    """By scaled_dot_product_attention, with dropout by two products. (B, Q, H * D)
+    """By scaled_dot_product_attention; with dropout, and of a stack of seeds, by two products. (B, Q, H * D)
 
     Args:
         q: (B, Q, H, D). k, v: (B, S, H, D). queries: (Q,) or (B, Q) their tokens; None: all.
     """
     batch, rows, heads, _ = q.shape
     bias, empty = padding.mask(k.shape[1], queries, q)
-    if dropout_p == 0:
+    if dropout_p == 0 and not is_batched(q):  # of a stack of seeds, PyTorch would take one after the other
         mixed = F.scaled_dot_product_attention(
             *(x.transpose(1, 2) for x in (q, k, v)), attn_mask=bias, scale=scale
         )
@@ -62,7 +63,9 @@ def by_sdpa(
         q3, k3, v3 = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))  # (B * H, ., D)
         bias3 = bias.expand(batch, heads, -1, -1).flatten(0, 1)
         weights = torch.softmax(torch.baddbmm(bias3, q3, k3.transpose(1, 2), alpha=scale), dim=-1)
-        if seed is None:
+        if dropout_p == 0:
+            pass
+        elif seed is None:
             weights = dropout(weights, dropout_p, generator)
         else:
             at = torch.arange(rows, device=q.device) if queries is None else queries

@@ -56,7 +56,8 @@ class Padding:
         if self.start is not None or self.length is not None:
             empty = ~seen.any(-1, keepdim=True)
             seen = seen | empty
-        bias = torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill_(~seen, -torch.inf)
+        # not in place: under vmap over seeds the zeros are the same of all, what is seen is not
+        bias = torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill(~seen, -torch.inf)
         made = Mask(bias, empty)
         self._masks.append((queries, tokens, like.dtype, made))
         return made

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dtag_fast.ops import triton_support
+from dtag_fast.ops.per_seed import is_batched
 from dtag_fast.ops.triton_support import product_precision
 
 from .reference import ACTIVATIONS, composed_block
@@ -110,6 +111,8 @@ def choose_backend(
 
 def why_not_triton(x: Tensor, n_head: int, queries: Tensor | None = None) -> str | None:
     """Why the kernels cannot take these tensors, or None."""
+    if is_batched(x):
+        return "several seeds are stacked, which the kernels cannot take"
     if reason := triton_support.why_not(x.device):
         return reason
     if reason := triton_support.why_not_dtype(x.dtype):

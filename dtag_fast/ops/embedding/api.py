@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dtag_fast.ops import triton_support
+from dtag_fast.ops.per_seed import is_batched
 
 from .launch import Operands
 from .reference import embed_reference
@@ -115,6 +116,8 @@ def choose_backend(timestep_table: Tensor, backend: Backend | None = None) -> tu
 def why_not_triton(timestep_table: Tensor) -> str | None:
     """Why the kernels cannot make tokens of this table's device, type and width, or None."""
     dtype, width = timestep_table.dtype, timestep_table.shape[1]
+    if is_batched(timestep_table):
+        return "several seeds are stacked, which the kernels cannot take"
     if reason := triton_support.why_not(timestep_table.device):
         return reason
     if reason := triton_support.why_not_dtype(dtype):

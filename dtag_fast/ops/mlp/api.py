@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dtag_fast.ops.compiled_module import why_missing
+from dtag_fast.ops.per_seed import in_transformation
 
 from . import cpu, reference
 
@@ -109,7 +110,7 @@ def why_not(
         return "torch.compile and exporters see operators"
     if torch.is_autocast_enabled("cpu"):
         return "autocast chooses the type of each operator"
-    if torch._C._functorch.maybe_current_level() is not None:
+    if in_transformation():
         return "transformations of torch.func see operators"
     if any(t is not None and t.requires_grad for t in (mean, std)):
         return "it gives mean and std no gradient"

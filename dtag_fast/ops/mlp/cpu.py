@@ -32,6 +32,8 @@ def mlp(
     widths = (weights[0].shape[1], *[weight.shape[0] for weight in weights[: len(networks[0])]])
     compiled = _compiled(widths, len(networks), activation, isa)
     if torch.is_grad_enabled():
+        # what inference mode made cannot be kept for the way back
+        x, extra = (t.clone() if t is not None and t.is_inference() else t for t in (x, extra))
         return _Mlp.apply(compiled, len(networks), activation, x, extra, mean, std, *weights, *biases)
     return _forward(compiled, len(networks), x, extra, mean, std, weights, biases)[0]
 

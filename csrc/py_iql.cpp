@@ -76,11 +76,11 @@ class PyIqlUpdate {
     s_.action_dim = int(number("action_dim", double(item<int64_t>(settings, "action_dim")), 1, 1 << 20));
     if (s_.rows < 1 || s_.mean.empty() || s_.std.size() != s_.mean.size())
       throw py::value_error("settings: expected at least one row, and a mean and a deviation for each number of a state");
-    s_.expectile = item<float>(settings, "expectile");
-    s_.polyak = item<float>(settings, "polyak");
-    s_.lr = item<float>(settings, "lr");
-    s_.inverse_temperature = item<float>(settings, "inverse_temperature");
-    s_.max_weight = item<float>(settings, "max_weight");
+    s_.expectile = number("expectile", item<double>(settings, "expectile"), 0., 1.);
+    s_.polyak = number("polyak", item<double>(settings, "polyak"), 0., 1.);
+    s_.lr = number("lr", item<double>(settings, "lr"), 0., 1e30);
+    s_.inverse_temperature = number("inverse_temperature", item<double>(settings, "inverse_temperature"), -1e30, 1e30);
+    s_.max_weight = number("max_weight", item<double>(settings, "max_weight"), 0., 1e30);
     const IqlNetwork q = network_from(critic, activation), v = network_from(value, activation);
     expect_widths("critic", q, s_.state_dim + s_.action_dim, 1);
     expect_widths("value", v, s_.state_dim, 1);
@@ -91,8 +91,8 @@ class PyIqlUpdate {
       p = network_from(from, activation);
       expect_widths("policy", p, s_.state_dim, s_.action_dim);
       if (!p.extra || p.members != 1) throw py::value_error("policy: expected one network and its log standard deviation");
-      s_.log_std_low = item<float>(from, "log_std_low");
-      s_.log_std_high = item<float>(from, "log_std_high");
+      s_.log_std_low = number("log_std_low", item<double>(from, "log_std_low"), -1e30, 1e30);
+      s_.log_std_high = number("log_std_high", item<double>(from, "log_std_high"), -1e30, 1e30);
       for (auto [name, to] : {std::pair("centre", &s_.centre), {"half_range", &s_.half_range}, {"low", &s_.low}, {"high", &s_.high}}) {
         *to = item<std::vector<float>>(from, name);
         if (to->size() != size_t(s_.action_dim)) throw py::value_error(std::string(name) + ": expected a number for each of an action");

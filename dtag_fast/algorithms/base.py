@@ -173,6 +173,10 @@ class Algorithm(ABC):
         Of one seed: those of a stack are asked one by one.
         """
 
+    def explain(self) -> str | None:
+        """How an update is computed and why, in words; None where there is one way, operator by operator."""
+        return None
+
     def each(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """`fn`, or where N seeds are stacked what computes it for each of them at once.
 

@@ -35,12 +35,19 @@ class CompiledIQL:
 
     def __init__(self, learner: IQL, margin: float, max_weight: float, isa: str = ""):
         self._learner, self._margin, self._max_weight, self._isa = learner, margin, max_weight, isa
-        self._settled = self._why_never()
+        self._settled = self._why_settings()
         self._key: tuple[int, ...] = ()
         self._update: Any = None
 
     def why_not(self) -> str | None:
         """Why the next update is not made here, or None."""
+        reason = self.why_never()
+        if reason is None and not self._learner.optimizers["critic"].state:
+            return "the first update allocates the optimizers' states"
+        return reason
+
+    def why_never(self) -> str | None:
+        """Why no update is made here as things stand, or None."""
         if self._settled is not None:
             return self._settled
         if self._learner.stack is not None:
@@ -52,11 +59,10 @@ class CompiledIQL:
         for network in self._learner.modules.values():
             if network._compiled_call_impl is not None:
                 return "its networks are run by torch.compile"
-        if not self._learner.optimizers["critic"].state:
-            return "the first update allocates the optimizers' states"
         return None
 
-    def _why_never(self) -> str | None:
+    def _why_settings(self) -> str | None:
+        """What of the settings or the machine is against it, once and for all."""
         learner, c = self._learner, self._learner.config
         if why_missing():
             return why_missing()

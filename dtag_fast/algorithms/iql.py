@@ -88,6 +88,10 @@ class IQL(CriticAlgorithm):
                 self.optimizers[name] = self._adam(self.modules[name].parameters(), lr)
         self._compiled = CompiledIQL(self, ACTION_MARGIN, MAX_WEIGHT)
 
+    def explain(self) -> str:
+        reason = self._compiled.why_never()
+        return "an update is one compiled call" if reason is None else f"operator by operator ({reason})"
+
     def update(self, batch: Transitions) -> dict[str, Tensor]:
         c = self.config
         policy_lr = c.lr * cosine(self.schedule_step, c.policy_horizon)

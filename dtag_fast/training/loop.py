@@ -173,7 +173,7 @@ def train(
             eager=eager,
             insist=capture is True,
             steps_per_replay=steps_per_replay,
-            report=partial(record_execution, run) if parallel.rank() == 0 else None,
+            report=partial(_record, run, learner) if parallel.rank() == 0 else None,
         )
         validation = None if held_out is None else Validation(learner, held_out, seed)
         validate = None if validation is None else partial(session.validate, validation)
@@ -271,6 +271,12 @@ def make_updates(
         if progress and parallel.rank() == 0 and (now - shown > _PROGRESS_PERIOD or step == plan.updates):
             progress(step, plan.updates, session.latest)
             shown = now
+
+
+def _record(run: Path, learner: Algorithm, execution: str) -> None:
+    """Note in the run how its updates are made."""
+    how = learner.explain() if execution.startswith("one by one") else None
+    record_execution(run, execution if how is None else f"{execution}; {how}")
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """IQL's compiled updates against those made operator by operator."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from dtag_fast.algorithms.compiled_iql import CompiledIQL
 from dtag_fast.algorithms.critics import MAX_WEIGHT
 from dtag_fast.algorithms.iql import ACTION_MARGIN, Config
 from dtag_fast.data import Episode, TrajectoryStore
+from dtag_fast.training import train as train_run
 
 _C = pytest.importorskip("dtag_fast._C", reason="the compiled module is not built")
 CONFIGS = {
@@ -132,6 +134,15 @@ def test_a_reward_that_is_nan_shows(store):
     assert ours.update(batch)["value_loss"].isnan()
 
 
+def test_a_run_says_how_its_updates_are_made(store, tmp_path):
+    for name, settings in (("plain", Config(hidden=(8,))), ("norm", Config(hidden=(8,), layer_norm=True))):
+        run = train_run("iql", store, out=tmp_path / name, updates=3, config=settings)
+        execution = json.loads((run / "config.json").read_text())["execution"]
+        assert execution.startswith("one by one: CUDA graphs need a CUDA device")
+        assert ("one compiled call" in execution) == (name == "plain")
+        assert ("operator by operator (LayerNorm" in execution) == (name == "norm")
+
+
 def test_reasons(store):
     def reason(**settings) -> str | None:
         return create("iql", store, Config(**settings))._compiled.why_not()
@@ -145,5 +156,7 @@ def test_reasons(store):
     assert learner._compiled.why_not() is None
     with torch.autocast("cpu", torch.bfloat16):
         assert "autocast" in learner._compiled.why_not()
+    assert learner.explain() == "an update is one compiled call"
     learner.modules["critic"].compile(backend="eager")
+    assert "operator by operator (its networks" in learner.explain()
     assert "torch.compile" in learner._compiled.why_not()

@@ -207,7 +207,7 @@ def records(run):
 
 
 def execution(run):
-    return json.loads((run / "config.json").read_text())["execution"]
+    return json.loads((run / "config.json").read_text())["execution"].split(";")[0]
 
 
 def test_by_default_a_cpu_trains_as_ever_and_says_so(case, store, tmp_path):

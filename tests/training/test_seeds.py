@@ -225,7 +225,7 @@ def test_run_folders_are_those_of_single_runs(algorithm, store, configs, tmp_pat
             assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
         described, expected = (json.loads((r / "config.json").read_text()) for r in (run, alone))
         stacked = described.pop("execution")
-        assert "3 seeds stacked" in stacked and stacked.startswith(expected.pop("execution"))
+        assert "3 seeds stacked" in stacked and stacked.startswith(expected.pop("execution").split(";")[0])
         assert described == expected
         if seed == SEEDS[1]:
             for r in (run, alone):

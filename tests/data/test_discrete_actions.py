@@ -96,6 +96,7 @@ def test_numbers_without_a_space_are_refused(episodes):
 @pytest.mark.parametrize("form", ["hdf5", "arrow"])
 def test_what_minari_recorded(minari_home, form):
     """Through its own DataCollector."""
+    pytest.importorskip("jax", reason="Minari's DataCollector needs it")
     if form == "arrow":
         pytest.importorskip("pyarrow")
     env = minari.DataCollector(gymnasium.make(cartpole.ENV_ID), data_format=form)

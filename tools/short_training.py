@@ -19,6 +19,7 @@ import math
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def settings(name: str, metadata: dict[str, Any], updates: int, shared: dict[str
     Args:
         metadata: of the store, whose presets are taken.
         shared: settings that all sequence models take.
+        only: names of algorithms; the critic of one that learns from a critic must be among them.
     """
     published = preset_config(name, metadata)
     fields = {field.name for field in dataclasses.fields(published)}
@@ -81,8 +83,9 @@ def measure(
     holdout: float,
     seed: int,
     shared: dict[str, int],
+    only: Collection[str] = ALGORITHMS,
 ) -> dict[str, Any]:
-    """Train all algorithms, each into its folder of `runs`, and measure them; the result file's content.
+    """Train the algorithms, each into its folder of `runs`, and measure them; the result file's content.
 
     Runs that are there already are taken as they are, or continued.
 
@@ -91,7 +94,7 @@ def measure(
     """
     rest, held_out = split_episodes(store, holdout, seed)
     found: dict[str, dict[str, Any]] = {}
-    for name in sorted(ALGORITHMS, key=lambda name: name in CRITIC_OF):  # critics go first
+    for name in sorted(only, key=lambda name: name in CRITIC_OF):  # critics go first
         config, different = settings(name, store.metadata, updates, shared)
         critic = runs / CRITIC_OF[name] if name in CRITIC_OF else None
         run = train(
@@ -226,6 +229,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--holdout", type=float, default=0.1, help="fraction of the episodes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="4 updates of the smallest networks, to try it")
+    parser.add_argument("--only", nargs="+", choices=sorted(ALGORITHMS), default=sorted(ALGORITHMS))
     arguments = parser.parse_args(argv)
     store = load_dataset(arguments.dataset)
     with ExitStack() as held:
@@ -237,6 +241,7 @@ def main(argv: list[str] | None = None) -> int:
             holdout=arguments.holdout,
             seed=arguments.seed,
             shared=QUICK if arguments.quick else SHARED,
+            only=arguments.only,
         )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")

@@ -207,7 +207,7 @@ class QT(SequenceAlgorithm):
     def _q_loss(self, batch: RewardWindows, actions: Tensor) -> tuple[Tensor, Tensor]:
         """-mean Q_i / mean |Q_j| for the policy's actions (B, K, A), and the mean Q of both members."""
         mask = batch.windows.mask
-        members = self.critic(self.model.normalizer.inverse(batch.windows.states), actions)
+        members = self.critic.climbed(self.model.normalizer.inverse(batch.windows.states), actions)
         first, second = (q.squeeze(-1).float() for q in members)
         means = masked_mean(first, mask), masked_mean(second, mask)
         sizes = (_size(first, mask), _size(second, mask))

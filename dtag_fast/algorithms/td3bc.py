@@ -109,7 +109,7 @@ class TD3BC(CriticAlgorithm):
         """The loss, the distance to the data in it, and the weight lambda of Q."""
         bounds = self.policy.action_bounds
         actions = self.policy(batch.states)
-        q = self.critic(batch.states, actions)[0]
+        q = self.critic.climbed(batch.states, actions)[0]
         weight = self.config.alpha / mean_over_processes(q.detach().abs().mean())
         imitation = (bounds.inverse(actions) - bounds.inverse(batch.actions)).square().mean()
         return imitation - weight * q.mean(), imitation, weight

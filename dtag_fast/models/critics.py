@@ -69,9 +69,16 @@ class Networks:
     Args:
         networks: for each its layers in order: `nn.Linear`, with the same activation between them.
         activation: its name in ACTIVATIONS. normalizer: of the states.
+        fixed: whether the parameters take no gradient.
     """
 
-    def __init__(self, networks: Sequence[Sequence[nn.Module]], activation: str, normalizer: InputNormalizer):
+    def __init__(
+        self,
+        networks: Sequence[Sequence[nn.Module]],
+        activation: str,
+        normalizer: InputNormalizer,
+        fixed: bool = False,
+    ):
         self.layers: list[list[Layer]] = []
         self.reason: str | None = None
         self.activation, self.normalizer = activation, normalizer
@@ -82,7 +89,8 @@ class Networks:
                 if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
                     self.reason = "a layer has hooks"
                 if isinstance(module, nn.Linear):
-                    linear.append((module.weight, module.bias))
+                    weight, bias = module.weight, module.bias
+                    linear.append((weight.detach(), bias.detach()) if fixed else (weight, bias))
                 elif isinstance(module, nn.LayerNorm):
                     self.reason = "LayerNorm between its layers"
             self.layers.append(linear)
@@ -149,7 +157,17 @@ class TwinCritic(nn.Module):
 
     def forward(self, states: Tensor, actions: Tensor) -> tuple[Tensor, ...]:
         """states (..., S) raw, actions (..., A) -> one (..., 1) Q per member."""
-        networks = self._networks()
+        return self._forward(states, actions, fixed=False)
+
+    def climbed(self, states: Tensor, actions: Tensor) -> tuple[Tensor, ...]:
+        """As `forward`, for a loss whose gradients are asked for the states or actions alone.
+
+        The compiled networks do not compute those of the parameters then.
+        """
+        return self._forward(states, actions, fixed=True)
+
+    def _forward(self, states: Tensor, actions: Tensor, fixed: bool) -> tuple[Tensor, ...]:
+        networks = self._networks(fixed)
         if networks.why_not(states, actions) is None:
             return networks(states, actions).unbind()
         inputs = torch.cat((self.normalizer(states), actions), dim=-1)
@@ -160,8 +178,8 @@ class TwinCritic(nn.Module):
         sizes = self.config["state_dim"], self.config["action_dim"]
         return self._networks().explain(*(self.normalizer.mean.new_empty(1, size) for size in sizes))
 
-    def _networks(self) -> Networks:
-        return Networks(self.members, self.config["activation"], self.normalizer)
+    def _networks(self, fixed: bool = False) -> Networks:
+        return Networks(self.members, self.config["activation"], self.normalizer, fixed)
 
 
 class ValueNet(nn.Module):

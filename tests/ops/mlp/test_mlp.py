@@ -10,6 +10,7 @@ from dtag_fast.models import TwinCritic
 from dtag_fast.models.critics import ValueNet
 from dtag_fast.models.policies import DeterministicPolicy
 from dtag_fast.ops.mlp import cpu, mlp, reference, why_not
+from dtag_fast.ops.mlp.api import MOST_ROWS
 
 _C = pytest.importorskip("dtag_fast._C", reason="the compiled module is not built")
 ISAS = [*_C.isas(), "emulated512"]
@@ -193,3 +194,23 @@ def test_a_models_row_does_not_depend_on_the_batch():
     policy, states = DeterministicPolicy(5, 2).eval(), torch.randn(70, 5)
     together = policy.act(states)
     assert all(torch.equal(policy.act(states[i : i + 1])[0], together[i]) for i in (0, 33, 69))
+
+
+def test_a_critic_that_is_climbed_gives_its_parameters_nothing():
+    critic, states = TwinCritic(5, 2, (16,)), torch.randn(6, 5)
+    found = []
+    for call in (critic, critic.climbed):
+        actions = torch.ones(6, 2, requires_grad=True)
+        q = torch.stack(call(states, actions))
+        found.append((q, *torch.autograd.grad(q.square().sum(), actions)))
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+    torch.stack(critic.climbed(states, actions)).sum().backward()
+    assert all(p.grad is None for p in critic.parameters())
+
+
+def test_many_rows_with_gradients_go_by_operators():
+    nets = networks((4, 8, 1), 1)
+    many = torch.randn(MOST_ROWS + 1, 4)
+    assert "caches" in why_not(many, nets)
+    with torch.no_grad():
+        assert why_not(many, nets) is None

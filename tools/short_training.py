@@ -133,7 +133,7 @@ def measure(
         "yardstick": YARDSTICK,
         "bound": BOUND,
         "mean_action_error": mean_action_error(rest, held_out),
-        "algorithms": as_json({name: found[name] for name in ALGORITHMS}),
+        "algorithms": as_json({name: found[name] for name in ALGORITHMS if name in found}),
     }
 
 

@@ -29,16 +29,14 @@ from dtag_fast.training.checkpoint import delete_checkpoint, newest_checkpoint
 from dtag_fast.training.critic import load_trained_critic
 from dtag_fast.training.loggers import Logger
 from dtag_fast.training.loop import (
-    Evaluate,
-    Plan,
     Precision,
     Progress,
-    Session,
     make_updates,
     numbers_in,
     why_eager,
 )
 from dtag_fast.training.metrics import WindowMeans
+from dtag_fast.training.plan import Plan
 from dtag_fast.training.run_folder import (
     default_config,
     describe_run,
@@ -47,6 +45,7 @@ from dtag_fast.training.run_folder import (
     refuse_used,
     sole_writer,
 )
+from dtag_fast.training.session import Evaluate, Session
 
 
 def train_seeds(

@@ -11,13 +11,13 @@ import torch
 from cpu_graph import CpuRecorder, FailingRecorder, HostAccess
 from safetensors.torch import load_file
 
-from dtag_fast.algorithms import TrainedCritic, create
+from dtag_fast.algorithms import TrainedCritic, create, stream_seed
 from dtag_fast.algorithms.adt import Config as ADT
 from dtag_fast.algorithms.dt import Config as DT
 from dtag_fast.models import TwinCritic, ValueNet, sequence
 from dtag_fast.training import capture, loop, train
 from dtag_fast.training.capture import TrainingSteps, why_not_capture
-from dtag_fast.training.loop import until_due
+from dtag_fast.training.plan import until_due
 
 # Schedules that still move during the few updates of a test.
 MOVING = {
@@ -215,7 +215,7 @@ def test_by_default_a_cpu_trains_as_ever_and_says_so(case, store, tmp_path):
     run = train(name, store, config=config, out=tmp_path / "run", updates=6, seed=1)
     assert execution(run) == "one by one: CUDA graphs need a CUDA device, the device is cpu"
     learner = create(name, store, config, seed=1)
-    generator = torch.Generator().manual_seed(loop.stream_seed(1, "batches"))
+    generator = torch.Generator().manual_seed(stream_seed(1, "batches"))
     one_by_one(learner, learner.make_sampler(store), generator, 6)
     for stem, network in learner.exports.items():
         saved = load_file(run / "checkpoints" / "last" / f"{stem}.safetensors")

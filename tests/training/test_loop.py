@@ -11,7 +11,7 @@ import torch
 
 from dtag_fast.algorithms import create
 from dtag_fast.training import load_critic, load_policy, train
-from dtag_fast.training.loop import best_step
+from dtag_fast.training.session import best_step
 
 
 class Stop(Exception):

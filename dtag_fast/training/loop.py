@@ -17,7 +17,7 @@ from dtag_fast.data import TrajectoryStore
 from dtag_fast.training.capture import STEPS_PER_REPLAY, TrainingSteps, why_not_capture
 from dtag_fast.training.critic import load_trained_critic
 from dtag_fast.training.loggers import Logger
-from dtag_fast.training.plan import Plan
+from dtag_fast.training.plan import Plan, both_or_neither
 from dtag_fast.training.run_folder import (
     default_config,
     describe_run,
@@ -120,10 +120,8 @@ def train(
         validate_every=validate_every,
         steps_per_replay=steps_per_replay,
     )
-    if (evaluate is None) != (eval_every is None):
-        raise ValueError("eval_every: expected together with evaluate, got only one of them")
-    if (holdout is None) != (validate_every is None):
-        raise ValueError("validate_every: expected together with holdout, got only one of them")
+    both_or_neither(eval_every=eval_every, evaluate=evaluate)
+    both_or_neither(validate_every=validate_every, holdout=holdout)
     eager = why_eager(device, capture, precision)
 
     run = Path(out)
@@ -151,10 +149,8 @@ def train(
         sampler.share = parallel.rank(), parallel.world()
         session = Session(run, learner, sampler, store, seed)
         session.restore(keep_last)
-        for logger in loggers if parallel.rank() == 0 else ():
-            logger.begin(run, session.step, description)
-            held.callback(logger.close)
-            session.loggers.append(logger)
+        if parallel.rank() == 0:
+            held.enter_context(session.heard_by(loggers, description))
         steps = TrainingSteps(
             learner,
             sampler,

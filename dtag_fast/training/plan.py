@@ -45,3 +45,14 @@ class Plan:
 def until_due(step: int, updates: int, periods: list[int]) -> int:
     """Updates from `step` to the next multiple of a period, or to the end at `updates`."""
     return min(updates - step, *(period - step % period for period in periods))
+
+
+def both_or_neither(**pair: object) -> None:
+    """Two settings of which neither means anything alone: both are None, or none of them is.
+
+    Raises:
+        ValueError: only one is None; the first is named as the one in need of the second.
+    """
+    (name, value), (other, its_value) = pair.items()
+    if (value is None) != (its_value is None):
+        raise ValueError(f"{name}: expected together with {other}, got only one of them")

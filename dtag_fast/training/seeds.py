@@ -36,7 +36,7 @@ from dtag_fast.training.loop import (
     why_eager,
 )
 from dtag_fast.training.metrics import WindowMeans
-from dtag_fast.training.plan import Plan
+from dtag_fast.training.plan import Plan, both_or_neither
 from dtag_fast.training.run_folder import (
     default_config,
     describe_run,
@@ -105,8 +105,7 @@ def train_seeds(
         validate_every=None,
         steps_per_replay=steps_per_replay,
     )
-    if (evaluate is None) != (eval_every is None):
-        raise ValueError("eval_every: expected together with evaluate, got only one of them")
+    both_or_neither(eval_every=eval_every, evaluate=evaluate)
     eager = why_eager(device, capture, precision)
 
     numbers = range(seed, seed + seeds)
@@ -138,10 +137,7 @@ def train_seeds(
         ]
         for session, number in zip(sessions, numbers, strict=True):
             session.restore(keep_last)
-            for logger in loggers():
-                logger.begin(session.run, session.step, description | {"seed": number})
-                held.callback(logger.close)
-                session.loggers.append(logger)
+            held.enter_context(session.heard_by(loggers(), description | {"seed": number}))
         stack.take_optimizers()
         steps = TrainingSteps(
             stack.learner,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,7 +54,7 @@ class Session:
         self.generator = Generator(learner.device).manual_seed(stream_seed(seed, "batches"))
         self.window = WindowMeans()
         self.latest: dict[str, float] = {}
-        self.loggers: list[Logger] = []
+        self._loggers: list[Logger] = []
         self._before = 0.0  # training seconds of earlier processes
         self._started = self._window_started = time.perf_counter()
 
@@ -77,6 +78,16 @@ class Session:
             self.publish(checkpoint, keep_last)
         self._mark()
         self._started = self._window_started = time.perf_counter()
+
+    @contextmanager
+    def heard_by(self, loggers: Iterable[Logger], description: dict[str, Any]) -> Iterator[None]:
+        """Records go to these loggers too, which are closed at the end; description: config.json."""
+        with ExitStack() as held:
+            for logger in loggers:
+                logger.begin(self.run, self.step, description)
+                held.callback(logger.close)
+                self._loggers.append(logger)
+            yield
 
     def save(self, keep_last: int | None) -> None:
         if (written := self.write()) is not None:
@@ -128,7 +139,7 @@ class Session:
             return
         record = {"step": self.step} | numbers
         self.log.append(record)
-        for logger in self.loggers:
+        for logger in self._loggers:
             logger.write(record)
 
     def _take_noise(self, others: list[torch.Tensor]) -> None:

@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from trajectories import trajectories
 
 from dtag_fast.algorithms import ALGORITHMS
 from dtag_fast.data import Episode, TrajectoryStore
@@ -48,17 +49,7 @@ def info(**about) -> RunInfo:
 
 def test_quick_form_writes_what_the_tables_read(short_training, episodes, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DTAG_CACHE", str(tmp_path / "cache"))
-    trajectories = [
-        {
-            "observations": e.observations[:-1],
-            "next_observations": e.observations[1:],
-            "actions": e.actions,
-            "rewards": e.rewards,
-            "terminals": e.terminations,
-        }
-        for e in episodes
-    ]
-    (tmp_path / "toy.pkl").write_bytes(pickle.dumps(trajectories))
+    (tmp_path / "toy.pkl").write_bytes(pickle.dumps(trajectories(episodes)))
     out, runs = tmp_path / "docs/results/short.json", tmp_path / "runs"
     command = [
         str(tmp_path / "toy.pkl"),

@@ -5,6 +5,7 @@ import pickle
 
 import cartpole
 import pytest
+from trajectories import trajectories
 
 SMALL = "--context-len 4 --d-model 16 --n-layer 2 --n-head 1 --batch-size 8 --warmup 2"
 
@@ -12,18 +13,8 @@ SMALL = "--context-len 4 --d-model 16 --n-layer 2 --n-head 1 --batch-size 8 --wa
 @pytest.fixture
 def cartpole_file(tmp_path):
     """A pickle of trajectories whose actions are integers."""
-    trajectories = [
-        {
-            "observations": e.observations[:-1],
-            "next_observations": e.observations[1:],
-            "actions": e.actions,
-            "rewards": e.rewards,
-            "terminals": e.terminations,
-        }
-        for e in cartpole.record(4, steps=30)
-    ]
     path = tmp_path / "cartpole.pkl"
-    path.write_bytes(pickle.dumps(trajectories))
+    path.write_bytes(pickle.dumps(trajectories(cartpole.record(4, steps=30))))
     return path
 
 

@@ -11,6 +11,7 @@ import minari
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
+from trajectories import trajectories
 
 from dtag_fast.cli import main as cli
 from dtag_fast.data import DiscreteActions, Episode, TrajectoryStore, load_dataset
@@ -114,19 +115,6 @@ def test_the_first_action_of_the_space_counts(write_minari, episodes):
     shifted = [e._replace(actions=e.actions + 3) for e in episodes]
     write_minari("test/shifted-v0", shifted, action_space=Discrete(4, start=2))
     assert_holds(load_dataset("test/shifted-v0"), shifted, DiscreteActions(4, start=2))
-
-
-def trajectories(episodes):
-    return [
-        {
-            "observations": e.observations[:-1],
-            "next_observations": e.observations[1:],
-            "actions": e.actions,
-            "rewards": e.rewards,
-            "terminals": e.terminations,
-        }
-        for e in episodes
-    ]
 
 
 def write_pickle(path, content):

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from trajectories import trajectories
 
 from dtag_fast.data import load_dataset
 
@@ -15,19 +16,10 @@ def cache(minari_home):
     """An empty cache."""
 
 
-@pytest.fixture
-def trajectories(make_episodes):
-    """Odd ones terminate, even ones are cut, as dicts of the original code."""
-    return [
-        {
-            "observations": e.observations[:-1].copy(),
-            "next_observations": e.observations[1:].copy(),
-            "actions": e.actions,
-            "rewards": e.rewards,
-            "terminals": e.terminations,
-        }
-        for e in make_episodes(LENGTHS)
-    ]
+@pytest.fixture(name="trajectories")
+def odd_ones_terminate(make_episodes):
+    """Those of odd number terminate, the others are cut."""
+    return trajectories(make_episodes(LENGTHS))
 
 
 def write(path, content, protocol=2):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dtag_fast.algorithms.policies import PolicyAlgorithm
+from dtag_fast.algorithms.settings import above_0_to_1
 from dtag_fast.data import TrajectoryStore, Transitions, TransitionSampler, transitions
 from dtag_fast.models import DeterministicPolicy
 
@@ -34,8 +35,7 @@ class Config:
     max_grad_norm: float = 0.25
 
     def __post_init__(self) -> None:
-        if not 0 < self.best_fraction <= 1:
-            raise ValueError(f"best_fraction: expected a number in (0, 1], got {self.best_fraction}")
+        above_0_to_1(self, "best_fraction")
 
 
 class BC(PolicyAlgorithm):

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from dtag_fast.algorithms.base import Algorithm, DataSpec
-from dtag_fast.algorithms.settings import positive_integers
+from dtag_fast.algorithms.settings import above_0_to_1, from_0_to_1, positive_integers
 from dtag_fast.data import TrajectoryStore, Transitions, TransitionSampler, transitions
 from dtag_fast.models import TwinCritic
 
@@ -48,10 +48,8 @@ def check_settings(config: Any) -> None:
     Raises:
         ValueError: discount, polyak or n_step.
     """
-    if not 0 <= config.discount <= 1:
-        raise ValueError(f"discount: expected a number in [0, 1], got {config.discount}")
-    if not 0 < config.polyak <= 1:
-        raise ValueError(f"polyak: expected a number in (0, 1], got {config.polyak}")
+    from_0_to_1(config, "discount")
+    above_0_to_1(config, "polyak")
     positive_integers(config, "n_step")
 
 

@@ -26,7 +26,7 @@ from dtag_fast.algorithms.policies import SequenceAlgorithm
 from dtag_fast.algorithms.sequence import (
     transformed_returns,
 )
-from dtag_fast.algorithms.settings import at_least_zero
+from dtag_fast.algorithms.settings import at_least_zero, between_0_and_1
 from dtag_fast.data import Windows
 from dtag_fast.models import ElasticDecisionTransformer, ElasticDecisionTransformerConfig
 from dtag_fast.models.transformer import BlockBackend
@@ -66,8 +66,7 @@ class Config:
     max_grad_norm: float = 0.25
 
     def __post_init__(self) -> None:
-        if not 0 < self.expectile < 1:
-            raise ValueError(f"expectile: expected a number between 0 and 1, got {self.expectile}")
+        between_0_and_1(self, "expectile")
         if not isinstance(self.return_classes, int) or self.return_classes < 2:
             raise ValueError(f"return_classes: expected at least 2, got {self.return_classes!r}")
         if self.return_range and not (len(self.return_range) == 2 and _rises(*self.return_range)):

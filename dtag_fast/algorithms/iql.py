@@ -26,6 +26,7 @@ from dtag_fast.algorithms.critics import (
 )
 from dtag_fast.algorithms.losses import expectile_loss, gaussian_nll
 from dtag_fast.algorithms.schedules import cosine, set_lr
+from dtag_fast.algorithms.settings import between_0_and_1
 from dtag_fast.data import Transitions
 from dtag_fast.models import GaussianPolicy, ValueNet
 from dtag_fast.models.critics import Activation
@@ -57,8 +58,7 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        if not 0 < self.expectile < 1:
-            raise ValueError(f"expectile: expected a number between 0 and 1, got {self.expectile}")
+        between_0_and_1(self, "expectile")
         check_settings(self)
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dtag_fast.algorithms.parallel import mean_over_processes
+from dtag_fast.models.policies import log_tanh_derivative
 
 _LOG_2PI = math.log(2 * math.pi)
-TANH_MARGIN = 1e-6  # actions are kept this far inside -1 and 1, whose inverse tanh is infinite
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
@@ -63,13 +63,13 @@ def expectile_loss(difference: Tensor, expectile: float) -> Tensor:
     return expectile_weight(difference, expectile) * difference.square()
 
 
-def return_scale_of(returns: Tensor, mask: Tensor) -> Tensor:
-    """Mean |R| over the real steps of a batch, by which Reinformer divides its return errors; 0-dim.
+def mean_size(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean |x| over the real steps of the batches of all processes, a divisor without a gradient; 0-dim.
 
-    A batch whose returns are all zero is left as it is (divided by 1): sparse-reward data has such batches.
+    1 where every x is 0, so that such a batch is left as it is: sparse rewards make such returns.
     """
-    scale = mean_over_processes(masked_mean(returns.abs(), mask))
-    return torch.where(scale > 0, scale, torch.ones_like(scale))
+    size = mean_over_processes(masked_mean(x.detach().abs(), mask))
+    return torch.where(size > 0, size, torch.ones_like(size))
 
 
 def gaussian_nll(actions: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
@@ -83,20 +83,11 @@ def gaussian_entropy(log_std: Tensor) -> Tensor:
     return (log_std + 0.5 * (1 + _LOG_2PI)).sum(dim=-1)
 
 
-def tanh_log_slope(u: Tensor) -> Tensor:
-    """log of d tanh(u) / du = 1 - tanh(u)^2, finite for every finite u: 2 (log 2 - u - softplus(-2u))."""
-    return 2 * (math.log(2) - u - F.softplus(-2 * u))
-
-
 def squashed_gaussian_nll(unsquashed: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """-log of the density of a = tanh(u), u ~ N(mean, exp(log_std)), at tanh(unsquashed): (..., A) -> (...).
 
     Args:
-        unsquashed: u (..., A); of a recorded action `inverse_tanh` gives it. mean, log_std: (..., A).
+        unsquashed: u (..., A); of a recorded action `models.policies.inverse_tanh` gives it.
+        mean, log_std: (..., A).
     """
-    return gaussian_nll(unsquashed, mean, log_std) + tanh_log_slope(unsquashed).sum(dim=-1)
-
-
-def inverse_tanh(unit_actions: Tensor) -> Tensor:
-    """Inverse of tanh for numbers in [-1, 1], first brought to at most 1 - TANH_MARGIN in size."""
-    return unit_actions.clamp(-1 + TANH_MARGIN, 1 - TANH_MARGIN).atanh()
+    return gaussian_nll(unsquashed, mean, log_std) + log_tanh_derivative(unsquashed).sum(dim=-1)

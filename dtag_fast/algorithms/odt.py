@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dtag_fast.algorithms.losses import inverse_tanh, masked_mean, masked_mse, squashed_gaussian_nll
+from dtag_fast.algorithms.losses import masked_mean, masked_mse, squashed_gaussian_nll
 from dtag_fast.algorithms.policies import EntropyConstrained
 from dtag_fast.data import Windows
 from dtag_fast.models import (
@@ -23,7 +23,7 @@ from dtag_fast.models import (
     OnlineDecisionTransformerConfig,
     SquashedGaussian,
 )
-from dtag_fast.models.policies import normal_like
+from dtag_fast.models.policies import inverse_tanh, normal_like
 from dtag_fast.models.transformer import BlockBackend
 
 

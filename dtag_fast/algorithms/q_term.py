@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from dtag_fast.algorithms.base import DataSpec
-from dtag_fast.algorithms.losses import masked_mean
-from dtag_fast.algorithms.parallel import mean_over_processes
+from dtag_fast.algorithms.losses import masked_mean, mean_size
 from dtag_fast.algorithms.schedules import ramp
 from dtag_fast.algorithms.settings import at_least_zero
 from dtag_fast.algorithms.trained_critic import TrainedCritic
@@ -70,9 +69,8 @@ def q_term(
     """
     mask = batch.mask
     q = critic.q(model.normalizer.inverse(batch.states), actions)  # (B, K)
-    size = mean_over_processes(masked_mean(q.detach().abs(), mask))
     q_mean = masked_mean(q, mask)
-    loss = -q_mean / torch.where(size > 0, size, torch.ones_like(size))
+    loss = -q_mean / mean_size(q, mask)
     if isinstance(weight, Tensor):
         weight = weight.to(loss.dtype)
     with torch.no_grad():
@@ -82,7 +80,7 @@ def q_term(
     metrics = {
         "q_loss": loss.detach(),
         "q": q_mean.detach(),
-        "q_weight": torch.ones_like(size) * weight,
+        "q_weight": torch.ones_like(q_mean) * weight,
         "action_distance": distance,
         "at_bounds": at_bounds,
     }

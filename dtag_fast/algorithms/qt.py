@@ -24,14 +24,14 @@ from torch import Tensor
 from dtag_fast.algorithms import parallel
 from dtag_fast.algorithms.critics import minimum
 from dtag_fast.algorithms.lamb import clip_
-from dtag_fast.algorithms.losses import masked_mean, masked_mse, mean_or_zero
+from dtag_fast.algorithms.losses import masked_mean, masked_mse, mean_or_zero, mean_size
 from dtag_fast.algorithms.parallel import mean_over_processes
 from dtag_fast.algorithms.policies import SequenceAlgorithm
 from dtag_fast.algorithms.schedules import cosine, set_lr
 from dtag_fast.algorithms.sequence import (
     window_sampler,
 )
-from dtag_fast.algorithms.settings import at_least_zero, positive_integers
+from dtag_fast.algorithms.settings import above_0_to_1, at_least_zero, from_0_to_1, positive_integers
 from dtag_fast.data import RewardWindows, RewardWindowSampler, TrajectoryStore
 from dtag_fast.models import DecisionTransformer, DecisionTransformerConfig, TwinCritic
 from dtag_fast.models.critics import Activation
@@ -83,11 +83,8 @@ class Config:
                 f"context_len: expected an integer of at least 2, got {self.context_len!r}; a target spans "
                 "two steps or more"
             )
-        for name in ("discount", "ema_decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: expected a number in [0, 1], got {getattr(self, name)}")
-        if not 0 < self.polyak <= 1:
-            raise ValueError(f"polyak: expected a number in (0, 1], got {self.polyak}")
+        from_0_to_1(self, "discount", "ema_decay")
+        above_0_to_1(self, "polyak")
         at_least_zero(self, "eta", "eta2", "ema_start")
         positive_integers(self, "ema_every", "lr_horizon")
 
@@ -210,7 +207,7 @@ class QT(SequenceAlgorithm):
         members = self.critic.climbed(self.model.normalizer.inverse(batch.windows.states), actions)
         first, second = (q.squeeze(-1).float() for q in members)
         means = masked_mean(first, mask), masked_mean(second, mask)
-        sizes = (_size(first, mask), _size(second, mask))
+        sizes = (mean_size(first, mask), mean_size(second, mask))
         ratio = torch.where(self._coin(first), means[0] / sizes[1], means[1] / sizes[0])
         return -ratio, (means[0] + means[1]) / 2
 
@@ -261,9 +258,3 @@ class QT(SequenceAlgorithm):
     def facts(self) -> dict[str, Any]:
         """As every sequence policy's, and the critic's discount."""
         return super().facts() | {"discount": self.config.discount}
-
-
-def _size(q: Tensor, mask: Tensor) -> Tensor:
-    """Mean |Q| over the real steps, without a gradient; 1 where it is 0. 0-dim."""
-    size = mean_over_processes(masked_mean(q.detach().abs(), mask))
-    return torch.where(size > 0, size, torch.ones_like(size))

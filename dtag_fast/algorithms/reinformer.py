@@ -27,9 +27,10 @@ from dtag_fast.algorithms.losses import (
     masked_cross_entropy,
     masked_mean,
     masked_mse,
-    return_scale_of,
+    mean_size,
 )
 from dtag_fast.algorithms.policies import EntropyConstrained
+from dtag_fast.algorithms.settings import between_0_and_1
 from dtag_fast.data import Windows
 from dtag_fast.models import Reinformer as ReinformerModel
 from dtag_fast.models import ReinformerConfig
@@ -73,8 +74,7 @@ class Config:
 
     def __post_init__(self) -> None:
         q_term.check_settings(self)
-        if not 0 < self.expectile < 1:
-            raise ValueError(f"expectile: expected a number between 0 and 1, got {self.expectile}")
+        between_0_and_1(self, "expectile")
 
 
 class Reinformer(EntropyConstrained):
@@ -139,7 +139,7 @@ class Reinformer(EntropyConstrained):
         mask = batch.mask
         out = self.model(*batch, generator=self.generator)
         returns = batch.returns_to_go.squeeze(-1)  # (B, K)
-        u = (returns - out.returns.squeeze(-1)) / return_scale_of(returns, mask)
+        u = (returns - out.returns.squeeze(-1)) / mean_size(returns, mask)
         return_loss = masked_mean(expectile_loss(u, self.config.expectile), mask)
         if out.action_logits is not None:
             nll = masked_cross_entropy(out.action_logits, batch.actions, mask)

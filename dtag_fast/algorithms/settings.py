@@ -20,6 +20,27 @@ def positive(config: Any, *names: str) -> None:
             raise ValueError(f"{name}: expected a positive number, got {getattr(config, name)}")
 
 
+def from_0_to_1(config: Any, *names: str) -> None:
+    """Refuse settings outside [0, 1], with a ValueError."""
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name}: expected a number in [0, 1], got {getattr(config, name)}")
+
+
+def above_0_to_1(config: Any, *names: str) -> None:
+    """Refuse settings outside (0, 1], with a ValueError."""
+    for name in names:
+        if not 0 < getattr(config, name) <= 1:
+            raise ValueError(f"{name}: expected a number in (0, 1], got {getattr(config, name)}")
+
+
+def between_0_and_1(config: Any, *names: str) -> None:
+    """Refuse settings outside (0, 1), with a ValueError."""
+    for name in names:
+        if not 0 < getattr(config, name) < 1:
+            raise ValueError(f"{name}: expected a number between 0 and 1, got {getattr(config, name)}")
+
+
 def at_least_zero(config: Any, *names: str) -> None:
     """Refuse settings below 0, with a ValueError."""
     for name in names:

@@ -18,7 +18,7 @@ from dtag_fast.ops.dropout import dropout as drop
 from dtag_fast.ops.per_seed import draw
 
 LOG_STD_RANGE = (-5.0, 2.0)
-UNIT_MARGIN = 1e-6  # given actions are kept this far inside -1 and 1 before their tanh is undone
+TANH_MARGIN = 1e-6  # given actions are kept this far inside -1 and 1, whose inverse tanh is infinite
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -201,10 +201,9 @@ class TanhGaussianPolicy(StatePolicy):
         return self.action_bounds(u.tanh()), _log_density(u, noise, log_std)
 
     def log_prob(self, states: Tensor, actions: Tensor) -> Tensor:
-        """log pi (..., 1) of given actions (..., A); those on the bounds count as `UNIT_MARGIN` inside."""
+        """log pi (..., 1) of given actions (..., A); those on the bounds count as `TANH_MARGIN` inside."""
         mean, log_std = self(states)
-        limit = 1 - UNIT_MARGIN
-        u = torch.atanh(self.action_bounds.inverse(actions).clamp(-limit, limit))
+        u = inverse_tanh(self.action_bounds.inverse(actions))
         return _log_density(u, (u - mean) * torch.exp(-log_std), log_std)
 
     @torch.inference_mode()
@@ -232,3 +231,8 @@ def _log_density(u: Tensor, z: Tensor, log_std: Tensor) -> Tensor:
 def log_tanh_derivative(u: Tensor) -> Tensor:
     """log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which stays exact where tanh(u) rounds to 1."""
     return 2 * (math.log(2) - u - F.softplus(-2 * u))
+
+
+def inverse_tanh(unit_actions: Tensor) -> Tensor:
+    """Inverse of tanh for numbers in [-1, 1], first brought to at most 1 - TANH_MARGIN in size."""
+    return unit_actions.clamp(-1 + TANH_MARGIN, 1 - TANH_MARGIN).atanh()

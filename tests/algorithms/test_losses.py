@@ -11,7 +11,7 @@ from dtag_fast.algorithms.losses import (
     gaussian_nll,
     masked_mean,
     masked_mse,
-    return_scale_of,
+    mean_size,
 )
 from dtag_fast.algorithms.schedules import cosine, warmup
 
@@ -59,14 +59,14 @@ def test_masked_means_look_at_real_steps_only():
     x = torch.tensor([[1.0, 2.0, 99.0], [3.0, 99.0, 99.0]])
     mask = torch.tensor([[True, True, False], [True, False, False]])
     assert masked_mean(x, mask) == 2.0
-    assert return_scale_of(-x, mask) == 2.0
+    assert mean_size(-x, mask) == 2.0
     prediction = x[..., None].expand(-1, -1, 2)
     target = torch.where(mask, x - 1, -7.0)[..., None].expand(-1, -1, 2)
     assert masked_mse(prediction, target, mask) == 1.0
 
 
 def test_a_batch_of_zero_returns_is_left_unscaled():
-    assert return_scale_of(torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool)) == 1.0
+    assert mean_size(torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool)) == 1.0
 
 
 def test_schedules():

@@ -144,7 +144,10 @@ def test_given_actions_on_the_bounds_have_a_finite_log_probability(action):
 def test_derivative_of_tanh_in_logarithms():
     u = torch.linspace(-8, 8, 101, dtype=torch.float64)
     torch.testing.assert_close(log_tanh_derivative(u), torch.log(1 - u.tanh() ** 2), rtol=1e-6, atol=1e-8)
-    assert log_tanh_derivative(torch.tensor([1e4, -1e4])).tolist() == pytest.approx([-2e4, -2e4], rel=1e-3)
+    far = torch.tensor([-1e4, -400.0, -30.0, 50.0, 1e4])
+    exact = (2 * (math.log(2) - far.double().abs())).tolist()  # less a term of exp(-60)
+    assert log_tanh_derivative(far).tolist() == pytest.approx(exact, rel=1e-6)
+    assert log_tanh_derivative(torch.zeros(1)) == 0
 
 
 def test_log_std_is_clamped_and_starts_at_minus_one():

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dtag_fast.algorithms.losses import masked_mean, masked_mse, squashed_gaussian_nll
 from dtag_fast.algorithms.policies import EntropyConstrained
+from dtag_fast.algorithms.settings import positive
 from dtag_fast.data import Windows
 from dtag_fast.models import (
     OnlineDecisionTransformer,
@@ -67,10 +68,7 @@ class Config:
                 f"eval_context_len: expected 1 to context_len = {self.context_len}, windows as long as some "
                 f"in training, got {self.eval_context_len}"
             )
-        if not self.initial_temperature > 0:
-            raise ValueError(
-                f"initial_temperature: expected a number above 0, got {self.initial_temperature}"
-            )
+        positive(self, "initial_temperature")
 
 
 class ODT(EntropyConstrained):

@@ -30,7 +30,7 @@ from dtag_fast.algorithms.losses import (
     mean_size,
 )
 from dtag_fast.algorithms.policies import EntropyConstrained
-from dtag_fast.algorithms.settings import between_0_and_1
+from dtag_fast.algorithms.settings import between_0_and_1, positive
 from dtag_fast.data import Windows
 from dtag_fast.models import Reinformer as ReinformerModel
 from dtag_fast.models import ReinformerConfig
@@ -75,6 +75,7 @@ class Config:
     def __post_init__(self) -> None:
         q_term.check_settings(self)
         between_0_and_1(self, "expectile")
+        positive(self, "initial_temperature")
 
 
 class Reinformer(EntropyConstrained):

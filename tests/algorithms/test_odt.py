@@ -172,5 +172,5 @@ def test_acting_looks_back_eval_context_len_steps(store):
             ValueError, match=f"eval_context_len: expected 1 to context_len = 4, .* got {wrong}"
         ):
             dataclasses.replace(SMALL, eval_context_len=wrong)
-    with pytest.raises(ValueError, match="initial_temperature: expected a number above 0, got 0"):
+    with pytest.raises(ValueError, match="initial_temperature: expected a positive number, got 0"):
         Config(initial_temperature=0.0)

@@ -205,6 +205,8 @@ def test_bad_settings_are_refused(store):
         create("dt", store, dataclasses.replace(CONFIGS["dt"], return_scale=0.0))
     with pytest.raises(ValueError, match="expectile: expected a number between 0 and 1, got 1"):
         ReinformerConfig(expectile=1.0)
+    with pytest.raises(ValueError, match="initial_temperature: expected a positive number, got 0"):
+        ReinformerConfig(initial_temperature=0.0)
     with pytest.raises(TypeError, match=r"config: expected dtag_fast\.algorithms\.dt\.Config"):
         create("dt", store, CONFIGS["reinformer"])
 

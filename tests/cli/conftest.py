@@ -1,11 +1,14 @@
 """A small Minari set of a short-lived MuJoCo environment, and `dtag` called in this process."""
 
+import pickle
 import shlex
 import warnings
 
+import cartpole
 import gymnasium
 import numpy as np
 import pytest
+from trajectories import trajectories
 
 from dtag_fast.cli.main import main
 
@@ -61,3 +64,11 @@ def dtag(homes, monkeypatch, tmp_path, capsys):
         return code, out, err
 
     return call
+
+
+@pytest.fixture
+def cartpole_file(tmp_path):
+    """A pickle of four trajectories of CartPole, 30 steps each, whose actions are integers."""
+    path = tmp_path / "cartpole.pkl"
+    path.write_bytes(pickle.dumps(trajectories(cartpole.record(4, steps=30))))
+    return path

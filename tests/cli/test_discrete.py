@@ -1,21 +1,10 @@
 """CartPole by the command alone: a Minari dataset of discrete actions, a run, its scores, and refusals."""
 
 import json
-import pickle
 
-import cartpole
 import pytest
-from trajectories import trajectories
 
 SMALL = "--context-len 4 --d-model 16 --n-layer 2 --n-head 1 --batch-size 8 --warmup 2"
-
-
-@pytest.fixture
-def cartpole_file(tmp_path):
-    """A pickle of trajectories whose actions are integers."""
-    path = tmp_path / "cartpole.pkl"
-    path.write_bytes(pickle.dumps(trajectories(cartpole.record(4, steps=30))))
-    return path
 
 
 @pytest.mark.parametrize("algorithm", ["dt", "reinformer"])

@@ -22,10 +22,10 @@ OPTIONS = {
 
 
 def torchrun(line: str) -> str:
-    """Standard output of `dtag` in two processes."""
+    """Standard output of `dtag` in two processes; after `--` torchrun takes no option for its own."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*command, "-m", "dtag_fast.cli", *shlex.split(line)],
+        [*command, "-m", "--", "dtag_fast.cli", *shlex.split(line)],
         capture_output=True,
         text=True,
         timeout=300,
@@ -45,10 +45,9 @@ def weights(run):
     return {f"{f.name} {k}": v for f in folder.rglob("*.safetensors") for k, v in load_file(f).items()}
 
 
-@pytest.mark.parametrize("algorithm", OPTIONS)
-def test_two_processes_train_as_one_with_twice_the_batch(dtag, tmp_path, algorithm):
-    common = f"train {algorithm} {DATASET} {OPTIONS[algorithm]} --updates 6 --log-every 2"
-    common += "" if algorithm == "iql" else " --dropout 0"
+def assert_two_processes_train_as_one(dtag, tmp_path, line):
+    """`dtag LINE` in two processes with batches of 4, and in one with batches of 8."""
+    common = f"{line} --updates 6 --log-every 2"
     out = torchrun(f"{common} --batch-size 4 --out two")
     assert out.count("run folder: two") == 1  # one of them speaks and writes
     assert dtag(f"{common} --batch-size 8 --out one")[0] == 0
@@ -63,6 +62,21 @@ def test_two_processes_train_as_one_with_twice_the_batch(dtag, tmp_path, algorit
         if name.endswith("qkv.bias"):  # that of the keys has no effect, and Adam makes steps of its rounding
             pair = tuple(bias.view(3, -1)[[0, 2]] for bias in pair)
         torch.testing.assert_close(*pair, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("algorithm", OPTIONS)
+def test_two_processes_train_as_one_with_twice_the_batch(dtag, tmp_path, algorithm):
+    dropout = "" if algorithm == "iql" else "--dropout 0"
+    line = f"train {algorithm} {DATASET} {OPTIONS[algorithm]} {dropout}"
+    assert_two_processes_train_as_one(dtag, tmp_path, line)
+
+
+@pytest.mark.parametrize("algorithm", ["dt", "reinformer"])
+def test_discrete_actions_too(dtag, tmp_path, cartpole_file, algorithm):
+    line = f"train {algorithm} {cartpole_file} {OPTIONS[algorithm]} --dropout 0 --start anywhere"
+    assert_two_processes_train_as_one(dtag, tmp_path, f"{line} --holdout 0.25 --validate-every 3")
+    names = {name for row in records(tmp_path / "two") for name in row}
+    assert {"train/accuracy", "valid/accuracy"} <= names
 
 
 def test_a_resumed_run_of_two_processes_equals_an_uninterrupted_one(homes, dtag, tmp_path):

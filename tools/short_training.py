@@ -55,7 +55,6 @@ def settings(name: str, metadata: dict[str, Any], updates: int, shared: dict[str
     Args:
         metadata: of the store, whose presets are taken.
         shared: settings that all sequence models take.
-        only: names of algorithms; the critic of one that learns from a critic must be among them.
     """
     published = preset_config(name, metadata)
     fields = {field.name for field in dataclasses.fields(published)}
@@ -91,6 +90,7 @@ def measure(
 
     Args:
         updates, holdout, seed: as for `train`. shared: settings that all sequence models take.
+        only: names of algorithms; the critic of one that learns from a critic must be among them.
     """
     rest, held_out = split_episodes(store, holdout, seed)
     found: dict[str, dict[str, Any]] = {}

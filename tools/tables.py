@@ -79,11 +79,8 @@ def short_training(file: Path, kind: str) -> str:
         raise ValueError(f"short_training: expected policies or critics after the file, got {kind}")
     measure = "action_error" if kind == "policies" else "unexplained"
     found = {name: entry for name, entry in result["algorithms"].items() if measure in entry}
-    rows, cloned, constant = (
-        [],
-        result["algorithms"][result["yardstick"]]["action_error"],
-        result["mean_action_error"],
-    )
+    rows, constant = [], result["mean_action_error"]
+    cloned = result["algorithms"][result["yardstick"]]["action_error"]
     for name, entry in found.items():
         changed = [f"{key} {value['here']}" for key, value in entry["settings"].items()]
         error = entry[measure]
@@ -91,16 +88,12 @@ def short_training(file: Path, kind: str) -> str:
             numbers = (f"{error:.4f}", f"{error / cloned:.2f}", f"{error / constant:.2f}")
         else:
             numbers = (f"{error:.3f}", f"{result['bound']:g}")
-        rows.append((name, ", ".join(changed) or "as published", *numbers, f"{entry['seconds']:.0f}"))
+        rows.append((name, ", ".join(changed) or "as published", *numbers))
     headings = {
-        "policies": (
-            "error of the actions",
-            f"of {result['yardstick']}'s",
-            "of the mean action's",
-        ),
+        "policies": ("error of the actions", f"of {result['yardstick']}'s", "of the mean action's"),
         "critics": ("unexplained variance", "bound"),
     }
-    header = ("algorithm", "settings not as published", *headings[kind], "seconds")
+    header = ("algorithm", "settings not as published", *headings[kind])
     data, versions = result["dataset"], result["machine"]["versions"]
     note = (
         f"{data['id']}, {result['updates']:,} updates, one seed; {data['held_out_episodes']:,} of "

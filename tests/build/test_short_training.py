@@ -95,7 +95,8 @@ def test_quick_form_writes_what_the_tables_read(short_training, episodes, tmp_pa
     error = found["edt"]["action_error"]
     assert f"| {error:.4f} | {error / found['bc']['action_error']:.2f} |" in policies
     assert "| bc | warmup 1 |" in policies and "| 1.00 |" in policies and "| iql |" not in policies
-    assert f"| iql | as published | {found['iql']['unexplained']:.3f} | 0.5 |" in critics
+    assert f"| iql | as published | {found['iql']['unexplained']:.3f} | 0.5 |\n" in critics
+    assert "seconds" not in policies + critics  # they are not taken side by side
     assert "| qt |" in policies and "| qt |" in critics and "| dt |" not in critics
     assert "4 updates, one seed; 2 of 8 episodes held out." in critics
     with pytest.raises(ValueError, match="expected policies or critics after the file, got values"):

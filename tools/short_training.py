@@ -231,6 +231,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="4 updates of the smallest networks, to try it")
     parser.add_argument("--only", nargs="+", choices=sorted(ALGORITHMS), default=sorted(ALGORITHMS))
     arguments = parser.parse_args(argv)
+    needed = {YARDSTICK, *(CRITIC_OF[name] for name in arguments.only if name in CRITIC_OF)}
+    if missing := sorted(needed.difference(arguments.only)):
+        parser.error(
+            f"--only: expected {' and '.join(missing)} too, with which the others are compared or from whose "
+            f"critic they learn, got {' '.join(arguments.only)}"
+        )
     store = load_dataset(arguments.dataset)
     with ExitStack() as held:
         runs = arguments.runs or Path(held.enter_context(tempfile.TemporaryDirectory()))

@@ -103,6 +103,16 @@ def test_quick_form_writes_what_the_tables_read(short_training, episodes, tmp_pa
         tables.short_training(out, "values")
 
 
+@pytest.mark.parametrize(
+    ("only", "missing"), [("dt", "bc"), ("bc adt", "iql"), ("adt", "bc and iql"), ("iql dt", "bc")]
+)
+def test_what_others_are_compared_with_may_not_be_left_out(short_training, tmp_path, capsys, only, missing):
+    with pytest.raises(SystemExit) as end:
+        short_training.main(["no-dataset", "--out", str(tmp_path / "x.json"), "--only", *only.split()])
+    assert end.value.code == 2
+    assert f"--only: expected {missing} too, with which" in capsys.readouterr().err
+
+
 def test_every_held_out_step_is_measured_once(short_training, store):
     """A policy of the state, whose error is known in every step."""
     torch.manual_seed(0)

@@ -157,10 +157,12 @@ def test_the_constant_is_the_mean_action_of_the_others(short_training, store):
 
 
 @pytest.mark.parametrize(
-    ("name", "warmup"), [("dt", 1000), ("reinformer", 200), ("odt", 4000), ("adt", 200), ("bc", 200)]
+    ("name", "warmup"), [("dt", 1000), ("reinformer", 200), ("odt", 1000), ("adt", 200), ("bc", 200)]
 )
 def test_warm_ups_shrink_with_the_updates(short_training, name, warmup):
     config, different = short_training.settings(name, {}, 2_000, short_training.SHARED)
     assert config.warmup == warmup == different["warmup"]["here"]
     if name != "bc":
         assert (config.context_len, config.d_model, config.n_layer, config.batch_size) == (10, 128, 3, 64)
+    lamb = {"published": 1e-4, "here": 1e-3} if name in ("reinformer", "odt") else None
+    assert different.get("lr") == lamb

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dtag_fast.models.normalizer import InputNormalizer
-from dtag_fast.ops.mlp import Layer, mlp
+from dtag_fast.ops.mlp import Layer
+from dtag_fast.ops.mlp import compiled as compiled_mlp
 from dtag_fast.ops.mlp import why_not as why_not_compiled
 
 Activation = Literal["relu", "elu", "gelu", "silu", "mish", "tanh"]
@@ -64,7 +65,7 @@ def orthogonal_linear(inputs: int, outputs: int, gain: float = 2**0.5) -> nn.Lin
 
 
 class Networks:
-    """Several networks of one shape, from (states, more inputs), in one call where that can be.
+    """Several networks of one shape, from (states, more inputs), to be computed in one compiled call.
 
     Args:
         networks: for each its layers in order: `nn.Linear`, with the same activation between them.
@@ -96,14 +97,16 @@ class Networks:
             self.layers.append(linear)
 
     def why_not(self, states: Tensor, extra: Tensor | None = None) -> str | None:
-        """Why it cannot be one call, or None."""
+        """Why they cannot be, or None."""
         n = self.normalizer
         return self.reason or why_not_compiled(states, self.layers, extra, n.mean, n.std)
 
-    def __call__(self, states: Tensor, extra: Tensor | None = None) -> Tensor:
-        """states (..., S) raw, extra (..., E) -> (M, ..., out)."""
+    def __call__(self, states: Tensor, extra: Tensor | None = None) -> Tensor | None:
+        """states (..., S) raw, extra (..., E) -> (M, ..., out); None where `why_not` has a reason."""
+        if self.why_not(states, extra) is not None:
+            return None
         n = self.normalizer
-        return mlp(states, self.layers, self.activation, extra=extra, mean=n.mean, std=n.std)
+        return compiled_mlp(states, self.layers, self.activation, extra, n.mean, n.std)
 
     def explain(self, states: Tensor, extra: Tensor | None = None) -> str:
         """How they are computed, and why."""
@@ -167,9 +170,9 @@ class TwinCritic(nn.Module):
         return self._forward(states, actions, fixed=True)
 
     def _forward(self, states: Tensor, actions: Tensor, fixed: bool) -> tuple[Tensor, ...]:
-        networks = self._networks(fixed)
-        if networks.why_not(states, actions) is None:
-            return networks(states, actions).unbind()
+        values = self._networks(fixed)(states, actions)
+        if values is not None:
+            return values.unbind()
         inputs = torch.cat((self.normalizer(states), actions), dim=-1)
         return tuple(member(inputs) for member in self.members)
 
@@ -206,9 +209,9 @@ class ValueNet(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """states (..., S) raw -> (..., 1)."""
-        networks = self._networks()
-        if networks.why_not(states) is None:
-            return networks(states)[0]
+        values = self._networks()(states)
+        if values is not None:
+            return values[0]
         return self.net(self.normalizer(states))
 
     def explain(self) -> str:

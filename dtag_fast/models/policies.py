@@ -74,8 +74,9 @@ class StatePolicy(nn.Module, ABC):
         dropout = self.training and self.dropout
         if not dropout:
             networks = Networks([[*self.layers, head]], self.config["activation"], self.normalizer)
-            if networks.why_not(states) is None:
-                return networks(states)[0]
+            outputs = networks(states)
+            if outputs is not None:
+                return outputs[0]
         x = self.normalizer(states)
         for layer in self.layers:
             x = self.activation(layer(x))

@@ -50,14 +50,27 @@ def mlp(
     Raises:
         ValueError: an activation, a shape or a backend that does not fit.
     """
-    check(x, networks, activation, extra, mean, std)
     if backend not in (None, "compiled", "reference"):
         raise ValueError(f"backend: expected compiled, reference or None, got {backend!r}")
     reason = why_not(x, networks, extra, mean, std)
     if backend == "compiled" and reason:
         raise ValueError(f"backend: compiled does not do this: {reason}; leave it out")
     if reason or backend == "reference":
+        check(x, networks, activation, extra, mean, std)
         return reference.mlp(x, networks, activation, extra, mean, std)
+    return compiled(x, networks, activation, extra, mean, std)
+
+
+def compiled(
+    x: Tensor,
+    networks: Sequence[Sequence[Layer]],
+    activation: str,
+    extra: Tensor | None = None,
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
+) -> Tensor:
+    """`mlp` by the compiled backend; only for tensors that `why_not` has nothing against, it does not ask."""
+    check(x, networks, activation, extra, mean, std)
     if x.ndim == 2:
         return cpu.mlp(x, networks, activation, extra, mean, std)
     rows, more = x.reshape(-1, x.shape[-1]), None if extra is None else extra.reshape(-1, extra.shape[-1])

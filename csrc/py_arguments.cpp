@@ -92,6 +92,31 @@ const float* array_of(const std::string& name, const py::object& object, const s
   return static_cast<const float*>(info.ptr);
 }
 
+AllowedThreads::AllowedThreads(py::object function) : function_(std::move(function)) {
+  if (!PyCallable_Check(function_.ptr())) throw py::type_error("threads: expected a function that tells how many to use");
+}
+
+int AllowedThreads::operator()() const {
+  const int count = as<int>("threads", function_());
+  if (count < 1) throw py::value_error("threads: expected at least 1, got " + std::to_string(count));
+  return count;
+}
+
+std::vector<int> network_widths(const std::vector<int64_t>& widths) {
+  if (widths.size() < 2) throw py::value_error("widths: expected those of inputs, hidden layers and outputs");
+  std::vector<int> found;
+  for (int64_t width : widths) found.push_back(int(number("widths", double(width), 1, 1 << 20)));
+  return found;
+}
+
+int network_members(int64_t members) { return int(number("members", double(members), 1, 1 << 20)); }
+
+Activation network_activation(const std::string& name) {
+  using enum Activation;
+  return one_of<Activation>("activation", name,
+                            {{"relu", relu}, {"elu", elu}, {"gelu", gelu}, {"silu", silu}, {"mish", mish}, {"tanh", tanh}});
+}
+
 Program program_from(int state_dim, int action_dim, const py::sequence& members) {
   Program program = read_members(state_dim, action_dim, members, [](const std::string& where, const std::string& kind, const py::tuple& layer, std::vector<Stage>& stages) {
     if (kind == "linear" && layer.size() == 3) {

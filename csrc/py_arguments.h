@@ -1,4 +1,4 @@
-// What the bindings take apart: critics, options, addresses. Wrong ones raise ValueError or TypeError.
+// What the bindings take apart: critics, networks, options, addresses. Wrong ones raise ValueError or TypeError.
 #pragma once
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -46,6 +46,41 @@ T* address(const char* name, uintptr_t value) {
   if (value % alignof(T)) throw py::value_error(std::string(name) + ": address is not aligned to " + std::to_string(alignof(T)) + " bytes");
   return reinterpret_cast<T*>(value);
 }
+
+using Addresses = std::vector<uintptr_t>;
+
+// An address that must be there.
+template <class T>
+T* given(const char* name, uintptr_t value) {
+  if (!value) throw py::value_error(std::string(name) + ": expected an address, got none");
+  return address<T>(name, value);
+}
+
+// As many of them as there are arrays.
+template <class T>
+std::vector<T*> arrays(const char* name, const Addresses& addresses, size_t count) {
+  if (addresses.size() != count)
+    throw py::value_error(std::string(name) + ": expected the addresses of " + std::to_string(count) + " arrays, got " +
+                          std::to_string(addresses.size()));
+  std::vector<T*> found;
+  for (uintptr_t value : addresses) found.push_back(given<T>(name, value));
+  return found;
+}
+
+// A Python function that is asked at each call how many threads it may use.
+class AllowedThreads {
+ public:
+  explicit AllowedThreads(py::object function);
+  int operator()() const;
+
+ private:
+  py::object function_;
+};
+
+// Small networks (cpu/mlp.h): numbers in, of each hidden layer and out; how many of one shape; what lies between layers.
+std::vector<int> network_widths(const std::vector<int64_t>& widths);
+int network_members(int64_t members);
+Activation network_activation(const std::string& name);
 
 // Where the numbers of a float32 C-contiguous array of this shape lie; they live as long as the array.
 const float* array_of(const std::string& name, const py::object& object, const std::vector<py::ssize_t>& shape);

@@ -36,7 +36,7 @@ class PyDecoder {
  public:
   PyDecoder(int64_t state_dim, int64_t action_dim, int64_t context_len, int64_t max_timestep, int64_t d_model, int64_t n_head,
             int64_t n_layer, const std::string& norm, const std::string& activation, bool predicts_returns, double eps,
-            const py::dict& weights, uintptr_t tokens, uintptr_t projected, const std::vector<uintptr_t>& kept, int64_t rollouts,
+            const py::dict& weights, uintptr_t tokens, uintptr_t projected, const Addresses& kept, int64_t rollouts,
             const std::string& isa, py::object threads)
       : kernels_(kernels_of(isa.empty() ? default_isa() : isa)), threads_(std::move(threads)) {
     shape_.state_dim = positive("state_dim", state_dim);
@@ -51,7 +51,6 @@ class PyDecoder {
     shape_.gelu = one_of<bool>("activation", activation, {{"gelu", true}, {"relu", false}});
     shape_.predicts_returns = predicts_returns;
     eps_ = number("eps", eps, 0., 1.);
-    if (!PyCallable_Check(threads_.ptr())) throw py::type_error("threads: expected a function that tells how many to use");
     for (uintptr_t ring : kept) kept_.push_back(address<float>("kept", ring));
     if (kept_.size() + 1 != size_t(shape_.n_layer)) throw py::value_error("kept: expected a ring for each block but the first");
     rings_ = {address<float>("tokens", tokens), address<float>("projected", projected), kept_.data(), rollouts};
@@ -109,13 +108,13 @@ class PyDecoder {
         throw py::value_error("rows: expected rollouts 0.." + std::to_string(rings_.rollouts - 1) + ", got " +
                               std::to_string(call.rows[i]));
     }
-    const int threads = as<int>("threads", threads_());
+    const int threads = threads_();
     const std::shared_ptr<const DecoderPlan> plan = plan_;
     const py::object table = table_;
     std::unique_lock<std::mutex> one(in_use_, std::try_to_lock);
     if (!one) throw std::runtime_error("step: another thread is taking a step with these rollouts");
     py::gil_scoped_release release;
-    plan->run(rings_, call, threads < 1 ? 1 : threads);
+    plan->run(rings_, call, threads);
   }
 
   std::string isa() const { return kernels_.name; }
@@ -124,7 +123,8 @@ class PyDecoder {
   DecoderWeights shape_;
   float eps_ = 0.f;
   const Kernels& kernels_;
-  py::object threads_, table_;
+  AllowedThreads threads_;
+  py::object table_;
   std::vector<float*> kept_;
   DecoderRings rings_;
   std::shared_ptr<const DecoderPlan> plan_;
@@ -136,7 +136,7 @@ class PyDecoder {
 void add_decoder(py::module_& m) {
   py::class_<PyDecoder>(m, "Decoder", "A sequence policy acting step by step; see dtag_fast.ops.decode.cpu.")
       .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const std::string&, const std::string&, bool,
-                    double, const py::dict&, uintptr_t, uintptr_t, const std::vector<uintptr_t>&, int64_t, const std::string&,
+                    double, const py::dict&, uintptr_t, uintptr_t, const Addresses&, int64_t, const std::string&,
                     py::object>(),
            py::kw_only(), py::arg("state_dim"), py::arg("action_dim"), py::arg("context_len"), py::arg("max_timestep"),
            py::arg("d_model"), py::arg("n_head"), py::arg("n_layer"), py::arg("norm"), py::arg("activation"),

@@ -1,6 +1,5 @@
 #include "py_iql.h"
 
-#include <algorithm>
 #include <memory>
 #include <mutex>
 
@@ -11,23 +10,6 @@
 namespace dtag {
 namespace {
 
-using Addresses = std::vector<uintptr_t>;
-
-template <class T>
-T* given(const char* name, uintptr_t value) {
-  if (!value) throw py::value_error(std::string(name) + ": expected an address, got none");
-  return address<T>(name, value);
-}
-
-std::vector<float*> arrays(const char* name, const Addresses& addresses, size_t count) {
-  if (addresses.size() != count)
-    throw py::value_error(std::string(name) + ": expected the addresses of " + std::to_string(count) + " arrays, got " +
-                          std::to_string(addresses.size()));
-  std::vector<float*> found;
-  for (uintptr_t value : addresses) found.push_back(given<float>(name, value));
-  return found;
-}
-
 template <class T>
 T item(const py::dict& from, const char* name) {
   if (!from.contains(name)) throw py::value_error(std::string(name) + ": missing");
@@ -37,25 +19,22 @@ T item(const py::dict& from, const char* name) {
 // widths, members, parameters, first, second, counts, followers, and extra (parameters, first, second) of a policy.
 IqlNetwork network_from(const py::dict& from, const std::string& activation) {
   IqlNetwork n;
-  for (int64_t width : item<std::vector<int64_t>>(from, "widths")) n.widths.push_back(int(number("widths", double(width), 1, 1 << 20)));
-  if (n.widths.size() < 2) throw py::value_error("widths: expected those of inputs, hidden layers and outputs");
-  n.members = int(number("members", double(item<int64_t>(from, "members")), 1, 1 << 20));
-  using enum Activation;
-  n.activation = one_of<Activation>("activation", activation,
-                                    {{"relu", relu}, {"elu", elu}, {"gelu", gelu}, {"silu", silu}, {"mish", mish}, {"tanh", tanh}});
+  n.widths = network_widths(item<std::vector<int64_t>>(from, "widths"));
+  n.members = network_members(item<int64_t>(from, "members"));
+  n.activation = network_activation(activation);
   const size_t count = 2 * size_t(n.members) * (n.widths.size() - 1);
-  n.parameters = arrays("parameters", item<Addresses>(from, "parameters"), count);
-  n.first = arrays("first", item<Addresses>(from, "first"), count);
-  n.second = arrays("second", item<Addresses>(from, "second"), count);
+  n.parameters = arrays<float>("parameters", item<Addresses>(from, "parameters"), count);
+  n.first = arrays<float>("first", item<Addresses>(from, "first"), count);
+  n.second = arrays<float>("second", item<Addresses>(from, "second"), count);
   const Addresses followers = item<Addresses>(from, "followers"), extra = item<Addresses>(from, "extra");
-  if (!followers.empty()) n.followers = arrays("followers", followers, count);
+  if (!followers.empty()) n.followers = arrays<float>("followers", followers, count);
   if (!extra.empty()) {
-    const std::vector<float*> found = arrays("extra", extra, 3);
+    const std::vector<float*> found = arrays<float>("extra", extra, 3);
     n.extra = found[0];
     n.extra_first = found[1];
     n.extra_second = found[2];
   }
-  n.counts = arrays("counts", item<Addresses>(from, "counts"), count + (extra.empty() ? 0 : 1));
+  n.counts = arrays<float>("counts", item<Addresses>(from, "counts"), count + (extra.empty() ? 0 : 1));
   return n;
 }
 
@@ -99,7 +78,6 @@ class PyIqlUpdate {
       }
     }
     update_ = std::make_unique<IqlUpdate>(s_, q, v, p, kernels_);
-    if (!PyCallable_Check(threads_.ptr())) throw py::type_error("threads: expected a function that tells how many to use");
   }
 
   // Columns of a batch, (address, distance of rows) each.
@@ -112,7 +90,7 @@ class PyIqlUpdate {
       if (rows[i].stride < 0) throw py::value_error("columns: expected rows in the order of memory");
     }
     const IqlBatch batch{rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], float(policy_lr)};
-    const int threads = std::max(1, as<int>("threads", threads_()));
+    const int threads = threads_();
     IqlMetrics m;
     {
       std::unique_lock<std::mutex> one(in_use_, std::try_to_lock);
@@ -128,7 +106,7 @@ class PyIqlUpdate {
  private:
   IqlSettings s_;
   const Kernels& kernels_;
-  py::object threads_;
+  AllowedThreads threads_;
   std::unique_ptr<IqlUpdate> update_;
   std::mutex in_use_;
 };

@@ -1,7 +1,5 @@
 #include "py_mlp.h"
 
-#include <algorithm>
-
 #include "cpu/dispatch.h"
 #include "cpu/mlp_run.h"
 #include "py_arguments.h"
@@ -9,21 +7,15 @@
 namespace dtag {
 namespace {
 
-using Addresses = std::vector<uintptr_t>;
-
 // Networks of one shape; it holds none of their numbers.
 class PyMlp {
  public:
   PyMlp(const std::vector<int64_t>& widths, int64_t members, const std::string& activation, const std::string& isa, py::object threads)
-      : kernels_(kernels_of(isa.empty() ? default_isa() : isa)), threads_(std::move(threads)) {
-    if (widths.size() < 2) throw py::value_error("widths: expected those of inputs, hidden layers and outputs");
-    for (int64_t width : widths) widths_.push_back(int(number("widths", double(width), 1, 1 << 20)));
-    members_ = int(number("members", double(members), 1, 1 << 20));
-    using enum Activation;
-    activation_ = one_of<Activation>("activation", activation,
-                                     {{"relu", relu}, {"elu", elu}, {"gelu", gelu}, {"silu", silu}, {"mish", mish}, {"tanh", tanh}});
-    if (!PyCallable_Check(threads_.ptr())) throw py::type_error("threads: expected a function that tells how many to use");
-  }
+      : widths_(network_widths(widths)),
+        members_(network_members(members)),
+        activation_(network_activation(activation)),
+        kernels_(kernels_of(isa.empty() ? default_isa() : isa)),
+        threads_(std::move(threads)) {}
 
   bool keeps_before() const { return activation_ != Activation::relu && widths_.size() > 2; }
   int64_t hidden_size(int64_t rows) const { return mlp_hidden_size(shape(rows), kernels_); }
@@ -32,7 +24,8 @@ class PyMlp {
   void forward(int64_t rows, const Addresses& weights, const Addresses& biases, uintptr_t x, int64_t x_stride, uintptr_t extra,
                int64_t extra_stride, int64_t extra_width, uintptr_t mean, uintptr_t std, uintptr_t in, uintptr_t hidden,
                uintptr_t before, uintptr_t out) const {
-    const std::vector<const float*> w = arrays<const float>("weights", weights), b = arrays<const float>("biases", biases);
+    const std::vector<const float*> w = arrays<const float>("weights", weights, layers());
+    const std::vector<const float*> b = arrays<const float>("biases", biases, layers());
     MlpCall call = this->call(rows, w, in, hidden, before);
     call.biases = b.data();
     if (extra_width < 0 || extra_width >= widths_[0]) throw py::value_error("extra_width: expected at least 0 and fewer than all inputs");
@@ -43,14 +36,14 @@ class PyMlp {
       call.std = given<const float>("std", std);
     }
     call.out = given<float>("out", out);
-    const int threads = allowed();
+    const int threads = threads_();
     py::gil_scoped_release release;
     mlp_forward(call, kernels_, threads);
   }
 
   void backward(int64_t rows, const Addresses& weights, uintptr_t in, uintptr_t hidden, uintptr_t before, uintptr_t out_grad,
                 uintptr_t hidden_grad, uintptr_t in_grad, const Addresses& weight_grads, const Addresses& bias_grads) const {
-    const std::vector<const float*> w = arrays<const float>("weights", weights);
+    const std::vector<const float*> w = arrays<const float>("weights", weights, layers());
     const MlpCall call = this->call(rows, w, in, hidden, before);
     MlpGradients g;
     g.out = given<const float>("out_grad", out_grad);
@@ -58,12 +51,12 @@ class PyMlp {
     g.in = address<float>("in_grad", in_grad);
     std::vector<float*> dw, db;
     if (!weight_grads.empty()) {
-      dw = arrays<float>("weight_grads", weight_grads);
-      db = arrays<float>("bias_grads", bias_grads);
+      dw = arrays<float>("weight_grads", weight_grads, layers());
+      db = arrays<float>("bias_grads", bias_grads, layers());
       g.weights = dw.data();
       g.biases = db.data();
     }
-    const int threads = allowed();
+    const int threads = threads_();
     py::gil_scoped_release release;
     mlp_backward(call, g, kernels_, threads);
   }
@@ -71,6 +64,8 @@ class PyMlp {
   std::string isa() const { return kernels_.name; }
 
  private:
+  size_t layers() const { return size_t(members_) * (widths_.size() - 1); }  // of all members
+
   MlpCall shape(int64_t rows) const {
     if (rows < 1) throw py::value_error("rows: expected at least one");
     MlpCall call;
@@ -91,30 +86,11 @@ class PyMlp {
     return call;
   }
 
-  template <class T>
-  static T* given(const char* name, uintptr_t value) {
-    if (!value) throw py::value_error(std::string(name) + ": expected an address, got none");
-    return address<T>(name, value);
-  }
-
-  template <class T>
-  std::vector<T*> arrays(const char* name, const Addresses& addresses) const {
-    const size_t count = size_t(members_) * (widths_.size() - 1);
-    if (addresses.size() != count)
-      throw py::value_error(std::string(name) + ": expected the addresses of " + std::to_string(count) + " arrays, got " +
-                            std::to_string(addresses.size()));
-    std::vector<T*> found;
-    for (uintptr_t value : addresses) found.push_back(given<T>(name, value));
-    return found;
-  }
-
-  int allowed() const { return std::max(1, as<int>("threads", threads_())); }
-
   std::vector<int> widths_;
-  int members_ = 0;
+  int members_;
   Activation activation_;
   const Kernels& kernels_;
-  py::object threads_;
+  AllowedThreads threads_;
 };
 
 }  // namespace

@@ -8,7 +8,6 @@ PyPlan::PyPlan(int state_dim, int action_dim, const py::sequence& members, const
                const Settings& settings, const std::vector<float>& low, const std::vector<float>& high, int64_t steps, double lr,
                py::object threads, const std::string& kernel)
     : threads_(std::move(threads)) {
-  if (!PyCallable_Check(threads_.ptr())) throw py::type_error("threads: expected a function that tells how many to use");
   const auto numerics = one_of<Precision>("precision", precision, {{"fp32", Precision::fp32}, {"bf16", Precision::bf16}});
   std::optional<KernelKind> only;
   if (!kernel.empty()) only = one_of<KernelKind>("kernel", kernel, {{"rows", KernelKind::rows}, {"tiles", KernelKind::tiles}});
@@ -39,11 +38,7 @@ void PyPlan::run(const PyCall& call) { execute(call.checked(plan_->state_dim(), 
 
 void PyPlan::execute(const Call& call) {
   if (call.batch == 0) return;
-  const Plan::Prepared prepared = plan_->prepare(call.batch * call.candidates, call.steps, [this] {
-    const int n = as<int>("threads", threads_());
-    if (n < 1) throw py::value_error("threads: expected at least 1, got " + std::to_string(n));
-    return n;
-  });
+  const Plan::Prepared prepared = plan_->prepare(call.batch * call.candidates, call.steps, threads_);
   py::gil_scoped_release release;
   prepared.run(call);
 }

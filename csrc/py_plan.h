@@ -37,7 +37,7 @@ class PyPlan {
   void execute(const Call& call);
 
   std::unique_ptr<Plan> plan_;
-  py::object threads_;
+  AllowedThreads threads_;
   int32_t steps_ = 0;
   float lr_ = 0.f;
   Generation generation_;

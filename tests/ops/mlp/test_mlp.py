@@ -214,3 +214,36 @@ def test_many_rows_with_gradients_go_by_operators():
     assert "caches" in why_not(many, nets)
     with torch.no_grad():
         assert why_not(many, nets) is None
+
+
+def test_wrong_arguments_of_the_binding_are_named():
+    """Addresses and threads, as every binding takes them."""
+
+    def mlp(threads=lambda: 1, **changes):
+        return _C.Mlp(**{"widths": [3, 4, 2], "members": 1, "activation": "relu"} | changes, threads=threads)
+
+    def forward(mlp, weights, rows=5):
+        x, w = torch.zeros(8, 8), torch.zeros(64)
+        hidden, out = torch.zeros(mlp.hidden_size(rows)), torch.zeros(64)
+        addresses = [w.data_ptr()] * 2 if weights is None else weights
+        inputs = torch.zeros(rows, mlp.padded_in)
+        mlp.forward(
+            rows, addresses, [w.data_ptr()] * 2, x.data_ptr(), 8, 0, 0, 0, 0, 0, inputs.data_ptr(),
+            hidden.data_ptr(), 0, out.data_ptr(),
+        )  # fmt: skip
+
+    forward(mlp(), None)
+    with pytest.raises(TypeError, match="threads: expected a function that tells how many to use"):
+        mlp(threads=3)
+    with pytest.raises(ValueError, match="threads: expected at least 1, got 0"):
+        forward(mlp(threads=lambda: 0), None)
+    with pytest.raises(ValueError, match="weights: expected the addresses of 2 arrays, got 1"):
+        forward(mlp(), [64])
+    with pytest.raises(ValueError, match="weights: expected an address, got none"):
+        forward(mlp(), [0, 64])
+    with pytest.raises(ValueError, match="weights: address is not aligned to 4 bytes"):
+        forward(mlp(), [65, 64])
+    with pytest.raises(ValueError, match="widths: expected those of inputs, hidden layers and outputs"):
+        mlp(widths=[3])
+    with pytest.raises(ValueError, match=r'activation: expected one of "relu".*got "sine"'):
+        mlp(activation="sine")

@@ -177,6 +177,14 @@ class Algorithm(ABC):
         """How an update is computed and why, in words; None where there is one way, operator by operator."""
         return None
 
+    def why_in_turn(self) -> str | None:
+        """Why seeds that are trained together are updated in turn and not stacked, or None.
+
+        For an update of one seed that is faster than its share of a stack's. Not asked of a capturable
+        learner: it is stacks that are captured.
+        """
+        return None
+
     def each(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """`fn`, or where N seeds are stacked what computes it for each of them at once.
 

@@ -92,6 +92,10 @@ class IQL(CriticAlgorithm):
         reason = self._compiled.why_never()
         return "an update is one compiled call" if reason is None else f"operator by operator ({reason})"
 
+    def why_in_turn(self) -> str | None:
+        never = self._compiled.why_never()
+        return "an update is one compiled call, which takes one seed" if never is None else None
+
     def update(self, batch: Transitions) -> dict[str, Tensor]:
         c = self.config
         policy_lr = c.lr * cosine(self.schedule_step, c.policy_horizon)

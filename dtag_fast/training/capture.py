@@ -25,6 +25,7 @@ from torch import Generator, Tensor
 
 from dtag_fast.algorithms import Algorithm
 from dtag_fast.ops.per_seed import Generators, members
+from dtag_fast.training.metrics import WindowMeans
 
 STEPS_PER_REPLAY = 10  # divides the default periods of logs and checkpoints
 WARM_UPDATES = 3  # before a capture, as PyTorch advises
@@ -112,6 +113,11 @@ class TrainingSteps:
         torch.autograd.graph.increment_version(self._parameters)
         self._learner.updates_done += size
         return size, self._named(sums)
+
+    def make(self, most: int, window: WindowMeans) -> None:
+        """`advance`, and add the metrics."""
+        count, sums = self.advance(most)
+        window.add(sums, count)
 
     def _update(self) -> dict[str, Tensor]:
         return self._learner.update(self._sampler.sample(self._generator))

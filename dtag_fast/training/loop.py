@@ -25,7 +25,7 @@ from dtag_fast.training.run_folder import (
     record_execution,
     sole_writer,
 )
-from dtag_fast.training.session import Evaluate, Progressing, Session
+from dtag_fast.training.session import Evaluate, Progressing, Session, Steps
 from dtag_fast.training.validation import Validation, split_episodes
 
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -188,7 +188,7 @@ def why_eager(device: str | torch.device, capture: bool | None, precision: str |
 def make_updates(
     plan: Plan,
     session: Progressing,
-    steps: TrainingSteps,
+    steps: Steps,
     evaluate: Evaluate | None = None,
     validate: Callable[[], None] | None = None,
     stop: Callable[[], bool] | None = None,
@@ -199,8 +199,7 @@ def make_updates(
         session.evaluate_once(evaluate)  # in case the run was killed between checkpoint and evaluation
     shown = 0.0
     while session.step < plan.updates:
-        count, sums = steps.advance(plan.most(session.step))
-        session.window.add(sums, count)
+        steps.make(plan.most(session.step), session.window)
         step = session.step
         if step % plan.log_every == 0:
             session.log_window()

@@ -1,10 +1,12 @@
-"""Several seeds of one configuration in one process, as one batched model; each leaves a run folder.
+"""Several seeds of one configuration in one process; each leaves a run folder.
 
     OUT/seed-K/     the run of seed K, as `train` leaves it: any of them can be resumed and evaluated alone
 
-Every seed sees the batches, and draws the noise, of its single run, and is trained as that is, within
-rounding (algorithms/stacking.py). Only where a single run of a sequence policy has the kernels of a GPU,
-which take one seed, is its dropout drawn by other means, of the same distribution.
+Every seed sees the batches, and draws the noise, of its single run, and is trained as that is: as part of one
+batched model, within rounding (algorithms/stacking.py), or, where its algorithm has a reason for that
+(`Algorithm.why_in_turn`), in its turn, bit for bit on a CPU (turns.py). Only where a single run of a sequence
+policy has the kernels of a GPU, which take one seed, is its dropout drawn by other means, of the same
+distribution.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 
 import torch
 
-from dtag_fast.algorithms import create, parallel
+from dtag_fast.algorithms import Algorithm, create, parallel
 from dtag_fast.algorithms.stacking import Stack
 from dtag_fast.data import TrajectoryStore
 from dtag_fast.data.seed_sampler import SeedSampler
@@ -46,6 +48,7 @@ from dtag_fast.training.run_folder import (
     sole_writer,
 )
 from dtag_fast.training.session import Evaluate, Session
+from dtag_fast.training.turns import SeedTurns
 
 
 def train_seeds(
@@ -74,7 +77,8 @@ def train_seeds(
 ) -> list[Path]:
     """Train `seeds` seeds, from `seed` on, together, and write a run folder OUT/seed-K for each.
 
-    Every one of them is within rounding what `train(..., seed=K)` gives with the same operators. The same
+    Every one of them is within rounding what `train(..., seed=K)` gives with the same operators, and the same
+    bits on a CPU where seeds go in turn, as "execution" in the config.json of each says. The same
     arguments give the same bits on a CPU, killed and resumed or not. A critic is shared by all seeds.
 
     Args:
@@ -82,6 +86,7 @@ def train_seeds(
         resume: go on from the newest checkpoints, which must be of the same update in all runs.
         progress: receives the means of the metrics over the seeds.
         loggers: makes those of one run; called for each.
+        steps_per_replay: updates in a CUDA graph, or in a seed's turn; `stop` is asked after them.
         The others as for `train`; `evaluate` is called for each run.
     Returns:
         The run folders, in the order of the seeds.
@@ -130,7 +135,8 @@ def train_seeds(
             delete_checkpoint(checkpoint)
         held.enter_context(numbers_in(precision, learners[0].device))
 
-        stack = Stack(learners)
+        turns = why_in_turn(learners)
+        stack = Stack(learners) if turns is None else None
         sampler = learners[0].make_sampler(store)
         sessions = [
             Session(*each, sampler, store, k) for *each, k in zip(runs, learners, numbers, strict=True)
@@ -138,35 +144,47 @@ def train_seeds(
         for session, number in zip(sessions, numbers, strict=True):
             session.restore(keep_last)
             held.enter_context(session.heard_by(loggers(), description | {"seed": number}))
-        stack.take_optimizers()
-        steps = TrainingSteps(
-            stack.learner,
-            SeedSampler(sampler),
-            Generators([session.generator for session in sessions]),
-            eager=eager,
-            insist=capture is True,
-            steps_per_replay=steps_per_replay,
-            report=partial(_record, runs),
-        )
+        generators = [session.generator for session in sessions]
+        if stack is None:
+            steps = SeedTurns(learners, sampler, generators, steps_per_replay)
+            _record(runs, f"one by one: {eager}", f"{seeds} seeds in turn ({turns})")
+        else:
+            stack.take_optimizers()
+            steps = TrainingSteps(
+                stack.learner,
+                SeedSampler(sampler),
+                Generators(generators),
+                eager=eager,
+                insist=capture is True,
+                steps_per_replay=steps_per_replay,
+                # the kernels take one seed and so no part in it
+                report=partial(_record, runs, how=f"{seeds} seeds stacked, by PyTorch's operators"),
+            )
         make_updates(plan, SeedSessions(sessions, stack, keep_last), steps, evaluate, None, stop, progress)
     return runs
+
+
+def why_in_turn(learners: Sequence[Algorithm]) -> str | None:
+    """Why these learners, one for each seed, are updated in turn and not stacked, or None."""
+    reasons = [None if learner.capturable else learner.why_in_turn() for learner in learners]
+    return None if None in reasons else reasons[0]
 
 
 class SeedSessions:
     """The sessions of several seeds as the one that the loop sees.
 
     Args:
-        sessions: restored, all at the same update. stack: of their learners. keep_last: of the checkpoints
-            that are written when one of them diverges.
+        sessions: restored, all at the same update. stack: of their learners, None where these are updated
+            themselves. keep_last: of the checkpoints that are written when one of them diverges.
     """
 
-    def __init__(self, sessions: Sequence[Session], stack: Stack, keep_last: int | None):
+    def __init__(self, sessions: Sequence[Session], stack: Stack | None, keep_last: int | None):
         self._sessions, self._stack, self._keep_last = sessions, stack, keep_last
         self.window = WindowMeans.together([session.window for session in sessions])
 
     @property
     def step(self) -> int:
-        return self._stack.learner.updates_done
+        return (self._stack or self._sessions[0]).learner.updates_done
 
     @property
     def latest(self) -> dict[str, float]:
@@ -184,7 +202,7 @@ class SeedSessions:
     def save(self, keep_last: int | None) -> None:
         """All are written before the first is published, so that a kill leaves all at one update."""
         self._part()
-        self._stack.give_back()
+        self._give_back()
         written, diverged = self._try(Session.write)
         for session, checkpoint in written.items():
             session.publish(checkpoint, keep_last)
@@ -201,9 +219,14 @@ class SeedSessions:
 
     def _part(self) -> None:
         """Give every session its window and the number of updates."""
-        self._stack.give_counts()
+        if self._stack is not None:
+            self._stack.give_counts()
         for i, session in enumerate(self._sessions):
             session.window = self.window.of_seed(i)
+
+    def _give_back(self) -> None:
+        if self._stack is not None:
+            self._stack.give_back()
 
     def _try(self, action: Callable[[Session], Any]) -> tuple[dict[Session, Any], dict[Session, Exception]]:
         """What the action gave of each session, and the errors of those that have diverged."""
@@ -218,7 +241,7 @@ class SeedSessions:
 
     def _stop(self, diverged: dict[Session, Exception]) -> None:
         """Save the other seeds and say which have diverged."""
-        self._stack.give_back()
+        self._give_back()
         others = [session for session in self._sessions if session not in diverged]
         for session in others:
             session.save(self._keep_last)
@@ -264,7 +287,7 @@ def _published(run: Path) -> int:
     return int(os.readlink(last)) if last.is_symlink() else 0
 
 
-def _record(runs: Sequence[Path], execution: str) -> None:
-    """Note in every run how its updates are made; the kernels take one seed and so no part in it."""
+def _record(runs: Sequence[Path], execution: str, how: str) -> None:
+    """Note in every run how its updates are made."""
     for run in runs:
-        record_execution(run, f"{execution}; {len(runs)} seeds stacked, by PyTorch's operators")
+        record_execution(run, f"{execution}; {how}")

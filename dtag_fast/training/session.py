@@ -45,6 +45,12 @@ class Progressing(Protocol):
     def evaluate_once(self, evaluate: Evaluate) -> None: ...
 
 
+class Steps(Protocol):
+    """What makes the updates: `TrainingSteps`, or `SeedTurns` of several runs."""
+
+    def make(self, most: int, window: WindowMeans) -> None: ...
+
+
 class Session:
     """The parts of a run in progress, and how they are saved and restored together."""
 

@@ -1,4 +1,7 @@
-"""Several seeds in one process: each as its single run, in batches, noise, numbers and files."""
+"""Several seeds in one process: each as its single run, in batches, noise, numbers and files.
+
+Seeds that are updated in turn have a file of their own, test_seeds_in_turn.py.
+"""
 
 import copy
 import dataclasses
@@ -205,6 +208,12 @@ def group(algorithm, store, configs, out, updates=13, seeds=3, **settings):
     )
 
 
+@pytest.fixture(params=[False, True], ids=["in turn", "stacked"])
+def iql(request, configs):
+    """Configs of IQL alone, whose seeds go in turn where an update is a compiled call; LayerNorm is not."""
+    return {"iql": dataclasses.replace(configs["iql"], layer_norm=request.param)}
+
+
 def assert_same_within_rounding(weights_of, run, other):
     ours, theirs = weights_of(run), weights_of(other)
     assert ours.keys() == theirs.keys() and ours
@@ -224,8 +233,9 @@ def test_run_folders_are_those_of_single_runs(algorithm, store, configs, tmp_pat
         for found, expected in zip(records(run), records(alone), strict=True):
             assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
         described, expected = (json.loads((r / "config.json").read_text()) for r in (run, alone))
-        stacked = described.pop("execution")
-        assert "3 seeds stacked" in stacked and stacked.startswith(expected.pop("execution").split(";")[0])
+        together = described.pop("execution")
+        assert "3 seeds stacked" in together or "3 seeds in turn" in together
+        assert together.startswith(expected.pop("execution").split(";")[0])
         assert described == expected
         if seed == SEEDS[1]:
             for r in (run, alone):
@@ -234,10 +244,12 @@ def test_run_folders_are_those_of_single_runs(algorithm, store, configs, tmp_pat
 
 
 def test_a_resumed_group_equals_an_uninterrupted_one(algorithm, store, configs, tmp_path, assert_same_bits):
-    """Stopped between checkpoints and in the middle of a logging window."""
+    """Stopped between checkpoints and in the middle of a logging window; turns are as short as that takes."""
     whole = group(algorithm, store, configs, tmp_path / "whole")
     asked = iter(range(100))
-    parts = group(algorithm, store, configs, tmp_path / "parts", stop=lambda: next(asked) == 6)
+    parts = group(
+        algorithm, store, configs, tmp_path / "parts", stop=lambda: next(asked) == 6, steps_per_replay=1
+    )
     assert [row["step"] for row in records(parts[0])] == [3, 6]
     parts = group(algorithm, store, configs, tmp_path / "parts", resume=True)
     for one, other in zip(whole, parts, strict=True):
@@ -245,32 +257,32 @@ def test_a_resumed_group_equals_an_uninterrupted_one(algorithm, store, configs, 
         assert records(one) == records(other)
 
 
-def test_a_kill_while_checkpoints_are_written_leaves_one_update(store, configs, tmp_path, assert_same_bits):
+def test_a_kill_while_checkpoints_are_written_leaves_one_update(store, iql, tmp_path, assert_same_bits):
     """Some seeds have written the newest one and none has published it, as the older ones are still there."""
-    whole = group("iql", store, configs, tmp_path / "whole", keep_last=1)
+    whole = group("iql", store, iql, tmp_path / "whole", keep_last=1)
     assert sorted(p.name for p in (whole[0] / "checkpoints").iterdir()) == ["13", "last"]
-    killed = group("iql", store, configs, tmp_path / "killed")
+    killed = group("iql", store, iql, tmp_path / "killed")
     shutil.rmtree(killed[2] / "checkpoints" / "13")
     for run in killed:
         (run / "checkpoints" / "last").unlink()
         (run / "checkpoints" / "last").symlink_to("10")
-    group("iql", store, configs, tmp_path / "killed", resume=True, keep_last=1)
+    group("iql", store, iql, tmp_path / "killed", resume=True, keep_last=1)
     for one, other in zip(whole, killed, strict=True):
         assert_same_bits(one, other)
         assert sorted(p.name for p in (other / "checkpoints").iterdir()) == ["13", "last"]
 
 
-def test_runs_at_different_updates_are_refused(store, configs, tmp_path):
-    runs = group("iql", store, configs, tmp_path, updates=5)
-    train("iql", store, config=configs["iql"], out=runs[1], updates=8, seed=SEEDS[1], resume=True, **PACE)
+def test_runs_at_different_updates_are_refused(store, iql, tmp_path):
+    runs = group("iql", store, iql, tmp_path, updates=5)
+    train("iql", store, config=iql["iql"], out=runs[1], updates=8, seed=SEEDS[1], resume=True, **PACE)
     with pytest.raises(
         ValueError, match="got seed-4 at 5, seed-5 at 8, seed-6 at 5; bring seed-4, seed-6 to"
     ):
-        group("iql", store, configs, tmp_path, resume=True)
+        group("iql", store, iql, tmp_path, resume=True)
     for seed in (SEEDS[0], SEEDS[2]):
         run = tmp_path / f"seed-{seed}"
-        train("iql", store, config=configs["iql"], out=run, updates=8, seed=seed, resume=True, **PACE)
-    assert {row["step"] for row in records(group("iql", store, configs, tmp_path, resume=True)[1])} == {
+        train("iql", store, config=iql["iql"], out=run, updates=8, seed=seed, resume=True, **PACE)
+    assert {row["step"] for row in records(group("iql", store, iql, tmp_path, resume=True)[1])} == {
         *range(3, 13, 3)
     }
 
@@ -283,19 +295,19 @@ def test_nothing_is_begun_where_one_folder_is_used(store, configs, tmp_path):
     assert not any((tmp_path / "seed-4").iterdir())
 
 
-def test_a_seed_that_diverges_stops_the_group_and_the_others_are_saved(store, configs, tmp_path):
-    runs = group("iql", store, configs, tmp_path, updates=5)
+def test_a_seed_that_diverges_stops_the_group_and_the_others_are_saved(store, iql, tmp_path):
+    runs = group("iql", store, iql, tmp_path, updates=5)
     path = runs[1] / "checkpoints" / "5" / "critic.safetensors"
     save_file({k: t * torch.nan if "weight" in k else t for k, t in load_file(path).items()}, path)
     with pytest.raises(
         FloatingPointError, match=r"^seed-5: critic_loss became nan.*other seeds are saved at"
     ):
-        group("iql", store, configs, tmp_path, resume=True)
+        group("iql", store, iql, tmp_path, resume=True)
     assert json.loads((runs[1] / "diverged.json").read_text())["batches"][0]["update"] == 6
     assert not (runs[0] / "diverged.json").exists()
     reached = [max(int(p.name) for p in (run / "checkpoints").glob("[0-9]*")) for run in runs]
     assert reached == [6, 5, 6]
-    train("iql", store, config=configs["iql"], out=runs[2], updates=8, seed=SEEDS[2], resume=True, **PACE)
+    train("iql", store, config=iql["iql"], out=runs[2], updates=8, seed=SEEDS[2], resume=True, **PACE)
 
 
 def test_every_seed_is_evaluated_logged_and_has_a_best(store, configs, tmp_path):

@@ -44,3 +44,16 @@ def test_what_seeds_are_not_combined_with(dtag, tmp_path, option, reason):
     code, _, err = dtag(f"train iql {DATASET} --out runs --seeds 2 --updates 2 {option}")
     assert code == 2 and reason in err and "leave one of them out" in err
     assert not (tmp_path / "runs").exists()
+
+
+def test_seeds_of_iql_go_in_turn(dtag, tmp_path):
+    """On a CPU, and the command says so and why."""
+    pytest.importorskip("dtag_fast._C", reason="the compiled module is not built")
+    options = f"train iql {DATASET} --out runs --hidden 8 --batch-size 4 --log-every 2 --seeds 2"
+    for more in ("--updates 4", "--updates 6 --resume"):
+        code, out, err = dtag(f"{options} {more}")
+        assert (code, err) == (0, "")
+        assert "2 seeds in turn (an update is one compiled call, which takes one seed)" in out
+    for seed in (0, 1):
+        lines = (tmp_path / "runs" / f"seed-{seed}" / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == [2, 4, 6]

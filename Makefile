@@ -48,13 +48,13 @@ lint: $(FOR_TESTS)
 sanitize: $(FOR_TESTS)
 	tools/sanitize.sh
 
-# Registers, spills and shared memory of the CUDA kernels; needs nvcc, but no GPU.
 # The CUDA kernels on the CPU: the machine that stands in for a GPU finds what is planted, then the kernels under sanitizers
 # (their other tests are part of `make test`).
 simt-test: $(FOR_TESTS)
 	$(BIN)/python -m tools.simt
 	$(BIN)/python -m tools.simt --sanitize
 
+# Registers, spills and shared memory of the CUDA kernels; needs nvcc, but no GPU.
 cuda-check: $(FOR_TESTS)
 	$(BIN)/python -m tools.cuda_check
 

@@ -11,12 +11,15 @@ DTAG_CUDA=OFF DTAG_SANITIZE=address,undefined "$python" -m pip install --disable
 export UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1
 fuzz_plan=$(ls -t build/*-address-undefined/fuzz_plan | head -n 1)
 echo "$fuzz_plan"
-"$fuzz_plan"
+said=$("$fuzz_plan")
+echo "$said"
+for isa in baseline emulated512 emulated512bf16; do
+    [[ " $said " == *" $isa "* ]] || { echo "error: $fuzz_plan left out $isa" >&2; exit 1; }
+done
 
 # What a Python that is not sanitized itself must load before all else.
 preload=$("$python" -c "from tools.simt import runtime_libraries; print(runtime_libraries())")
-# Leaks are not looked for here: Python keeps memory to the end on purpose.
-for fuzz in tests/csrc/fuzz_*.py; do
-    ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$site LD_PRELOAD="$preload" "$python" "$fuzz"
-done
+# Leaks are not looked for here: Python keeps memory to the end on purpose. One program per core.
+printf '%s\0' tests/csrc/fuzz_*.py |
+    xargs -0 -n 1 -P "$(nproc --all)" env ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$site" LD_PRELOAD="$preload" "$python"
 echo "sanitizers: nothing found"

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from dtag_fast.algorithms.base import Algorithm, DataSpec
+from dtag_fast.algorithms.parallel import mean_over_processes
 from dtag_fast.algorithms.settings import above_0_to_1, from_0_to_1, positive_integers
 from dtag_fast.data import TrajectoryStore, Transitions, TransitionSampler, transitions
 from dtag_fast.models import TwinCritic
@@ -153,7 +154,8 @@ class CriticAlgorithm(Algorithm):
         finally:
             self.generator = before
         q = torch.stack(self.critic(batch.states, batch.actions))
-        return {"td_error": squared_errors(q, y), "target_variance": y.var(correction=0), "q": q.mean()}
+        variance = (y - mean_over_processes(y.mean())).square().mean()
+        return {"td_error": squared_errors(q, y), "target_variance": variance, "q": q.mean()}
 
     def make_sampler(self, store: TrajectoryStore) -> TransitionSampler:
         table = transitions(

@@ -247,7 +247,7 @@ class QT(SequenceAlgorithm):
         self.model.eval()
         actions = self.model(*batch.windows).actions
         td_error, targets, known = self._critic_loss(batch)
-        mean = mean_or_zero(targets, known)
+        mean = mean_over_processes(mean_or_zero(targets, known))
         return {
             "loss": masked_mse(actions, batch.windows.actions, batch.windows.mask),
             "td_error": td_error,

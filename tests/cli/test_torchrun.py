@@ -67,7 +67,7 @@ def assert_two_processes_train_as_one(dtag, tmp_path, line):
 @pytest.mark.parametrize("algorithm", OPTIONS)
 def test_two_processes_train_as_one_with_twice_the_batch(dtag, tmp_path, algorithm):
     dropout = "" if algorithm == "iql" else "--dropout 0"
-    line = f"train {algorithm} {DATASET} {OPTIONS[algorithm]} {dropout}"
+    line = f"train {algorithm} {DATASET} {OPTIONS[algorithm]} {dropout} --holdout 0.4 --validate-every 3"
     assert_two_processes_train_as_one(dtag, tmp_path, line)
 
 

@@ -10,7 +10,7 @@ def download(dataset_id: str) -> None:
 
     Raises:
         ValueError: the dataset is here already.
-        OSError: it could not be fetched; the message says what to put where instead.
+        OSError: it could not be fetched; the message says what to install, or what to put where instead.
     """
     from minari import download_dataset
 
@@ -24,6 +24,11 @@ def download(dataset_id: str) -> None:
         with catalog.minari_root_at(root):
             # A folder without metadata is what an interrupted download left.
             download_dataset(dataset_id, force_download=folder.exists())
+    except ImportError as error:
+        raise OSError(
+            f"download: {dataset_id!r} needs a package that is missing: pip install 'dtag_fast[download]' "
+            f"({error})"
+        ) from error
     except Exception as error:  # whatever Minari's clients of its servers raise, without a network say
         raise OSError(
             f"download: {dataset_id!r} could not be fetched ({type(error).__name__}: {error}); where there "

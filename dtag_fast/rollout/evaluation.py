@@ -103,6 +103,8 @@ def evaluate(
             )
             actor = _actor(policy, n, tasks[0].target_return, on_cpu, history_lengths, candidates, critic)
             crew.append(Worker(actor, environments, refinement))
+        if refinement is not None:
+            refinement.prepare(info.state_dim, info.action_dim)
         began = time.perf_counter()
         played, split = play_all(crew, tasks, progress)
         seconds = time.perf_counter() - began

@@ -72,6 +72,11 @@ class Refinement:
             result.q_best[rows] = info.q_best[: rows.size].cpu().numpy()
         return result
 
+    def prepare(self, state_dim: int, action_dim: int) -> None:
+        """Lower the critic for every call of refine, which otherwise the first of each does."""
+        for refiner in self._refiners:
+            refiner.binding(state_dim, action_dim, self.device)
+
     def why_not_captured(self, state_dim: int, action_dim: int) -> str | None:
         """Why a call cannot be part of a CUDA graph, or None."""
         if len(self._refiners) > 1:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from importlib.util import find_spec
 
 import gymnasium
 import h5py
@@ -365,6 +366,14 @@ def test_download_says_what_to_put_where(minari_home, monkeypatch, capsys):
         in err
     )
     assert "set MINARI_DATASETS_PATH" in err
+
+
+@pytest.mark.skipif(find_spec("huggingface_hub") is not None, reason="the client is installed")
+def test_download_without_the_client_names_the_extra(minari_home, monkeypatch, capsys):
+    monkeypatch.setenv("MINARI_REMOTE", "hf://farama-minari")
+    assert cli.main(["data", "download", "D4RL/door/human-v2"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "needs a package that is missing: pip install 'dtag_fast[download]'" in line
 
 
 def test_download_leaves_what_is_there_already(write_minari, make_episodes, capsys):

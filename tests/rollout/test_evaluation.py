@@ -9,6 +9,7 @@ import pytest
 import torch
 from rounding import blas_rounds_rows_alike
 
+from dtag_fast.ops.refine import refiner
 from dtag_fast.rollout import AGSetting, evaluate, grid
 from dtag_fast.rollout.reference import autograd_action_gradient, play_episode
 
@@ -148,6 +149,17 @@ def test_json_holds_everything(make_policy, critic, tmp_path):
     split = content["wall_time"]["split"]
     assert set(split) == {"policy", "refine", "environment", "other"}
     assert sum(split.values()) == pytest.approx(1) and min(split.values()) >= 0
+
+
+def test_critics_are_lowered_before_the_clock_starts(policy, critic, counting, monkeypatch):
+    """It takes a second, which is none of the rollouts' time."""
+    order = []
+    lower, step = refiner.Lowering, counting.CountingEnv.step
+    monkeypatch.setattr(refiner, "Lowering", lambda *args: order.append("lower") or lower(*args))
+    monkeypatch.setattr(counting.CountingEnv, "step", lambda *args: order.append("step") or step(*args))
+    settings = [AGSetting(), AGSetting(steps=1, lr=0.1), AGSetting(steps=1, lr=0.1, optimizer="adam")]
+    evaluate(policy, critic=critic, settings=settings, episodes=1, workers=1)
+    assert order[0] == "lower" and set(order[1:]) == {"step"}  # both calls share what is lowered
 
 
 def test_progress_reaches_the_end(policy):

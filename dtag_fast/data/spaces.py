@@ -37,10 +37,17 @@ def flatten_observation(observation, keys: Sequence[str] | None) -> np.ndarray:
                 f"({', '.join(observation)}), got none"
             )
         return np.asarray(observation, dtype=np.float32)
-    return np.concatenate([np.asarray(_entry(observation, key), dtype=np.float32) for key in keys], axis=-1)
+    return np.concatenate(
+        [np.asarray(observation_entry(observation, key), dtype=np.float32) for key in keys], axis=-1
+    )
 
 
-def _entry(observation, path: str):
+def observation_entry(observation, path: str):
+    """The entry of a Dict observation at a path ("desired_goal", "desired_goal/kettle").
+
+    Raises:
+        ValueError: it has none there.
+    """
     entry = observation
     for name in path.split("/"):
         if not isinstance(entry, Mapping) or name not in entry:

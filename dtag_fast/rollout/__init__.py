@@ -6,6 +6,7 @@ The names below load their modules on first use.
 from importlib import import_module
 
 _EXPORTS = {
+    "ActionGradient": "dtag_fast.rollout.action_gradient",
     "AGSetting": "dtag_fast.rollout.settings",
     "grid": "dtag_fast.rollout.settings",
     "Candidates": "dtag_fast.rollout.candidates",

@@ -1,7 +1,7 @@
 """`dtag evaluate RUN`: play a trained policy, with and without Action Gradient, all settings in one batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +36,9 @@ class Args:
     env: str | None = None  # Gymnasium id; default: the environment of the training data
     checkpoints: str = "last"  # last, all, or steps
     json: Path | None = None  # write everything here
+    latency: bool = False  # also time single actions in one environment, after the evaluation
+    latency_actions: int = 1000  # to time, per setting
+    latency_warmup: int = 100  # to play before them, per setting
     max_envs: int = 64  # environments alive at once
     threads: int | None = None  # default: PyTorch's number of threads
     device: str = "cpu"  # cpu or cuda
@@ -55,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     console = make_console()
     # Imported late: `dtag evaluate --help` and a mistyped option need neither torch nor Gymnasium.
     from dtag_fast.rollout.candidates import Candidates
-    from dtag_fast.rollout.run_evaluation import evaluate_run
+    from dtag_fast.rollout.run_evaluation import evaluate_run, measure_run
     from dtag_fast.rollout.settings import grid
     from dtag_fast.training.checkpoint import load_critic
 
@@ -66,19 +69,22 @@ def main(argv: Sequence[str]) -> int:
     elif options != (Args.candidate_noise, Args.candidate_choice):
         raise ValueError("--candidate-noise, --candidate-choice: expected together with --candidates")
     critic = None if args.critic is None else load_critic(args.critic, args.device)
+    asked = {
+        "checkpoints": which,
+        "device": args.device,
+        "critic": critic,
+        "settings": settings,
+        "target_returns": targets,
+        "history_lengths": lengths,
+        "candidates": candidates,
+        "seed": args.seed,
+        "env_id": args.env,
+    }
     with progress_bar(console, f"evaluating {args.run.name}") as report:
         result = evaluate_run(
             args.run,
-            checkpoints=which,
-            device=args.device,
-            critic=critic,
-            settings=settings,
-            target_returns=targets,
-            history_lengths=lengths,
-            candidates=candidates,
+            **asked,
             episodes=args.episodes,
-            seed=args.seed,
-            env_id=args.env,
             max_envs=args.max_envs,
             workers=args.threads,
             progress=report,
@@ -89,7 +95,15 @@ def main(argv: Sequence[str]) -> int:
     if len(result.checkpoints) > 1:
         console.print(best_table(result))
     if args.json is not None:
-        result.to_json(args.json)
+        result.to_json(args.json)  # before anything else can fail
+    if args.latency:
+        counts = {"actions": args.latency_actions, "warmup": args.latency_warmup}
+        with progress_bar(console, f"timing {args.run.name}") as report:
+            result = replace(result, latency=measure_run(args.run, **asked, **counts, progress=report))
+        console.print(latency_table(result.latency))
+        if args.json is not None:
+            result.to_json(args.json)
+    if args.json is not None:
         console.print(f"written to {args.json}", markup=False, soft_wrap=True)
     return 0
 
@@ -153,6 +167,29 @@ def speed_sentence(result) -> str:
     """Steps per second and where the time went."""
     split = ", ".join(f"{name} {100 * share:.0f} %" for name, share in result.wall_time.split.items())
     return f"{result.steps:,} environment steps, {result.steps_per_second:,.0f} a second ({split})"
+
+
+def latency_table(latency) -> Table:
+    """One row per setting and part of a LatencyResult."""
+    table = Table(
+        title=f"microseconds per action, one environment ({latency.env_id}), {latency.device}, "
+        f"PyTorch threads: {latency.threads}",
+        title_justify="left",
+        caption=f"{latency.actions:,} actions per setting, after {latency.warmup:,} that were left out; "
+        f"percentiles by {latency.percentiles}; garbage collector "
+        f"{'on' if latency.garbage_collector else 'off'}",
+        caption_justify="left",
+    )
+    for column in ("setting", "part"):
+        table.add_column(column)
+    for column in ("p50", "p95", "p99", "mean"):
+        table.add_column(column, justify="right")
+    for s in latency.settings:
+        parts = s.parts if s.captured is None else s.parts | {"captured (all but environment)": s.captured}
+        for number, (part, times) in enumerate(parts.items()):
+            figures = (f"{value:,.1f}" for value in (times.p50, times.p95, times.p99, times.mean))
+            table.add_row("" if number else s.label, part, *figures, end_section=number == len(parts) - 1)
+    return table
 
 
 def best_table(result) -> Table:

@@ -11,6 +11,8 @@ _EXPORTS = {
     "grid": "dtag_fast.rollout.settings",
     "Candidates": "dtag_fast.rollout.candidates",
     "Environments": "dtag_fast.rollout.environments",
+    "LatencyResult": "dtag_fast.rollout.latency",
+    "measure_latency": "dtag_fast.rollout.latency",
     "make_env": "dtag_fast.rollout.environments",
     "EvaluationResult": "dtag_fast.rollout.results",
     "SettingResult": "dtag_fast.rollout.results",

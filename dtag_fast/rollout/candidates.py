@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-import torch
 
 from dtag_fast.models import DecisionTransformer
 from dtag_fast.models.candidates import actions_for_returns
@@ -22,6 +21,7 @@ from dtag_fast.rollout.batches import Step, fill_up
 from dtag_fast.rollout.history import Window
 from dtag_fast.rollout.refinement import Refinement
 from dtag_fast.rollout.settings import AGSetting
+from dtag_fast.rollout.transfers import Transfers
 from dtag_fast.training.checkpoint import LoadedCritic
 
 Choice = Literal["softmax", "argmax"]
@@ -95,9 +95,14 @@ class CandidateActions:
             self.device,
             batch_invariant,
         )
+        self.use(Transfers(self.device))
         self._generators = [draws(row) for row in range(num_envs)]
         self._states = np.zeros((num_envs, model.config.state_dim), np.float32)  # of the step before
         self._rewards = np.zeros(num_envs)  # of the step before, as they enter returns
+
+    def use(self, transfers: Transfers) -> None:
+        """Copy to the device and back by `transfers`."""
+        self.transfers = self._critic.transfers = transfers
 
     def reset(self, rows: np.ndarray, seeds: int | np.ndarray) -> None:
         """Start the draws of `rows` (R,) anew, from one seed or one for each."""
@@ -148,12 +153,10 @@ class CandidateActions:
         """Actions (R, M - 1, A) for scaled returns (R, M - 1)."""
         count = len(returns)
         batch = fill_up(np.arange(count)) if self.batch_invariant else np.arange(count)
-        states, *others, returns = (
-            torch.from_numpy(np.ascontiguousarray(part[batch])).to(self.device) for part in (*window, returns)
-        )
+        states, *others, returns = (self.transfers.to_device(part[batch]) for part in (*window, returns))
         states = self.model.normalize_states(states)
         found = actions_for_returns(self.model, states, *others, returns, trim=not self.batch_invariant)
-        return found[:count].float().cpu().numpy()
+        return self.transfers.to_host(found[:count].float())
 
     def _q(self, states: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """The smallest Q of the critic's members, (R,) float64."""

@@ -17,6 +17,7 @@ from dtag_fast.models import Decoder
 from dtag_fast.rollout.batches import Step, fill_up
 from dtag_fast.rollout.candidates import CandidateActions, Candidates
 from dtag_fast.rollout.history import History
+from dtag_fast.rollout.transfers import Transfers
 from dtag_fast.training.checkpoint import LoadedCritic
 
 
@@ -65,6 +66,7 @@ class SequencePolicy:
             incremental = False
         self.history_lengths = history_lengths
         self.model, self.device = model.eval(), next(model.parameters()).device
+        self.transfers = Transfers(self.device)
         self.num_envs, self.batch_invariant = num_envs, batch_invariant
         self.reward_scale, self.reward_shift = reward_scale, reward_shift
         self.history = History(
@@ -106,6 +108,12 @@ class SequencePolicy:
         if target_return is not None:
             self._returns_to_go[rows] = np.asarray(target_return, np.float64) / self.model.config.return_scale
 
+    def use(self, transfers: Transfers) -> None:
+        """Copy to the device and back by `transfers`, which may time it."""
+        self.transfers = transfers
+        if self.candidates is not None:
+            self.candidates.use(transfers)
+
     @torch.inference_mode()
     def act(self, observations: np.ndarray, active: np.ndarray) -> np.ndarray:
         """Actions of the active rollouts for what they see now.
@@ -135,9 +143,9 @@ class SequencePolicy:
         for group in filter(len, groups):
             batch = fill_up(group) if self.batch_invariant and not compiled else group
             chosen, predicted = self._compute(Step(*(part[batch] for part in step)))
-            actions[group] = chosen[: len(group)].float().cpu().numpy()
+            actions[group] = self.transfers.to_host(chosen[: len(group)].float())
             if predicted is not None:
-                returns[group] = predicted[: len(group)].float().cpu().numpy()
+                returns[group] = self.transfers.to_host(predicted[: len(group)].float())
         if self.candidates is not None:
             check_finite(actions)
             actions = self.candidates.choose(step, self.history.window(step.rows), actions)
@@ -202,7 +210,7 @@ class SequencePolicy:
         """Return tokens (R,) that the model's value function gives raw states (R, S)."""
         count = len(states)
         batch = fill_up(np.arange(count)) if self.batch_invariant else np.arange(count)
-        return self.model.prompts(self._tensor(states[batch]))[:count, 0].float().cpu().numpy()
+        return self.transfers.to_host(self.model.prompts(self._tensor(states[batch]))[:count, 0].float())
 
     def _compute(self, step: Step) -> tuple[Tensor, Tensor | None]:
         """Actions and predicted returns of rollouts that are all of one kind."""
@@ -243,7 +251,7 @@ class SequencePolicy:
             raise ValueError(f"target_return: {name} needs a finite return to aim for, got {target_return}")
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        return self.transfers.to_device(array)
 
 
 def check_history_lengths(lengths: Sequence[int], model: nn.Module) -> None:

@@ -1,11 +1,11 @@
 """A policy of the present state acting in N environments at once: there is nothing to remember."""
 
 import numpy as np
-import torch
 
 from dtag_fast.models.policies import StatePolicy
 from dtag_fast.rollout.batches import fill_up
 from dtag_fast.rollout.policy import check_finite
+from dtag_fast.rollout.transfers import Transfers
 
 
 class ReactivePolicy:
@@ -21,6 +21,7 @@ class ReactivePolicy:
     def __init__(self, model: StatePolicy, num_envs: int, batch_invariant: bool = False):
         self.model, self.device = model.eval(), next(model.parameters()).device
         self.num_envs, self.batch_invariant = num_envs, batch_invariant
+        self.transfers = Transfers(self.device)
 
     def reset(
         self,
@@ -35,6 +36,10 @@ class ReactivePolicy:
                 f"{target_return}; leave it out"
             )
 
+    def use(self, transfers: Transfers) -> None:
+        """Copy to the device and back by `transfers`, which may time it."""
+        self.transfers = transfers
+
     def act(self, observations: np.ndarray, active: np.ndarray) -> np.ndarray:
         """Actions (N, A) float32 for raw observations (N, S), zeros where `active` (N,) is False.
 
@@ -46,8 +51,8 @@ class ReactivePolicy:
         if rows.size == 0:
             return actions
         batch = fill_up(rows) if self.batch_invariant else rows
-        states = torch.from_numpy(np.asarray(observations[batch], np.float32)).to(self.device)
-        actions[rows] = self.model.act(states)[: rows.size].float().cpu().numpy()
+        states = self.transfers.to_device(np.asarray(observations[batch], np.float32))
+        actions[rows] = self.transfers.to_host(self.model.act(states)[: rows.size].float())
         check_finite(actions)
         return actions
 

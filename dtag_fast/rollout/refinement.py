@@ -11,6 +11,7 @@ from dtag_fast import Refiner
 from dtag_fast.ops.refine.binding import Binding
 from dtag_fast.rollout.batches import fill_up
 from dtag_fast.rollout.settings import AGSetting
+from dtag_fast.rollout.transfers import Transfers
 
 
 class Refined(NamedTuple):
@@ -39,6 +40,7 @@ class Refinement:
         batch_invariant: bool = False,
     ):
         self.device, self.batch_invariant = torch.device(device), batch_invariant
+        self.transfers = Transfers(self.device)
         self._steps = np.array([s.steps for s in settings], np.int32)
         self._lr = np.array([s.lr for s in settings], np.float32)
         self._refiners: list[Refiner] = []
@@ -67,9 +69,9 @@ class Refinement:
                 steps=int(steps[0]) if (steps == steps[0]).all() else self._tensor(steps),
                 lr=float(lr[0]) if (lr == lr[0]).all() else self._tensor(lr),
             )
-            result.actions[rows] = refined[: rows.size].cpu().numpy()
-            result.q_0[rows] = info.q_0[: rows.size].cpu().numpy()
-            result.q_best[rows] = info.q_best[: rows.size].cpu().numpy()
+            result.actions[rows] = self.transfers.to_host(refined[: rows.size])
+            result.q_0[rows] = self.transfers.to_host(info.q_0[: rows.size])
+            result.q_best[rows] = self.transfers.to_host(info.q_best[: rows.size])
         return result
 
     def prepare(self, state_dim: int, action_dim: int) -> None:
@@ -102,7 +104,7 @@ class Refinement:
         return refined, info.q_0, info.q_best
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
+        return self.transfers.to_device(array)
 
 
 def _with_options(settings: Sequence[AGSetting]) -> Iterable[tuple[int, dict[str, Any]]]:

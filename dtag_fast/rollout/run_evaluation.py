@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dtag_fast.rollout.evaluation import evaluate
+from dtag_fast.rollout.latency import LatencyResult, measure_latency
 from dtag_fast.rollout.results import FORMAT_VERSION, EvaluationResult, SettingResult, write_json
 from dtag_fast.training.checkpoint import (
     LoadedCritic,
@@ -19,10 +20,11 @@ from dtag_fast.training.checkpoint import (
 
 @dataclass(frozen=True)
 class RunEvaluation:
-    """Results of the checkpoints of one run, in the order of their steps."""
+    """Results of the checkpoints of one run, in the order of their steps; `latency` where it was measured."""
 
     run: str
     checkpoints: list[EvaluationResult]
+    latency: LatencyResult | None = None
 
     @property
     def last(self) -> list[SettingResult]:
@@ -40,12 +42,14 @@ class RunEvaluation:
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and strings: every checkpoint in full, and last and best by label."""
         best = [self.best(i) for i in range(len(self.last))]
+        measured = {} if self.latency is None else {"latency": self.latency.to_dict()}
         return {
             "format_version": FORMAT_VERSION,
             "run": self.run,
             "last": {s.label: _score(self.checkpoints[-1].policy["step"], s) for s in self.last},
             "best": {s.label: _score(step, s) for step, s in best},
             "checkpoints": [result.to_dict() for result in self.checkpoints],
+            **measured,
         }
 
     def to_json(self, path: str | os.PathLike) -> None:
@@ -89,6 +93,21 @@ def evaluate_run(
             chooser = _own_critic(folder, device)
         results.append(evaluate(policy, critic=chooser, progress=report, **options))
     return RunEvaluation(Path(run).name, results)
+
+
+def measure_run(
+    run: str | os.PathLike,
+    *,
+    checkpoints: Literal["last", "all"] | Sequence[int] = "last",
+    device: str = "cpu",
+    critic: LoadedCritic | None = None,
+    **options: Any,
+) -> LatencyResult:
+    """Latency of the last of a run's checkpoints; arguments as for `evaluate_run` and `measure_latency`."""
+    folder = find_checkpoints(Path(run), checkpoints)[-1]
+    if critic is None and options.get("candidates") is not None:
+        critic = _own_critic(folder, device)
+    return measure_latency(load_policy(folder, device), critic=critic, **options)
 
 
 def _own_critic(checkpoint: Path, device: str) -> LoadedCritic | None:

@@ -87,6 +87,26 @@ def test_policies_of_the_present_state(dtag, tmp_path):
             assert logged_scores(tmp_path / run) == {4: plain["mean"]}
 
 
+def test_latency_is_a_table_and_a_part_of_the_file_and_changes_no_score(dtag, tmp_path):
+    assert dtag(f"train dt {DATASET} --out run {SMALL} --updates 4")[0] == 0
+    assert dtag(f"train iql {DATASET} --out critic --updates 5 --hidden 16 16 --batch-size 8")[0] == 0
+    line = "evaluate run --critic critic --ag-steps 0,2 --episodes 2"
+    code, out, _ = dtag(f"{line} --json plain.json")
+    assert code == 0 and "microseconds" not in out
+    code, out, err = dtag(f"{line} --latency --latency-actions 6 --latency-warmup 2 --json timed.json")
+    assert (code, err) == (0, "") and "microseconds per action, one environment" in out
+    assert "6 actions per setting, after 2 that were left out" in out and "p99" in out and "refine" in out
+    plain, timed = (json.loads((tmp_path / name).read_text()) for name in ("plain.json", "timed.json"))
+    latency = timed.pop("latency")
+    assert "latency" not in plain and timed.keys() == plain.keys()
+    assert timed["checkpoints"][0]["settings"] == plain["checkpoints"][0]["settings"]
+    assert [s["label"] for s in latency["settings"]] == ["plain policy", "AG n=2 lr=0.03"]
+    assert latency["threads"] >= 1 and list(latency["settings"][1]["parts"])[1] == "refine"
+    code, _, err = dtag(f"{line} --latency --latency-actions 0 --json kept.json")
+    assert code == 2 and err.startswith("dtag evaluate: actions: expected a whole number of at least 1")
+    assert json.loads((tmp_path / "kept.json").read_text())["checkpoints"]  # the scores are not lost for it
+
+
 def test_policies_that_learn_from_a_critic(dtag, tmp_path):
     assert dtag(f"train iql {DATASET} --out critic --updates 5 --hidden 16 16 --batch-size 8")[0] == 0
     options = f"{SMALL} --updates 4 --log-every 2 --critic critic"

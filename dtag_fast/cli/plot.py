@@ -1,4 +1,4 @@
-"""`dtag plot RUNS`: training curves of run folders, score against n of evaluations; PNG and SVG."""
+"""`dtag plot RUNS`: figures of run folders, evaluations and sweeps; PNG and SVG."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,13 @@ from rich.console import Console
 
 @dataclass(frozen=True)
 class Args:
-    """Draw training curves of run folders and score against n of JSON files that `dtag evaluate` wrote.
+    """Draw training curves of run folders; score against n, wall time and latency of JSON files that
+    `dtag evaluate` wrote; scores, gains and Q gains of the tables that `dtag sweep` wrote.
 
-    Several runs share one figure, so do several evaluations. JSON files inside a run folder are found there.
+    Several of a kind share their figures. JSON files inside a run folder are found there.
     """
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]  # run folders and evaluation JSON files
+    runs: tyro.conf.Positional[tuple[Path, ...]]  # run and sweep folders, tables, evaluation JSON files
     out: Path | None = None  # folder for the figures; default: RUN/plots for one path, else ./plots
 
 
@@ -32,37 +33,84 @@ def draw(args: Args) -> list[Path]:
     """Draw what `args` ask for; returns the files written.
 
     Raises:
-        ValueError: a path is neither a run folder nor an evaluation, or holds nothing to draw.
+        ValueError: a path is no run folder, evaluation or sweep, or there is nothing to draw.
     """
     from dtag_fast.experiments import curves, plots
+    from dtag_fast.experiments.sweep_tables import find_table
 
     if not args.runs:
-        raise ValueError("runs: expected at least one run folder or evaluation JSON file, got none")
+        raise ValueError("runs: expected at least one run or sweep folder or evaluation JSON file, got none")
     runs = [path for path in args.runs if curves.is_run(path)]
-    named = [path for path in args.runs if curves.is_evaluation(path)]
-    found = [
-        file for path in args.runs for file in sorted(path.rglob("*.json")) if curves.is_evaluation(file)
-    ]
+    tables = {path: find_table(path) for path in args.runs if path not in runs}
+    tables = {path: table for path, table in tables.items() if table is not None}
+    evaluations = list(
+        dict.fromkeys(
+            file
+            for path in args.runs
+            if path not in tables
+            for file in [path, *sorted(path.rglob("*.json"))]
+            if curves.is_evaluation(file)
+        )
+    )
     for path in args.runs:
-        if path not in runs and path not in named and not any(path in file.parents for file in found):
+        inside = any(path == file or path in file.parents for file in evaluations)
+        if path not in runs and path not in tables and not inside:
             raise ValueError(
-                f"runs: {path} is neither a run folder with metrics.jsonl nor a JSON file of `dtag evaluate`"
+                f"runs: {path} is neither a run folder with metrics.jsonl, nor a JSON file of `dtag "
+                "evaluate`, nor a sweep's table.jsonl or table.parquet or its folder"
             )
-    lines, score_name = curves.score_curves(curves.run_labels([*named, *found]))
-    if not lines and (named or not runs):
+    figures = {}
+    if runs:
+        panels = curves.training_panels(curves.run_labels(runs))
+        figures["training"] = plots.training_curves(panels)
+    if evaluations:
+        figures |= _evaluation_figures(curves.run_labels(evaluations))
+    if tables:
+        labels = {label: tables[path] for label, path in curves.run_labels(list(tables)).items()}
+        figures |= _sweep_figures(labels)
+    if not figures:
         raise ValueError(
-            "runs: the evaluations hold one n each, which makes no curve; "
+            "runs: the evaluations hold one n each, which makes no curve, and no wall time; "
             "evaluate with several, e.g. --ag-steps 0,5,10"
         )
     folder = args.out or _default_folder(args.runs)
-    files = []
-    if runs:
-        panels = curves.training_panels(curves.run_labels(runs))
-        files += plots.save(plots.training_curves(panels), folder / "training")
+    return [file for name, figure in figures.items() for file in plots.save(figure, folder / name)]
+
+
+def _evaluation_figures(files: dict[str, Path]) -> dict:
+    """Name -> figure of what JSON files of `dtag evaluate` hold."""
+    from dtag_fast.experiments import curves, plots, time_plots
+
+    figures = {}
+    lines, score_name = curves.score_curves(files)
     if lines:
-        figure = plots.score_against_steps(lines, score_name=score_name)
-        files += plots.save(figure, folder / "score_against_n")
-    return files
+        figures["score_against_n"] = plots.score_against_steps(lines, score_name=score_name)
+    timed = {name: e for name, e in curves.read_evaluations(files).items() if e.get("wall_time")}
+    if timed:
+        figures["wall_time"] = time_plots.wall_time(timed)
+    latencies = curves.read_latencies(files)
+    if latencies:
+        figures["latency"] = time_plots.latency(latencies)
+    return figures
+
+
+def _sweep_figures(tables: dict[str, Path]) -> dict:
+    """Name -> figure of what the tables of `dtag sweep` hold; those that would show nothing are left out."""
+    from dtag_fast.experiments import sweep_plots
+    from dtag_fast.experiments.sweep_tables import sweep_panels
+
+    panels = sweep_panels(tables)
+    paired = [panel for panel in panels if any(cell.gain for cell in panel.cells)]
+    judged = [panel for panel in paired if any(cell.gain and cell.q_gain is not None for cell in panel.cells)]
+    figures = {"sweep_score_against_n": sweep_plots.score_against_n(panels)}
+    along_lr = [panel for panel in panels if sum(rate > 0 for rate in panel.rates) > 1]
+    if along_lr:
+        figures["sweep_score_against_lr"] = sweep_plots.score_against_lr(along_lr)
+    if paired:
+        figures["sweep_gain_map"] = sweep_plots.gain_map(paired)
+    if judged:
+        figures["sweep_q_gain_against_gain"] = sweep_plots.q_gain_against_gain(judged)
+    return figures
 
 
 def _default_folder(paths: tuple[Path, ...]) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dtag_fast.experiments.plots import Curve
 
+_ONE, _SEVERAL = {"env_id", "settings", "episodes"}, {"run", "checkpoints"}  # keys of evaluations
 UNPLOTTED = ("time/",)  # metrics that grow with the clock and say nothing as a curve
 
 
@@ -78,7 +79,7 @@ def score_curves(evaluations: dict[str, Path]) -> tuple[list[Curve], str]:
     Raises:
         ValueError: a file is no evaluation.
     """
-    results = {label: _evaluation(file) for label, file in evaluations.items()}
+    results = read_evaluations(evaluations)
     every = [setting for result in results.values() for setting in result["settings"]]
     normalised = all(setting["normalized"] for setting in every)
     curves = []
@@ -107,13 +108,34 @@ def is_evaluation(path: Path) -> bool:
         content = json.loads(path.read_text())
     except ValueError:
         return False
-    return isinstance(content, dict) and {"env_id", "settings", "episodes"} <= content.keys()
+    return isinstance(content, dict) and any(content.keys() >= keys for keys in (_ONE, _SEVERAL))
 
 
-def _evaluation(file: Path) -> dict:
-    if not is_evaluation(file):
-        raise ValueError(f"{file}: not a JSON file of `dtag evaluate`")
-    return json.loads(file.read_text())
+def read_evaluations(files: dict[str, Path]) -> dict[str, dict]:
+    """Label -> evaluation of one checkpoint; where a file holds several, the label names the step too.
+
+    Args:
+        files: label -> JSON file.
+
+    Raises:
+        ValueError: a file is no evaluation.
+    """
+    found = {}
+    for label, file in files.items():
+        if not is_evaluation(file):
+            raise ValueError(f"{file}: not a JSON file of `dtag evaluate`")
+        content = json.loads(file.read_text())
+        checkpoints = content.get("checkpoints", [content])
+        for result in checkpoints:
+            step = "" if len(checkpoints) == 1 else f" step {result['policy']['step']}"
+            found[label + step] = result
+    return found
+
+
+def read_latencies(files: dict[str, Path]) -> dict[str, dict]:
+    """Label -> what `dtag evaluate --latency` measured, of those JSON files that hold it."""
+    contents = {label: json.loads(file.read_text()) for label, file in files.items()}
+    return {label: content["latency"] for label, content in contents.items() if "latency" in content}
 
 
 def _by_choice(settings: list[dict]) -> dict[str, list[tuple[int, dict]]]:

@@ -6,7 +6,7 @@ Every function takes plain numbers and returns a matplotlib Figure; `save` write
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,7 @@ def save(figure, path: Path) -> list[Path]:
     """Write `path`.png and `path`.svg; returns both."""
     path.parent.mkdir(parents=True, exist_ok=True)
     files = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
-    with _style():
+    with style():
         # Without date and random ids the same figure is the same file.
         figure.savefig(files[0], dpi=160)
         figure.savefig(files[1], metadata={"Date": None})
@@ -68,8 +68,8 @@ def toy_landscape(
         demonstrated: (N,) actions of the data. imitated: (P,) actions of the imitator. paths: (n + 1, P).
     """
     imitated, paths = np.asarray(imitated), np.asarray(paths)
-    with _style():
-        figure, (above, below) = _axes(2, 1, size=(6.4, 5.6), sharex=True, height_ratios=(3, 2))
+    with style():
+        figure, (above, below) = new_axes(2, 1, size=(6.4, 5.6), sharex=True, height_ratios=(3, 2))
         nearest = float(np.abs(demonstrated).min())
         for axes in (above, below):
             axes.axvspan(-nearest, nearest, color="#EFEFEF", zorder=0)
@@ -102,11 +102,11 @@ def score_against_steps(curves: Sequence[Curve], *, score_name: str, title: str 
     """Score against the number of Action Gradient steps n, with intervals; n is spaced evenly."""
     ticks = sorted({int(n) for curve in curves for n in curve.x})
     place = {n: k for k, n in enumerate(ticks)}
-    with _style():
-        figure, axes = _axes(1, 1, size=(5.6, 3.8))
-        for curve, style in zip(curves, _styles(), strict=False):
+    with style():
+        figure, axes = new_axes(1, 1, size=(5.6, 3.8))
+        for curve, look in zip(curves, line_styles(), strict=False):
             x = [place[int(n)] for n in curve.x]
-            _line(axes, x, curve, style)
+            draw_line(axes, x, curve, look)
         axes.set(xlabel="Action Gradient steps $n$ (0: without)", ylabel=score_name, title=title)
         axes.set_xticks(range(len(ticks)), [str(n) for n in ticks])
         axes.legend()
@@ -119,10 +119,10 @@ def q_gain_against_return_gain(paths: Sequence[GainPath], *, return_name: str, t
     A sound critic climbs to the upper right. Where the Q gain grows while the return gain falls, Action
     Gradient is exploiting the critic's errors.
     """
-    with _style():
-        figure, axes = _axes(1, 1, size=(5.6, 3.8))
+    with style():
+        figure, axes = new_axes(1, 1, size=(5.6, 3.8))
         axes.axhline(0, color=GREY, lw=0.8)
-        for path, style in zip(paths, _styles(), strict=False):
+        for path, look in zip(paths, line_styles(), strict=False):
             y = np.asarray(path.return_gain)
             axes.errorbar(
                 path.q_gain,
@@ -131,11 +131,11 @@ def q_gain_against_return_gain(paths: Sequence[GainPath], *, return_name: str, t
                 label=path.label,
                 capsize=3,
                 elinewidth=1,
-                **style,
+                **look,
             )
             for n, q, gain in zip(path.steps, path.q_gain, y, strict=True):
                 axes.annotate(
-                    f"{n}", (q, gain), (5, 5), textcoords="offset points", color=style["color"], fontsize=8
+                    f"{n}", (q, gain), (5, 5), textcoords="offset points", color=look["color"], fontsize=8
                 )
         axes.set(
             xlabel="mean Q gain per step, $Q(s, a) - Q(s, a_0)$",
@@ -150,12 +150,12 @@ def training_curves(panels: Mapping[str, Sequence[Curve]], *, title: str = ""):
     """One small panel per metric (name -> curves over updates), three to a row."""
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    with _style():
-        figure, axes = _axes(rows, columns, size=(3.4 * columns, 2.5 * rows + 0.4), squeeze=False)
+    with style():
+        figure, axes = new_axes(rows, columns, size=(3.4 * columns, 2.5 * rows + 0.4), squeeze=False)
         for place, (name, curves) in zip(axes.flat, panels.items(), strict=False):
-            for curve, style in zip(curves, _styles(), strict=False):
-                marker = style if len(curve.x) <= 20 else {**style, "marker": None}
-                _line(place, curve.x, curve, marker)
+            for curve, look in zip(curves, line_styles(), strict=False):
+                marker = look if len(curve.x) <= 20 else {**look, "marker": None}
+                draw_line(place, curve.x, curve, marker)
             place.set_title(name)
             place.set_xlabel("updates")
             place.ticklabel_format(style="sci", axis="x", scilimits=(-3, 4))
@@ -168,18 +168,23 @@ def training_curves(panels: Mapping[str, Sequence[Curve]], *, title: str = ""):
     return figure
 
 
-def _line(axes, x, curve: Curve, style: dict) -> None:
-    axes.plot(x, curve.y, label=curve.label, **style)
+def draw_line(axes, x, curve: Curve, look: dict) -> None:
+    """A curve at places x (N,) in one of `line_styles`, its interval as a band."""
+    axes.plot(x, curve.y, label=curve.label, **look)
     if curve.low is not None and curve.high is not None:
-        axes.fill_between(x, curve.low, curve.high, color=style["color"], alpha=0.18, lw=0)
+        axes.fill_between(x, curve.low, curve.high, color=look["color"], alpha=0.18, lw=0)
 
 
-def _styles():
-    for color, marker, line in zip(cycle(COLOURS), cycle(MARKERS), cycle(LINES), strict=False):
-        yield {"color": color, "marker": marker, "ls": line}
+def line_styles():
+    """Colour, marker and line of one curve after the other; the first 36 all differ."""
+    for turn in count():
+        for place, color in enumerate(COLOURS):
+            shifted = (place + turn) % len(COLOURS)
+            yield {"color": color, "marker": MARKERS[shifted], "ls": LINES[shifted]}
 
 
-def _axes(rows: int, columns: int, *, size: tuple[float, float], **options):
+def new_axes(rows: int, columns: int, *, size: tuple[float, float], **options):
+    """A figure of `size` in inches, and its axes."""
     # A bare Figure: no pyplot, so no window system, no global list of open figures.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -190,7 +195,8 @@ def _axes(rows: int, columns: int, *, size: tuple[float, float], **options):
 
 
 @contextmanager
-def _style():
+def style():
+    """The look of all figures, for as long as it is open."""
     import matplotlib
 
     with matplotlib.rc_context(

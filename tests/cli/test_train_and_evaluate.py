@@ -102,6 +102,9 @@ def test_latency_is_a_table_and_a_part_of_the_file_and_changes_no_score(dtag, tm
     assert timed["checkpoints"][0]["settings"] == plain["checkpoints"][0]["settings"]
     assert [s["label"] for s in latency["settings"]] == ["plain policy", "AG n=2 lr=0.03"]
     assert latency["threads"] >= 1 and list(latency["settings"][1]["parts"])[1] == "refine"
+    assert dtag("plot timed.json plain.json --out figures")[0] == 0
+    drawn = {file.stem for file in (tmp_path / "figures").iterdir()}
+    assert drawn == {"score_against_n", "wall_time", "latency"}
     code, _, err = dtag(f"{line} --latency --latency-actions 0 --json kept.json")
     assert code == 2 and err.startswith("dtag evaluate: actions: expected a whole number of at least 1")
     assert json.loads((tmp_path / "kept.json").read_text())["checkpoints"]  # the scores are not lost for it

@@ -1,0 +1,238 @@
+"""The figures of a sweep over Action Gradient's n and lr: a panel per policy and choice of other options."""
+
+import textwrap
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from dtag_fast.experiments.plots import BLACK, GREY, VERMILION, line_styles, new_axes, style
+from dtag_fast.experiments.sweep_tables import Cell, Panel
+
+COLUMNS = 3  # panels in a row
+SPREAD = 0.16  # by how much of the way to the next place lines are set apart, so that intervals show
+ABOVE, BELOW, HOLDS = "▲", "▼", "○"  # where the 95 % interval of a gain lies: of 0, or holding it
+FLOOR = -2.0  # of the largest gain: losses below it share a colour, so that gains keep theirs apart
+LOG_RANGE = 30  # of largest to smallest Q gain, from which on their axis is logarithmic
+
+
+def score_against_n(panels: Sequence[Panel]):
+    """Score against n, a line per lr; n = 0 is the plain policy, the start of every line."""
+    rates = sorted({rate for panel in panels for rate in panel.rates})
+    looks = dict(zip(rates, line_styles(), strict=False))
+    with style():
+        figure, places = _grid(panels, 4.2, 3.0)
+        for axes, panel in places:
+            ticks = [0] * (panel.plain is not None) + panel.steps
+            place = {n: k for k, n in enumerate(ticks)}
+            shifts = _shifts(len(panel.rates))
+            for rate, shift in zip(panel.rates, shifts, strict=True):
+                cells = [cell for cell in panel.cells if cell.lr == rate]
+                cells = [panel.plain, *cells] if panel.plain else cells
+                x = [place[cell.steps] + shift * (cell.steps > 0) for cell in cells]
+                _draw(axes, x, cells, looks[rate], f"lr={rate:g}")
+            axes.set_xticks(range(len(ticks)), [str(n) for n in ticks])
+            axes.set(xlabel="Action Gradient steps $n$ (0: without)", ylabel=_score(panel))
+        _legend(figure, places)
+    return figure
+
+
+def score_against_lr(panels: Sequence[Panel]):
+    """Score against lr on a logarithmic axis, a line per n; the plain policy is the level line."""
+    numbers = sorted({n for panel in panels for n in panel.steps})
+    looks = dict(zip(numbers, line_styles(), strict=False))
+    with style():
+        figure, places = _grid(panels, 4.2, 3.0)
+        for axes, panel in places:
+            rates = [rate for rate in panel.rates if rate > 0]  # lr = 0 has no place there, and moves nothing
+            nearest = min((b / a for a, b in pairwise(rates)), default=2.0)
+            if panel.plain is not None:
+                axes.axhspan(*panel.plain.score.ci95, color=GREY, alpha=0.15, lw=0)
+                axes.axhline(panel.plain.score.mean, color=BLACK, lw=1.2, ls="--", label="plain policy")
+            for n, shift in zip(panel.steps, _shifts(len(panel.steps)), strict=True):
+                cells = [cell for cell in panel.cells if cell.steps == n and cell.lr > 0]
+                x = [cell.lr * nearest**shift for cell in cells]
+                _draw(axes, x, cells, looks[n], f"$n$={n}")
+            axes.set_xscale("log")
+            axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+            axes.set_xticks([], minor=True)
+            axes.set(xlabel="step size lr", ylabel=_score(panel))
+        _legend(figure, places)
+    return figure
+
+
+def gain_map(panels: Sequence[Panel]):
+    """The mean paired gain over the plain policy, n across, lr upwards, number and interval's place in it.
+
+    Panels of one environment share their colours.
+    """
+    gains: dict[str, list[float]] = {}
+    for panel in panels:
+        gains.setdefault(panel.env_id, [0.0]).extend(cell.gain.mean for cell in panel.cells if cell.gain)
+    with style():
+        widest, tallest = (max(len(getattr(p, name)) for p in panels) for name in ("steps", "rates"))
+        figure, places = _grid(panels, 1.9 + 0.62 * widest, 1.3 + 0.5 * tallest)
+        for axes, panel in places:
+            low, high = min(gains[panel.env_id]), max(gains[panel.env_id])
+            _map(figure, axes, panel, (max(low, FLOOR * high) if high else low, high), low)
+        figure.supxlabel(
+            f"95 % interval {ABOVE} above 0, {BELOW} below 0, {HOLDS} holds 0", fontsize=9, color="#404040"
+        )
+    return figure
+
+
+def q_gain_against_gain(panels: Sequence[Panel]):
+    """What the critic promises against what the environment pays, a point per cell; does it mislead?
+
+    Where Q rises and the score falls, lower right, Action Gradient exploits the critic's errors.
+    """
+    rates = sorted({rate for panel in panels for rate in panel.rates})
+    looks = dict(zip(rates, line_styles(), strict=False))
+    with style():
+        figure, places = _grid(panels, 4.4, 3.4)
+        for axes, panel in places:
+            cells = [cell for cell in panel.cells if cell.gain and cell.q_gain is not None]
+            gains = np.array([cell.q_gain for cell in cells])
+            wide = gains.min() > 0 and gains.max() > LOG_RANGE * gains.min()
+            for rate in panel.rates:
+                mine = [cell for cell in cells if cell.lr == rate]
+                if not mine:
+                    continue
+                look = looks[rate] | {"lw": 0.8}
+                _draw(axes, [c.q_gain for c in mine], mine, look, f"lr={rate:g}", lambda c: c.gain)
+                axes.annotate(
+                    f"{mine[-1].steps}",
+                    (mine[-1].q_gain, mine[-1].gain.mean),
+                    (4, 3),
+                    textcoords="offset points",
+                    color=look["color"],
+                    fontsize=8,
+                )
+            if wide:
+                axes.set_xscale("log")
+            axes.set(
+                xlabel="mean Q gain per step, $Q(s, a) - Q(s, a_0)$",
+                ylabel=f"paired gain in {panel.score_name}",
+            )
+            _mark_misleading(axes)
+        _legend(figure, places, title="along a line $n$ grows; the number is its last $n$")
+    return figure
+
+
+def _mark_misleading(axes) -> None:
+    """Shade where Q rises and the score falls."""
+    left, right = axes.get_xlim()
+    low, high = axes.get_ylim()
+    low = min(low, -0.12 * (high - low))
+    start = max(left, 0.0)
+    axes.fill_between([start, right], low, 0, color=VERMILION, alpha=0.10, lw=0, zorder=0)
+    axes.axhline(0, color=GREY, lw=0.8)
+    if axes.get_xscale() == "linear":
+        axes.axvline(0, color=GREY, lw=0.8)
+    axes.text(0.02, 0.03, "Q rises, score falls", color=VERMILION, fontsize=8, transform=axes.transAxes)
+    axes.set(xlim=(left, right), ylim=(low, high))
+
+
+def _map(figure, axes, panel: Panel, limits: tuple[float, float], lowest: float) -> None:
+    """One panel, its colours between two gains; `lowest` is the smallest of those that share them."""
+    steps, rates = panel.steps, panel.rates
+    gains = np.full((len(rates), len(steps)), np.nan)
+    for cell in panel.cells:
+        if cell.gain is not None:
+            gains[rates.index(cell.lr), steps.index(cell.steps)] = cell.gain.mean
+    low, high = limits
+    image = axes.imshow(gains, cmap="cividis", vmin=low, vmax=high, origin="lower", aspect="auto")
+    axes.set_facecolor("#F4F4F4")
+    for cell in panel.cells:
+        if cell.gain is None:
+            continue
+        share = (cell.gain.mean - low) / (high - low) if high > low else 1.0
+        axes.text(
+            steps.index(cell.steps),
+            rates.index(cell.lr),
+            f"{figure_of(cell.gain.mean, max(-lowest, high))}\n{sign(cell)}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            linespacing=1.0,
+            color=BLACK if share > 0.55 else "white",
+        )
+    axes.set_xticks(range(len(steps)), [str(n) for n in steps])
+    axes.set_yticks(range(len(rates)), [f"{rate:g}" for rate in rates])
+    axes.set(xlabel="Action Gradient steps $n$", ylabel="step size lr")
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    extend = "min" if lowest < low else "neither"
+    figure.colorbar(image, ax=axes, label=f"gain in {panel.score_name}", shrink=0.9, extend=extend)
+
+
+def sign(cell: Cell) -> str:
+    """Where the interval of a cell's gain lies."""
+    low, high = cell.gain.ci95
+    return ABOVE if low > 0 else BELOW if high < 0 else HOLDS
+
+
+def figure_of(gain: float, largest: float) -> str:
+    """A gain with three digits of the largest, at most two of them after the point."""
+    decimals = 0 if largest >= 100 else 1 if largest >= 10 else 2
+    text = f"{gain:+.{decimals}f}"
+    return text.replace("-", "\N{MINUS SIGN}") if float(text) else text[1:]
+
+
+def _draw(
+    axes,
+    x: Sequence[float],
+    cells: Sequence[Cell],
+    look: dict,
+    label: str,
+    values: Callable[[Cell], object] = lambda cell: cell.score,
+) -> None:
+    """Means with their 95 % intervals."""
+    means = np.array([values(cell).mean for cell in cells])
+    ends = np.array([values(cell).ci95 for cell in cells]).reshape(-1, 2)
+    errors = np.maximum(np.stack([means - ends[:, 0], ends[:, 1] - means]), 0.0)
+    axes.errorbar(x, means, yerr=errors, label=label, capsize=2, elinewidth=0.9, **look)
+
+
+def _shifts(count: int) -> np.ndarray:
+    return np.linspace(-SPREAD, SPREAD, count) if count > 1 else np.zeros(1)
+
+
+def _score(panel: Panel) -> str:
+    return f"{panel.score_name} (mean, 95 % interval)"
+
+
+def _grid(panels: Sequence[Panel], width: float, height: float):
+    """A figure with a panel of this size, in inches, for each of `panels`, and (axes, panel) of each."""
+    columns = min(COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    size = (width * columns + 0.3, (height + 0.35) * rows + 0.45)
+    figure, axes = new_axes(rows, columns, size=size, squeeze=False)
+    for place in list(axes.flat)[len(panels) :]:
+        place.set_visible(False)
+    places = list(zip(axes.flat, panels, strict=False))
+    for place, panel in places:
+        place.set_title(_wrapped(panel.title, int(width * 12)), fontsize=9.5)
+    return figure, places
+
+
+def _wrapped(title: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(title, width))
+
+
+def _number(label: str) -> float:
+    """What a label of a line says after its "="; labels without come last."""
+    _, equals, number = label.partition("=")
+    return float(number) if equals else float("inf")
+
+
+def _legend(figure, places, **options) -> None:
+    """One legend for all panels, below them; its lines in the order of their numbers."""
+    found = {}
+    for axes, _ in places:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    entries = {label: found[label] for label in sorted(found, key=_number)}
+    columns = min(len(entries), max(3, int(figure.get_figwidth() * 0.9)))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, **options)

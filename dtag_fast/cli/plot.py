@@ -85,7 +85,8 @@ def _evaluation_figures(files: dict[str, Path]) -> dict:
     lines, score_name = curves.score_curves(files)
     if lines:
         figures["score_against_n"] = plots.score_against_steps(lines, score_name=score_name)
-    timed = {name: e for name, e in curves.read_evaluations(files).items() if e.get("wall_time")}
+    evaluations = curves.read_evaluations(files)
+    timed = {name: e for name, e in evaluations.items() if e.get("wall_time") and e["steps"]}
     if timed:
         figures["wall_time"] = time_plots.wall_time(timed)
     latencies = curves.read_latencies(files)

@@ -12,7 +12,7 @@ from torch import nn
 
 from dtag_fast import Refiner, refine
 from dtag_fast.models import TwinCritic
-from dtag_fast.rollout import ActionGradient
+from dtag_fast.rollout import ActionGradient, AGSetting, SequencePolicy, evaluate
 from dtag_fast.training import LoadedCritic, RunInfo
 from dtag_fast.training.checkpoint import save_checkpoint
 
@@ -332,3 +332,24 @@ def test_what_cannot_be_wrapped_is_refused_at_once():
 class OddModel:
     def predict(self, x):
         return np.zeros(1)
+
+
+@pytest.mark.parametrize("ag_steps", [0, 4])
+def test_a_loop_around_our_own_sequence_policy_plays_what_evaluate_plays(policy, critic, new_env, ag_steps):
+    """Reset and record go to the policy, the refined action enters its history."""
+    target = 50.0 if policy.model.takes_target_return else None
+    setting = AGSetting(ag_steps, lr=0.3)
+    expected = evaluate(policy, critic=critic, settings=[setting], episodes=4, workers=1).settings[0].returns
+    actor = ActionGradient(SequencePolicy(policy.model, 1, target), critic, steps=ag_steps, lr=0.3)
+    env, active, found = new_env(), np.ones(1, bool), []
+    for seed in range(4):
+        observation, _ = env.reset(seed=seed)
+        actor.reset(active, target)
+        total, over = 0.0, False
+        while not over:
+            action = actor.act(observation[None], active)
+            observation, reward, terminated, truncated, _ = env.step(action[0])
+            actor.record(action, np.array([reward]), active)
+            total, over = total + reward, terminated or truncated
+        found.append(total)
+    assert np.allclose(found, expected, rtol=1e-5)

@@ -174,6 +174,13 @@ def _check(policy, critic, settings, episodes, env_id, max_envs, workers) -> Non
             raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
     if not settings:
         raise ValueError("settings: expected at least one AGSetting, got none")
+    check_together(policy, critic, settings, env_id)
+
+
+def check_together(
+    policy: LoadedPolicy, critic: LoadedCritic | None, settings: Sequence[AGSetting], env_id: str | None
+) -> None:
+    """Refuse a policy, critic, settings and environment that do not go together; errors as `evaluate`'s."""
     if env_id is None:
         raise ValueError("env_id: the checkpoint names no environment because its dataset does not; give one")
     refined = [setting for setting in settings if not setting.is_plain]

@@ -15,7 +15,7 @@ from dtag_fast.data import DiscreteActions, flatten_observation
 from dtag_fast.rollout.candidates import Candidates
 from dtag_fast.rollout.captured import CapturedStep, why_not_captured
 from dtag_fast.rollout.environments import make_env
-from dtag_fast.rollout.evaluation import _actor, _check, _targets
+from dtag_fast.rollout.evaluation import _actor, _targets, check_together
 from dtag_fast.rollout.policy import SequencePolicy
 from dtag_fast.rollout.reactive import ReactivePolicy
 from dtag_fast.rollout.refinement import Refinement
@@ -132,7 +132,9 @@ def measure_latency(
             raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
     settings, target = list(settings), _targets(policy, target_returns)[0]
     env_id = env_id or policy.info.env_id
-    _check(policy, critic, settings, 1, env_id, 1, None)
+    if not settings:
+        raise ValueError("settings: expected at least one AGSetting, got none")
+    check_together(policy, critic, settings, env_id)
     info, device = policy.info, next(policy.model.parameters()).device
     found, count = [], warmup + actions
 

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from math import floor, log10
 
 import numpy as np
 
@@ -174,8 +175,8 @@ def sign(cell: Cell) -> str:
 
 
 def figure_of(gain: float, largest: float) -> str:
-    """A gain with three digits of the largest, at most two of them after the point."""
-    decimals = 0 if largest >= 100 else 1 if largest >= 10 else 2
+    """A gain as exact as three digits of the largest, at most four of them after the point."""
+    decimals = min(4, max(0, 2 - floor(log10(largest)))) if largest > 0 else 0
     text = f"{gain:+.{decimals}f}"
     return text.replace("-", "\N{MINUS SIGN}") if float(text) else text[1:]
 

@@ -185,7 +185,15 @@ def test_gains_whose_interval_holds_zero_are_told_apart(tmp_path):
     panel = panel_of(write(tmp_path, rows))
     assert sweep_plots.sign(panel.cells[0]) == sweep_plots.HOLDS
     (text,) = sweep_plots.gain_map([panel]).axes[0].texts
-    assert text.get_text() == f"0.00\n{sweep_plots.HOLDS}"
+    assert text.get_text() == f"0\n{sweep_plots.HOLDS}"
+
+
+@pytest.mark.parametrize(
+    ("gain", "largest", "text"),
+    [(7.4, 101.0, "+7"), (7.44, 16.0, "+7.4"), (-0.004, 3.0, "0.00"), (-0.0123, 0.1, "\N{MINUS SIGN}0.012")],
+)
+def test_gains_are_as_exact_as_three_digits_of_the_largest(gain, largest, text):
+    assert sweep_plots.figure_of(gain, largest) == text
 
 
 def test_q_gain_against_gain_shades_where_the_critic_misleads(table):

@@ -1,5 +1,7 @@
 """`dtag evaluate RUN`: play a trained policy, with and without Action Gradient, all settings in one batch."""
 
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any, Literal
 import tyro
 from rich.table import Table
 
+from dtag_fast.cli.main import EXIT_DONE, EXIT_INCOMPLETE
 from dtag_fast.cli.terminal import make_console, numbers, progress_bar
 
 
@@ -45,7 +48,7 @@ class Args:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Entry of the verb; returns the exit code, 0."""
+    """Entry of the verb; returns the exit code: 0, or 1 where episodes could not be finished."""
     args = tyro.cli(Args, prog="dtag evaluate", args=list(argv))
     settings_options = _settings_options(args)
     targets = None if args.target_returns is None else numbers("--target-returns", args.target_returns, float)
@@ -105,7 +108,19 @@ def main(argv: Sequence[str]) -> int:
             result.to_json(args.json)
     if args.json is not None:
         console.print(f"written to {args.json}", markup=False, soft_wrap=True)
-    return 0
+    return report_failures(result)
+
+
+def report_failures(result) -> int:
+    """One line on stderr for each failed episode of a RunEvaluation, and its traceback with
+    DTAG_TRACEBACK=1; returns the exit code."""
+    several = len(result.checkpoints) > 1
+    for step, failure in result.failures:
+        checkpoint = f"checkpoint {step}, " if several else ""
+        print(f"dtag evaluate: failed episode: {checkpoint}{failure}", file=sys.stderr)
+        if os.environ.get("DTAG_TRACEBACK") == "1":
+            print(failure.traceback, file=sys.stderr)
+    return EXIT_INCOMPLETE if result.failures else EXIT_DONE
 
 
 def _settings_options(args: Args) -> dict[str, Any]:
@@ -145,11 +160,12 @@ def results_table(result) -> Table:
         table.add_column(column, justify="right")
     for s in result.settings:
         pair = s.paired and s.paired.difference
+        fewer = len(s.seeds) < result.episodes
         table.add_row(
-            s.label,
-            f"{s.mean:.1f} ± {s.std:.1f}",
-            f"{s.ci95[0]:.1f} .. {s.ci95[1]:.1f}",
-            f"{s.iqm:.1f}",
+            f"{s.label} ({len(s.seeds)} of {result.episodes} finished)" if fewer else s.label,
+            spread(s),
+            f"{s.ci95[0]:.1f} .. {s.ci95[1]:.1f}" if s.ci95 else "-",
+            f"{s.iqm:.1f}" if s.seeds else "-",
             f"{s.normalized.mean:.1f} ± {s.normalized.std:.1f}" if s.normalized else "-",
             f"{pair.mean:+.1f} ({pair.ci95[0]:+.1f} .. {pair.ci95[1]:+.1f})" if pair else "-",
             f"{sum(s.mean_q_gain) / len(s.mean_q_gain):.3g}" if s.mean_q_gain else "-",
@@ -203,8 +219,13 @@ def best_table(result) -> Table:
         table.add_row(
             last.label,
             f"{step:,}",
-            f"{last.mean:.1f} ± {last.std:.1f}",
-            f"{best_step:,}",
-            f"{best.mean:.1f} ± {best.std:.1f}",
+            spread(last),
+            f"{best_step:,}" if best.seeds else "-",
+            spread(best),
         )
     return table
+
+
+def spread(setting) -> str:
+    """Mean and deviation of a SettingResult's returns; a dash where no episode was finished."""
+    return f"{setting.mean:.1f} ± {setting.std:.1f}" if setting.seeds else "-"

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, make_dataclass
@@ -224,16 +225,30 @@ def evaluation_callback(args: Args):
     """A function (step, run folder) -> scores for the log, of the checkpoint of that step.
 
     What it logs is what `dtag evaluate RUN --checkpoints STEP --seed EVAL_SEED --episodes EVAL_EPISODES`
-    finds.
+    finds. Episodes that their environments did not let finish are warned of and counted in the log as
+    failed_episodes; the training goes on.
     """
     from dtag_fast.rollout import evaluate
+    from dtag_fast.rollout.results import EpisodesFailed
     from dtag_fast.training.checkpoint import load_policy
 
     def callback(step: int, run: Path) -> dict[str, float]:
         policy = load_policy(run / "checkpoints" / str(step), args.device)
-        result = evaluate(policy, episodes=args.eval_episodes, seed=args.eval_seed)
+        try:
+            result = evaluate(policy, episodes=args.eval_episodes, seed=args.eval_seed)
+        except EpisodesFailed as error:
+            result = error.result
         scores: dict[str, float] = {}
+        if result.failures:
+            scores["failed_episodes"] = float(len(result.failures))
+            warnings.warn(
+                f"evaluation at step {step}: {EpisodesFailed(result)}; the scores are over the others",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         for setting in result.settings:
+            if setting.mean is None:
+                continue
             prefix = "" if setting.target_return is None else f"{setting.target_return:g}/"
             scores[f"{prefix}return_mean"] = setting.mean
             scores[f"{prefix}return_std"] = setting.std

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from dtag_fast.rollout import AGSetting, SettingResult, evaluate
-from dtag_fast.rollout.results import Normalized
+from dtag_fast.rollout.results import EpisodesFailed, Normalized
 from dtag_fast.rollout.statistics import Summary, paired_difference
 from dtag_fast.training import load_critic, load_policy
 
@@ -37,6 +37,9 @@ def compare_policies(
         Rows of JSON values: policy, label, steps, lr, returns and seeds (E,), and the summaries return, score
         (in percent of D4RL's references), return_gain (over n = 0, episode by episode) and q_gain (mean over
         steps of Q(executed) - Q(a_0)).
+
+    Raises:
+        EpisodesFailed: an episode could not be finished; every row needs all of them.
     """
     if steps[0] != 0:
         raise ValueError(f"steps: expected 0 first, for the policy alone, got {steps}")
@@ -54,6 +57,8 @@ def compare_policies(
             seed=seed,
             progress=lambda done, total, label=label: progress(label, done, total),
         )
+        if result.failures:
+            raise EpisodesFailed(result)
         alone = result.settings[0].returns
         for n, measured in zip(steps, result.settings, strict=True):
             rows.append(

@@ -80,6 +80,8 @@ def score_curves(evaluations: dict[str, Path]) -> tuple[list[Curve], str]:
         ValueError: a file is no evaluation.
     """
     results = read_evaluations(evaluations)
+    for result in results.values():  # a setting of which no episode could be finished has no place
+        result["settings"] = [setting for setting in result["settings"] if setting["mean"] is not None]
     every = [setting for result in results.values() for setting in result["settings"]]
     normalised = all(setting["normalized"] for setting in every)
     curves = []

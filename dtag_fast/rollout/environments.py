@@ -17,6 +17,7 @@ import numpy as np
 
 from dtag_fast.data import DiscreteActions, flatten_observation, robotics
 from dtag_fast.data.pointmaze import goal_reward, maze_of, sample_start
+from dtag_fast.rollout.faults import Fault
 
 # Said for every HalfCheetah that is built; it concerns Gymnasium's model file, not the user.
 _NOISE = "compiler attribute 'settotalmass' is deprecated"
@@ -97,21 +98,27 @@ class Environments:
     Not to be shared by threads. Several of these may run in threads of their own: MuJoCo releases Python's
     lock while it integrates.
 
+    An environment that raises, or gives an observation or a reward that is not finite, ends the episode of
+    its slot alone: what happened stands in `faults`, and the slot's next reset builds a new environment.
+
     Args:
         make: builds one environment.
         num_envs: N >= 1.
         state_dim: S, length of the flattened observation.
         observation_keys: entries of a Dict observation, in order; None for Box observations.
         discrete: the policy's actions where they are discrete; their one-hot rows become numbers here.
+        action_dim: A of the policy's continuous actions; None does not compare it with the environment's.
 
     Raises:
         ValueError: the environment's actions are discrete and the policy's are not, or the other way round,
-            or both are and their spaces differ.
+            or both are and their spaces differ, or both are continuous and of other dimensions.
 
     Attributes:
         observations: (N, S) float32, what the agent sees next.
         rewards: (N,) float64 of the last step.
         terminated, truncated: (N,) bool of the last step; then `reset` the slot before its next step.
+        faults: slot -> what went wrong in its last reset or step; then `reset` it likewise. Its observation
+            and reward are zeros.
     """
 
     def __init__(
@@ -121,11 +128,14 @@ class Environments:
         state_dim: int,
         observation_keys: Sequence[str] | None = None,
         discrete: DiscreteActions | None = None,
+        action_dim: int | None = None,
     ):
-        self.envs = [make() for _ in range(num_envs)]
+        self._make = make
+        self.envs: list[gymnasium.Env | None] = [make() for _ in range(num_envs)]
+        self.faults: dict[int, Fault] = {}
         self.observation_keys, self.discrete = observation_keys, discrete
         try:
-            _expect_actions(self.envs[0], discrete)
+            _expect_actions(self.envs[0], discrete, action_dim)
         except ValueError:
             self.close()
             raise
@@ -135,11 +145,23 @@ class Environments:
         self.truncated = np.zeros(num_envs, bool)
 
     def reset(self, row: int, seed: int) -> None:
-        """Start a new episode in slot `row`."""
-        observation, _ = self.envs[row].reset(seed=seed)
-        self._see(row, observation)
+        """Start a new episode in slot `row`.
+
+        Raises:
+            ValueError: the environment's observations are not those of the training data.
+        """
+        self.faults.pop(row, None)
         self.rewards[row] = 0.0
         self.terminated[row] = self.truncated[row] = False
+        try:
+            if self.envs[row] is None:
+                self.envs[row] = self._make()
+            observation, _ = self.envs[row].reset(seed=seed)
+        except Exception as error:
+            self._fail(row, error)
+            return
+        self.observations[row] = self._vector(observation)
+        self._expect_finite(np.array([row]))
 
     def step(self, rows: np.ndarray, actions: np.ndarray) -> None:
         """Step the slots `rows` (R,) with `actions` (R, A); all other slots stay untouched.
@@ -149,36 +171,56 @@ class Environments:
         Raises:
             RuntimeError: a slot whose episode is over.
         """
-        over = rows[self.terminated[rows] | self.truncated[rows]]
-        if over.size:
-            raise RuntimeError(
-                f"rows: the episode of slot {int(over[0])} is over; reset it before its next step"
-            )
+        expect_running(rows, self.terminated, self.truncated, self.faults)
         if self.discrete is not None:
             actions = self.discrete.numbers(actions)
         for row, action in zip(rows.tolist(), actions, strict=True):
-            observation, reward, terminated, truncated, _ = self.envs[row].step(action)
-            self._see(row, observation)
-            self.rewards[row], self.terminated[row], self.truncated[row] = reward, terminated, truncated
+            try:
+                observation, reward, terminated, truncated, _ = self.envs[row].step(action)
+                self.observations[row] = self._vector(observation)
+                self.rewards[row], self.terminated[row], self.truncated[row] = reward, terminated, truncated
+            except Exception as error:
+                self._fail(row, error)
+        self._expect_finite(rows)
 
-    def _see(self, row: int, observation) -> None:
+    def _vector(self, observation) -> np.ndarray:
+        """The observation as the policy takes it, (S,) float32."""
         if isinstance(observation, dict) and self.observation_keys is None:
             raise ValueError(
                 f"observation: the environment gives a Dict of {', '.join(observation)}, the policy was "
                 "trained on plain vectors; evaluate in the environment of the dataset"
             )
         flat = flatten_observation(observation, self.observation_keys)
-        if flat.shape != self.observations[row].shape:
+        if flat.shape != self.observations.shape[1:]:
             raise ValueError(
                 f"observation: expected {self.observations.shape[1]} numbers as in the training data, got "
                 f"{flat.size}; evaluate in the environment of the dataset"
             )
-        self.observations[row] = flat
+        return flat
+
+    def _expect_finite(self, rows: np.ndarray) -> None:
+        """Fail those of `rows` (R,) that see or earn a number that is not finite."""
+        seen, earned = np.isfinite(self.observations[rows]), np.isfinite(self.rewards[rows])
+        for i in np.flatnonzero(~(seen.all(axis=1) & earned)):
+            row = int(rows[i])
+            what = f"reward: expected a finite number, got {self.rewards[row]}"
+            if earned[i]:
+                entry = int(np.argmin(seen[i]))
+                value = self.observations[row, entry]
+                what = f"observation: expected finite float32 numbers, entry {entry} is {value}"
+            self._fail(row, FloatingPointError(what))
+
+    def _fail(self, row: int, error: Exception) -> None:
+        self.faults[row] = Fault.of(error)
+        self.observations[row], self.rewards[row] = 0.0, 0.0
+        self.terminated[row] = self.truncated[row] = False
+        broken, self.envs[row] = self.envs[row], None
+        _close(broken)
 
     def close(self) -> None:
-        """Close every environment."""
+        """Close every environment; one that raises is warned of."""
         for env in self.envs:
-            env.close()
+            _close(env)
 
     def __enter__(self) -> "Environments":
         return self
@@ -187,13 +229,36 @@ class Environments:
         self.close()
 
 
-def _expect_actions(env: gymnasium.Env, discrete: DiscreteActions | None) -> None:
-    """Refuse an environment that takes other discrete actions than the policy gives."""
+def expect_running(
+    rows: np.ndarray, terminated: np.ndarray, truncated: np.ndarray, faults: dict[int, Fault]
+) -> None:
+    """Refuse to step `rows` (R,) if the episode of one is over."""
+    over = rows[terminated[rows] | truncated[rows]].tolist() + [row for row in rows.tolist() if row in faults]
+    if over:
+        raise RuntimeError(f"rows: the episode of slot {over[0]} is over; reset it before its next step")
+
+
+def _close(env: gymnasium.Env | None) -> None:
+    """Close an environment, which may be broken: what it raises then loses no result."""
+    if env is None:
+        return
+    try:
+        env.close()
+    except Exception as error:
+        warnings.warn(
+            f"environment: closing it raised {type(error).__name__}: {error}", RuntimeWarning, stacklevel=3
+        )
+
+
+def _expect_actions(env: gymnasium.Env, discrete: DiscreteActions | None, action_dim: int | None) -> None:
+    """Refuse an environment that takes other actions than the policy gives."""
     space, found = env.action_space, None
     if isinstance(space, gymnasium.spaces.Discrete):
         found = DiscreteActions(int(space.n), int(space.start))
-    if found != discrete:
-        ours = "continuous" if discrete is None else str(discrete)
+    sizes_differ = discrete is None and action_dim is not None and space.shape != (action_dim,)
+    if found != discrete or sizes_differ:
+        size = "" if action_dim is None else f"{action_dim} "
+        ours = f"{size}continuous numbers" if discrete is None else str(discrete)
         raise ValueError(
             f"actions: the environment takes {space}, the policy's are {ours}; evaluate in the environment "
             "of the dataset"

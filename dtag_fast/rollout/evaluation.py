@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dtag_fast import __version__
-from dtag_fast.data import DiscreteActions, normalized_score
+from dtag_fast.data import DiscreteActions
 from dtag_fast.models.policies import StatePolicy
 from dtag_fast.rollout.batches import ROW_MULTIPLE
 from dtag_fast.rollout.candidates import Candidates, check_candidates
@@ -19,10 +19,10 @@ from dtag_fast.rollout.environments import Environments, make_env
 from dtag_fast.rollout.policy import SequencePolicy, check_history_lengths
 from dtag_fast.rollout.reactive import ReactivePolicy
 from dtag_fast.rollout.refinement import Refinement
-from dtag_fast.rollout.results import EvaluationResult, Normalized, Paired, SettingResult, WallTime
+from dtag_fast.rollout.results import EpisodesFailed, EvaluationResult, WallTime
 from dtag_fast.rollout.runner import Played, Split, Task, Worker, play_all
+from dtag_fast.rollout.setting_results import failed_episodes, setting_results
 from dtag_fast.rollout.settings import AGSetting
-from dtag_fast.rollout.statistics import paired_difference, summarize
 from dtag_fast.training.checkpoint import LoadedCritic, LoadedPolicy, RunInfo
 
 
@@ -48,6 +48,9 @@ def evaluate(
     what else is evaluated, on max_envs or on workers, as far as matrix products round rows alike
     (docs/evaluation.md).
 
+    An episode whose environment raises, or gives an observation or a reward that is not finite, is one of
+    the result's `failures` and part of no statistics; all others are played to their end.
+
     Args:
         policy: from `load_policy`. critic: from `load_critic`; needed by settings with steps > 0
             and by candidates.
@@ -69,7 +72,9 @@ def evaluate(
 
     Raises:
         ValueError: a bad argument, a missing environment id, critic or target return, a critic of other
-        dimensions, or Action Gradient for a policy of discrete actions.
+        dimensions, an environment of other spaces, a policy that gives NaN, or Action Gradient for a policy
+        of discrete actions.
+        EpisodesFailed: no episode at all could be finished.
     """
     info, device = policy.info, next(policy.model.parameters()).device
     settings, targets = list(settings), _targets(policy, target_returns)
@@ -100,6 +105,7 @@ def evaluate(
                 info.state_dim,
                 info.observation_keys,
                 DiscreteActions.of(vars(info)),
+                info.action_dim,
             )
             actor = _actor(policy, n, tasks[0].target_return, on_cpu, history_lengths, candidates, critic)
             crew.append(Worker(actor, environments, refinement))
@@ -111,12 +117,16 @@ def evaluate(
     finally:
         for worker in crew:
             worker.environments.close()
-    steps = sum(p.length for p in played)
-    return EvaluationResult(
+    steps = sum(p.length for p in played if isinstance(p, Played))
+    results = setting_results(
+        settings, targets, episodes, tasks, played, _task(info, env_id), with_critic=refinement is not None
+    )
+    result = EvaluationResult(
         env_id=env_id,
         seed=seed,
         episodes=episodes,
-        settings=_settings(settings, targets, episodes, tasks, played, _task(info, env_id)),
+        settings=results,
+        failures=failed_episodes(tasks, played, [r.label for r in results for _ in range(episodes)]),
         steps=steps,
         steps_per_second=steps / seconds,
         wall_time=WallTime(seconds, workers, _shares(split), crew[0].not_captured),
@@ -128,6 +138,9 @@ def evaluate(
         critic=None if critic is None else _about(critic.info),
         versions=_versions(),
     )
+    if len(result.failures) == len(tasks):
+        raise EpisodesFailed(result)
+    return result
 
 
 def _targets(policy: LoadedPolicy, wanted: Sequence[float] | None) -> list[float | None]:
@@ -214,51 +227,6 @@ def _task(info: RunInfo, env_id: str):
         return env_id
     names = ("env_id", "dataset_id", "env_spec", "ref_min_score", "ref_max_score", "ref_source")
     return {name: getattr(info, name) for name in names}
-
-
-def _settings(settings, targets, episodes, tasks, played: list[Played], task) -> list[SettingResult]:
-    results, plain = [], {}  # target -> (label, returns) of the plain policy
-    blocks = [(setting, target) for setting in settings for target in targets]
-    chunks = [slice(i * episodes, (i + 1) * episodes) for i in range(len(blocks))]
-    for (setting, target), chunk in zip(blocks, chunks, strict=True):
-        if setting.is_plain:
-            plain.setdefault(target, (setting.label, [p.episode_return for p in played[chunk]]))
-    for (setting, target), chunk in zip(blocks, chunks, strict=True):
-        mine = played[chunk]
-        returns = [p.episode_return for p in mine]
-        summary = summarize(np.array(returns))
-        baseline = None if setting.is_plain else plain.get(target)
-        with_critic = mine[0].mean_q_0 is not None
-        results.append(
-            SettingResult(
-                label=setting.label if target is None else f"{setting.label} target={target:g}",
-                setting=setting,
-                target_return=target,
-                seeds=[t.seed for t in tasks[chunk]],
-                returns=returns,
-                lengths=[p.length for p in mine],
-                terminated=[p.terminated for p in mine],
-                mean=summary.mean,
-                std=summary.std,
-                ci95=summary.ci95,
-                iqm=summary.iqm,
-                normalized=_normalized(np.array(returns), task),
-                mean_q_0=[p.mean_q_0 for p in mine] if with_critic else None,
-                mean_q_gain=[p.mean_q_gain for p in mine] if with_critic else None,
-                paired=baseline and Paired(baseline[0], paired_difference(returns, baseline[1])),
-            )
-        )
-    return results
-
-
-def _normalized(returns: np.ndarray, task) -> Normalized | None:
-    found = normalized_score(returns, task)
-    if found is None:
-        return None
-    scores = summarize(found.score)
-    return Normalized(
-        scores.mean, scores.std, scores.ci95, found.ref_min, found.ref_max, found.source, found.note
-    )
 
 
 def _shares(split: Split) -> dict[str, float]:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+
+from dtag_fast.rollout.faults import FailedEpisode
 from dtag_fast.rollout.settings import AGSetting
 from dtag_fast.rollout.statistics import Summary
 
@@ -29,26 +32,31 @@ class Normalized:
 
 @dataclass(frozen=True)
 class Paired:
-    """Difference to the setting `baseline` on the same seeds: episode by episode, then summarised."""
+    """Difference to the setting `baseline` on the same seeds: episode by episode, then summarised.
+
+    episodes: how many seeds both settings finished.
+    """
 
     baseline: str
+    episodes: int
     difference: Summary
 
 
 @dataclass(frozen=True)
 class SettingResult:
-    """E episodes of one Action Gradient setting and one target return, all lists in the order of `seeds`.
+    """The episodes of one Action Gradient setting and one target return that were finished, all lists in
+    the order of `seeds`. Those that failed are in `EvaluationResult.failures`.
 
     Attributes:
         label: name for tables and plots.
         returns: undiscounted, in the environment's units. lengths: steps. terminated: ended by the
             environment, not by the time limit.
-        mean, std, ci95, iqm: of `returns` (see statistics.Summary).
-        normalized: None where the task has no reference scores.
+        mean, std, ci95, iqm: of `returns` (see statistics.Summary); None where no episode was finished.
+        normalized: None where the task has no reference scores, or no episode was finished.
         mean_q_0, mean_q_gain: per episode, Q of the policy's action and what refinement added, averaged
             over its steps, in the critic's units; None without a critic.
-        paired: against the plain policy with the same target, None for that itself or where it was not
-            asked for.
+        paired: against the plain policy with the same target, over the seeds that both finished. None for
+            that policy itself, where it was not asked for, and where they have no seed in common.
     """
 
     label: str
@@ -58,10 +66,10 @@ class SettingResult:
     returns: list[float]
     lengths: list[int]
     terminated: list[bool]
-    mean: float
-    std: float
-    ci95: tuple[float, float]
-    iqm: float
+    mean: float | None
+    std: float | None
+    ci95: tuple[float, float] | None
+    iqm: float | None
     normalized: Normalized | None
     mean_q_0: list[float] | None
     mean_q_gain: list[float] | None
@@ -86,7 +94,8 @@ class EvaluationResult:
 
     Attributes:
         settings: one entry per Action Gradient setting and target return, in the order asked for.
-        steps: environment steps that were counted. steps_per_second: of all settings together.
+        failures: episodes that their environments did not let finish, setting by setting.
+        steps: environment steps of the finished episodes. steps_per_second: of all settings together.
         policy, critic: what the checkpoints say of themselves (algorithm, step, dataset, seed).
         versions: of the libraries that the numbers depend on.
     """
@@ -95,6 +104,7 @@ class EvaluationResult:
     seed: int
     episodes: int
     settings: list[SettingResult]
+    failures: list[FailedEpisode]
     steps: int
     steps_per_second: float
     wall_time: WallTime
@@ -113,6 +123,22 @@ class EvaluationResult:
     def to_json(self, path: str | os.PathLike) -> None:
         """Write `to_dict` as JSON; the file appears whole or not at all."""
         write_json(path, self.to_dict())
+
+
+class EpisodesFailed(gymnasium.error.Error):
+    """Too few episodes could be finished for what was asked.
+
+    Attributes:
+        result: what there is; its `failures` have the tracebacks.
+    """
+
+    def __init__(self, result: EvaluationResult):
+        failures, total = result.failures, result.episodes * len(result.settings)
+        super().__init__(
+            f"environment: {len(failures)} of {total} episodes of {result.env_id} could not be finished, the "
+            f"first: {failures[0]}"
+        )
+        self.result = result
 
 
 def write_json(path: str | os.PathLike, content: dict[str, Any]) -> None:

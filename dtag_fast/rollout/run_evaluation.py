@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dtag_fast.rollout.evaluation import evaluate
+from dtag_fast.rollout.faults import FailedEpisode
 from dtag_fast.rollout.latency import LatencyResult, measure_latency
-from dtag_fast.rollout.results import FORMAT_VERSION, EvaluationResult, SettingResult, write_json
+from dtag_fast.rollout.results import (
+    FORMAT_VERSION,
+    EpisodesFailed,
+    EvaluationResult,
+    SettingResult,
+    write_json,
+)
 from dtag_fast.training.checkpoint import (
     LoadedCritic,
     find_checkpoint,
@@ -31,12 +38,19 @@ class RunEvaluation:
         """The settings' results at the last checkpoint."""
         return self.checkpoints[-1].settings
 
+    @property
+    def failures(self) -> list[tuple[int, FailedEpisode]]:
+        """(step of the checkpoint, episode) of all episodes that their environments did not let finish."""
+        return [(result.policy["step"], f) for result in self.checkpoints for f in result.failures]
+
     def best(self, setting: int) -> tuple[int, SettingResult]:
         """(step, result) of the checkpoint with the highest mean return under the setting of this position.
 
-        The earliest on ties. It was chosen by these same episodes, so it flatters; report it beside the last.
+        The earliest on ties, the last where no checkpoint finished an episode of it. It was chosen by these
+        same episodes, so it flatters; report it beside the last.
         """
-        found = max(self.checkpoints, key=lambda result: result.settings[setting].mean)
+        scored = [result for result in self.checkpoints if result.settings[setting].mean is not None]
+        found = max(scored or self.checkpoints[-1:], key=lambda result: result.settings[setting].mean)
         return found.policy["step"], found.settings[setting]
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,6 +82,8 @@ def evaluate_run(
 ) -> RunEvaluation:
     """Evaluate checkpoints of a run, all on the same seeds.
 
+    A checkpoint that could not finish any episode is among the results too: `failures` says why.
+
     Args:
         run: run folder, or one checkpoint folder.
         checkpoints: "last", "all", or the steps of some.
@@ -91,7 +107,10 @@ def evaluate_run(
         policy, chooser = load_policy(folder, device), critic
         if critic is None and options.get("candidates") is not None:
             chooser = _own_critic(folder, device)
-        results.append(evaluate(policy, critic=chooser, progress=report, **options))
+        try:
+            results.append(evaluate(policy, critic=chooser, progress=report, **options))
+        except EpisodesFailed as error:  # the other checkpoints' results are not lost for it
+            results.append(error.result)
     return RunEvaluation(Path(run).name, results)
 
 

@@ -17,6 +17,7 @@ import torch
 
 from dtag_fast.rollout.captured import CapturedStep, why_not_captured
 from dtag_fast.rollout.environments import Environments
+from dtag_fast.rollout.faults import Fault
 from dtag_fast.rollout.policy import SequencePolicy
 from dtag_fast.rollout.reactive import ReactivePolicy
 from dtag_fast.rollout.refinement import Refinement
@@ -42,6 +43,14 @@ class Played:
     terminated: bool
     mean_q_0: float | None
     mean_q_gain: float | None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """One episode that its environment did not let finish: in its reset (step 0) or in its t-th step."""
+
+    step: int
+    fault: Fault
 
 
 @dataclass
@@ -82,18 +91,19 @@ class Worker:
 
     def play(
         self, tasks: Sequence[Task], done: Callable[[int], None], stop: threading.Event
-    ) -> tuple[list[Played | None], Split]:
-        """Play all tasks.
+    ) -> tuple[list[Played | Failed | None], Split]:
+        """Play all tasks. An episode whose environment fails ends there, and its slot goes on with the next.
 
         Args:
-            done: called with the number of each finished task.
+            done: called with the number of each task that is over.
             stop: when set, the worker returns as soon as it can, with None for what it did not finish.
 
         Returns:
             What was played, in the order of `tasks`, and where the time went.
         """
         slots = self.environments.observations.shape[0]
-        results: list[Played | None] = [None] * len(tasks)
+        results: list[Played | Failed | None] = [None] * len(tasks)
+        faults = self.environments.faults
         waiting = iter(range(len(tasks)))
         task_of = np.full(slots, -1)  # number of the task in each slot, -1: none
         settings = np.zeros(slots, np.int64)
@@ -101,14 +111,17 @@ class Worker:
         split, began = Split(), time.perf_counter()
 
         def start(row: int) -> None:
-            number = next(waiting, None)
-            task_of[row] = -1 if number is None else number
-            if number is None:
+            task_of[row] = -1
+            while not stop.is_set() and (number := next(waiting, None)) is not None:
+                task = tasks[number]
+                self.environments.reset(row, task.seed)
+                if row in faults:
+                    results[number] = Failed(0, faults[row])
+                    done(number)
+                    continue
+                self.policy.reset(np.arange(slots) == row, task.target_return, task.seed)
+                task_of[row], settings[row], totals[:, row], lengths[row] = number, task.setting, 0.0, 0
                 return
-            task = tasks[number]
-            self.environments.reset(row, task.seed)
-            self.policy.reset(np.arange(slots) == row, task.target_return, task.seed)
-            settings[row], totals[:, row], lengths[row] = task.setting, 0.0, 0
 
         clock = time.perf_counter
         for row in range(slots):
@@ -141,9 +154,10 @@ class Worker:
             totals[0, rows] += self.environments.rewards[rows]
             lengths[rows] += 1
             over = self.environments.terminated | self.environments.truncated
+            over[list(faults)] = True
             recorded = clock()
             for row in rows[over[rows]].tolist():
-                results[task_of[row]] = self._played(row, totals[:, row], int(lengths[row]))
+                results[task_of[row]] = self._outcome(row, totals[:, row], int(lengths[row]))
                 done(int(task_of[row]))
                 start(row)
             restarted = clock()
@@ -153,7 +167,9 @@ class Worker:
         split.other = clock() - began - split.policy - split.refine - split.environment
         return results, split
 
-    def _played(self, row: int, totals: np.ndarray, length: int) -> Played:
+    def _outcome(self, row: int, totals: np.ndarray, length: int) -> Played | Failed:
+        if row in self.environments.faults:
+            return Failed(length, self.environments.faults[row])
         with_critic = self.refinement is not None
         return Played(
             episode_return=float(totals[0]),
@@ -166,7 +182,7 @@ class Worker:
 
 def play_all(
     workers: Sequence[Worker], tasks: Sequence[Task], done: Callable[[int, int], None] | None = None
-) -> tuple[list[Played], Split]:
+) -> tuple[list[Played | Failed], Split]:
     """Play `tasks`, dealt to the workers in turn, each worker in a thread.
 
     While it runs, PyTorch's own threads are set to one when the workers run on a CPU: the workers are the
@@ -176,7 +192,7 @@ def play_all(
         done: called as done(finished, all) after each episode, from the workers' threads, one call at a time.
 
     Returns:
-        What was played, in the order of `tasks`, and where the time went, summed over workers.
+        What became of the `tasks`, in their order, and where the time went, summed over workers.
     """
     stop, lock, finished = threading.Event(), threading.Lock(), 0
 
@@ -187,14 +203,14 @@ def play_all(
             if done is not None:
                 done(finished, len(tasks))
 
-    def run(number: int) -> tuple[list[Played | None], Split]:
+    def run(number: int) -> tuple[list[Played | Failed | None], Split]:
         try:
             return workers[number].play(tasks[number :: len(workers)], report, stop)
         except BaseException:
             stop.set()
             raise
 
-    results: list[Played | None] = [None] * len(tasks)
+    results: list[Played | Failed | None] = [None] * len(tasks)
     split = Split()
     on_cpu = workers[0].policy.device.type == "cpu"
     with _one_thread_each(on_cpu), ThreadPoolExecutor(len(workers)) as pool:

@@ -319,7 +319,7 @@ def test_errors_of_a_run_are_one_sentence(dtag, tmp_path):
         ("evaluate run --ag-steps 0,3", "critic: AG n=3 lr=0.03 needs a critic, got None"),
         ("evaluate run --checkpoints 1", "run has none of step 1; it has 2"),
         ("evaluate run --env Absent-v0", "Absent"),
-        ("evaluate run --env Hopper-v5 --episodes 1", "observation: expected 4 numbers"),
+        ("evaluate run --env Hopper-v5 --episodes 1", "the policy's are 1 continuous numbers; evaluate in"),
         ("evaluate run --critic run --ag-steps 3", "expected a critic"),
     ]:
         code, _, err = dtag(line)

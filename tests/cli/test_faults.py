@@ -1,0 +1,65 @@
+"""`dtag evaluate` and evaluation in training where environments fail."""
+
+import json
+
+import faulty_env
+import pytest
+
+from dtag_fast.cli.train import Args, evaluation_callback
+
+DATASET = "test/pendulum-v0"
+SMALL = "--context-len 3 --d-model 16 --n-layer 2 --n-head 1 --batch-size 8 --updates 4"
+pytestmark = pytest.mark.filterwarnings("ignore:environment. closing it raised OSError:RuntimeWarning")
+
+
+@pytest.fixture
+def run(dtag, tmp_path):
+    assert dtag(f"train reinformer {DATASET} --out run {SMALL} --checkpoint-every 2")[0] == 0
+    return tmp_path / "run"
+
+
+def test_failed_episodes_are_named_and_the_exit_code_says_so(dtag, run, tmp_path, monkeypatch):
+    """The environment fails in seeds 1 and 4."""
+    line = f"evaluate run --env {faulty_env.ENV_ID} --episodes 6 --json out.json"
+    code, out, err = dtag(line)
+    assert code == 1 and "plain policy (4 of 6 finished)" in out
+    first, second = err.splitlines()
+    assert first == (
+        "dtag evaluate: failed episode: seed 1, plain policy, step 3: BrokenError: told to fail at step 3"
+    )
+    assert "seed 4, plain policy, reset: FloatingPointError" in second
+    (result,) = json.loads((tmp_path / "out.json").read_text())["checkpoints"]
+    assert result["settings"][0]["seeds"] == [0, 2, 3, 5]
+    assert [f["seed"] for f in result["failures"]] == [1, 4]
+    assert "Traceback" in result["failures"][0]["traceback"]
+    monkeypatch.setenv("DTAG_TRACEBACK", "1")
+    assert "Traceback (most recent call last)" in dtag(line)[2]
+
+
+def test_a_setting_without_a_finished_episode_is_a_dash(dtag, run, tmp_path):
+    line = f"evaluate run --env {faulty_env.ENV_ID} --episodes 1 --seed 1 --checkpoints all --json out.json"
+    code, out, err = dtag(line)
+    assert code == 1 and "(0 of 1 finished)" in out
+    assert [line.split(", ")[0].rpartition(": ")[2] for line in err.splitlines()] == [
+        "checkpoint 2",
+        "checkpoint 4",
+    ]
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert content["last"]["plain policy"]["mean"] is None
+    assert dtag("plot out.json")[0] == 2  # no curve, and no crash
+
+
+def test_training_goes_on_warns_and_logs_the_number(run):
+    config = run / "checkpoints" / "4" / "config.json"
+    content = json.loads(config.read_text())
+    assert content["info"]["env_id"] == "InvertedPendulum-v5"
+    content["info"]["env_id"] = faulty_env.ENV_ID
+    config.write_text(json.dumps(content))
+    for episodes, failed, over in ((6, 2.0, "2 of 6"), (3, 1.0, "1 of 3")):
+        evaluate = evaluation_callback(Args(dataset="", out=run, eval_episodes=episodes))
+        with pytest.warns(RuntimeWarning, match=f"step 4: environment: {over} episodes of .* seed 1, plain"):
+            scores = evaluate(4, run)
+        assert scores["failed_episodes"] == failed and scores["return_mean"] > 0
+    with pytest.warns(RuntimeWarning, match="1 of 1 episodes"):
+        scores = evaluation_callback(Args(dataset="", out=run, eval_episodes=1, eval_seed=1))(4, run)
+    assert scores == {"failed_episodes": 1.0}

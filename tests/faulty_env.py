@@ -1,0 +1,66 @@
+"""InvertedPendulum-v5 that fails where it is told to; importable in other processes as "faulty_env:" + ID."""
+
+import os
+import signal
+from collections.abc import Sequence
+
+import gymnasium
+import numpy as np
+
+ID = "DtagTest/Faulty-v0"
+ENV_ID = f"faulty_env:{ID}"
+STATE_DIM, ACTION_DIM, MAX_STEPS = 4, 1, 12
+# (seed, step, kind) of the environment without arguments; step 0 is the reset
+FAULTS = ((1, 3, "raise"), (4, 0, "nan"))
+
+
+class BrokenError(Exception):
+    """What an environment of kind "raise" raises; two lines, as some do."""
+
+
+class FaultyEnv(gymnasium.Wrapper):
+    """Fails in step `step` of the episode of `seed`, for each (seed, step, kind) in `faults`.
+
+    kind: "raise", "nan" (in the observation), "reward" (infinite), "exit" (the process, with code 7), "kill"
+    (the process kills itself). One that failed refuses everything but `close`, which raises then.
+    """
+
+    def __init__(self, faults: Sequence[tuple[int, int, str]] = FAULTS):
+        super().__init__(gymnasium.make("InvertedPendulum-v5", disable_env_checker=True))
+        self.kinds = {(seed, step): kind for seed, step, kind in faults}
+        self.broken = False
+
+    def reset(self, *, seed=None, options=None):
+        assert not self.broken, "a broken environment was used again"
+        self.seed, self.t = seed, 0
+        observation, info = self.env.reset(seed=seed)
+        return self._maybe_fail(observation, 0.0)[0], info
+
+    def step(self, action):
+        assert not self.broken, "a broken environment was used again"
+        self.t += 1
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return *self._maybe_fail(observation, reward), terminated, truncated, info
+
+    def close(self):
+        super().close()
+        if self.broken:
+            raise OSError("a broken environment does not close well")
+
+    def _maybe_fail(self, observation, reward):
+        kind = self.kinds.get((self.seed, self.t))
+        self.broken = kind is not None
+        if kind == "raise":
+            raise BrokenError(f"told to fail\nat step {self.t}")
+        if kind == "exit":
+            os._exit(7)
+        if kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "nan":
+            observation = observation.copy()
+            observation[2] = np.nan
+        return observation, np.inf if kind == "reward" else reward
+
+
+if ID not in gymnasium.registry:
+    gymnasium.register(ID, entry_point=FaultyEnv, max_episode_steps=MAX_STEPS)

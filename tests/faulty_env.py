@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 
 import gymnasium
@@ -22,13 +23,14 @@ class FaultyEnv(gymnasium.Wrapper):
     """Fails in step `step` of the episode of `seed`, for each (seed, step, kind) in `faults`.
 
     kind: "raise", "nan" (in the observation), "reward" (infinite), "exit" (the process, with code 7), "kill"
-    (the process kills itself). One that failed refuses everything but `close`, which raises then.
+    (the process kills itself). One that failed refuses everything but `close`, which raises then. `waits`:
+    seconds that a step waits for something else.
     """
 
-    def __init__(self, faults: Sequence[tuple[int, int, str]] = FAULTS):
+    def __init__(self, faults: Sequence[tuple[int, int, str]] = FAULTS, waits: float = 0.0):
         super().__init__(gymnasium.make("InvertedPendulum-v5", disable_env_checker=True))
         self.kinds = {(seed, step): kind for seed, step, kind in faults}
-        self.broken = False
+        self.waits, self.broken = waits, False
 
     def reset(self, *, seed=None, options=None):
         assert not self.broken, "a broken environment was used again"
@@ -39,6 +41,7 @@ class FaultyEnv(gymnasium.Wrapper):
     def step(self, action):
         assert not self.broken, "a broken environment was used again"
         self.t += 1
+        time.sleep(self.waits)
         observation, reward, terminated, truncated, info = self.env.step(action)
         return *self._maybe_fail(observation, reward), terminated, truncated, info
 

@@ -44,6 +44,7 @@ class Args:
     latency_warmup: int = 100  # to play before them, per setting
     max_envs: int = 64  # environments alive at once
     threads: int | None = None  # default: PyTorch's number of threads
+    env_processes: int | None = None  # that step the environments, 0: none. Default: where it is faster
     device: str = "cpu"  # cpu or cuda
 
 
@@ -90,6 +91,7 @@ def main(argv: Sequence[str]) -> int:
             episodes=args.episodes,
             max_envs=args.max_envs,
             workers=args.threads,
+            env_processes=args.env_processes,
             progress=report,
         )
     for checkpoint in result.checkpoints:
@@ -182,7 +184,11 @@ def results_table(result) -> Table:
 def speed_sentence(result) -> str:
     """Steps per second and where the time went."""
     split = ", ".join(f"{name} {100 * share:.0f} %" for name, share in result.wall_time.split.items())
-    return f"{result.steps:,} environment steps, {result.steps_per_second:,.0f} a second ({split})"
+    processes = result.wall_time.env_processes
+    where = f"; environments in {processes} processes: {result.wall_time.env_processes_reason}" * bool(
+        processes
+    )
+    return f"{result.steps:,} environment steps, {result.steps_per_second:,.0f} a second ({split}{where})"
 
 
 def latency_table(latency) -> Table:

@@ -11,6 +11,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import gymnasium
 import numpy as np
@@ -92,6 +93,16 @@ def make_env(
     return _WRAPPERS[wrapper](env) if wrapper else env
 
 
+class Seen(NamedTuple):
+    """What N environments gave last: observations (N, S) float32, rewards (N,) float64, terminated and
+    truncated (N,) bool."""
+
+    observations: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+
+
 class Environments:
     """N environments of one kind with their last observations, rewards and end flags in flat arrays.
 
@@ -108,6 +119,7 @@ class Environments:
         observation_keys: entries of a Dict observation, in order; None for Box observations.
         discrete: the policy's actions where they are discrete; their one-hot rows become numbers here.
         action_dim: A of the policy's continuous actions; None does not compare it with the environment's.
+        arrays: where to write; None for arrays of its own.
 
     Raises:
         ValueError: the environment's actions are discrete and the policy's are not, or the other way round,
@@ -129,6 +141,7 @@ class Environments:
         observation_keys: Sequence[str] | None = None,
         discrete: DiscreteActions | None = None,
         action_dim: int | None = None,
+        arrays: Seen | None = None,
     ):
         self._make = make
         self.envs: list[gymnasium.Env | None] = [make() for _ in range(num_envs)]
@@ -139,10 +152,12 @@ class Environments:
         except ValueError:
             self.close()
             raise
-        self.observations = np.zeros((num_envs, state_dim), np.float32)
-        self.rewards = np.zeros(num_envs)
-        self.terminated = np.zeros(num_envs, bool)
-        self.truncated = np.zeros(num_envs, bool)
+        self.observations, self.rewards, self.terminated, self.truncated = arrays or Seen(
+            np.zeros((num_envs, state_dim), np.float32),
+            np.zeros(num_envs),
+            np.zeros(num_envs, bool),
+            np.zeros(num_envs, bool),
+        )
 
     def reset(self, row: int, seed: int) -> None:
         """Start a new episode in slot `row`.
@@ -157,7 +172,7 @@ class Environments:
             if self.envs[row] is None:
                 self.envs[row] = self._make()
             observation, _ = self.envs[row].reset(seed=seed)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._fail(row, error)
             return
         self.observations[row] = self._vector(observation)
@@ -179,7 +194,7 @@ class Environments:
                 observation, reward, terminated, truncated, _ = self.envs[row].step(action)
                 self.observations[row] = self._vector(observation)
                 self.rewards[row], self.terminated[row], self.truncated[row] = reward, terminated, truncated
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self._fail(row, error)
         self._expect_finite(rows)
 
@@ -210,17 +225,17 @@ class Environments:
                 what = f"observation: expected finite float32 numbers, entry {entry} is {value}"
             self._fail(row, FloatingPointError(what))
 
-    def _fail(self, row: int, error: Exception) -> None:
+    def _fail(self, row: int, error: BaseException) -> None:
         self.faults[row] = Fault.of(error)
         self.observations[row], self.rewards[row] = 0.0, 0.0
         self.terminated[row] = self.truncated[row] = False
         broken, self.envs[row] = self.envs[row], None
-        _close(broken)
+        close_env(broken)
 
     def close(self) -> None:
         """Close every environment; one that raises is warned of."""
         for env in self.envs:
-            _close(env)
+            close_env(env)
 
     def __enter__(self) -> "Environments":
         return self
@@ -238,7 +253,7 @@ def expect_running(
         raise RuntimeError(f"rows: the episode of slot {over[0]} is over; reset it before its next step")
 
 
-def _close(env: gymnasium.Env | None) -> None:
+def close_env(env: gymnasium.Env | None) -> None:
     """Close an environment, which may be broken: what it raises then loses no result."""
     if env is None:
         return

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 
 import gymnasium
@@ -15,7 +16,10 @@ from dtag_fast.data import DiscreteActions
 from dtag_fast.models.policies import StatePolicy
 from dtag_fast.rollout.batches import ROW_MULTIPLE
 from dtag_fast.rollout.candidates import Candidates, check_candidates
-from dtag_fast.rollout.environments import Environments, make_env
+from dtag_fast.rollout.env_processes import EnvironmentProcesses, NotInChildrenError
+from dtag_fast.rollout.environment_kind import EnvironmentKind
+from dtag_fast.rollout.environments import Environments
+from dtag_fast.rollout.placement import Placement, place, shares
 from dtag_fast.rollout.policy import SequencePolicy, check_history_lengths
 from dtag_fast.rollout.reactive import ReactivePolicy
 from dtag_fast.rollout.refinement import Refinement
@@ -37,6 +41,7 @@ def evaluate(
     env_id: str | None = None,
     max_envs: int = 64,
     workers: int | None = None,
+    env_processes: int | None = None,
     history_lengths: Sequence[int] | None = None,
     candidates: Candidates | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -64,6 +69,8 @@ def evaluate(
         max_envs: environments alive at once, over all workers.
         workers: threads that each play a share of the episodes; None for torch.get_num_threads() on a
             CPU, one on a GPU.
+        env_processes: child processes that step the environments, over all workers; 0 for this process.
+            None decides by the rule of `rollout.placement`. The bits of a CPU's episodes are the same.
         history_lengths: elastic history, see `SequencePolicy`; None for the policy's own context_len.
         candidates: act with one of several candidates, chosen by the critic, which Action Gradient then
             refines; see `rollout.candidates`. An episode's draws depend on its seed alone. None: with the
@@ -79,7 +86,7 @@ def evaluate(
     info, device = policy.info, next(policy.model.parameters()).device
     settings, targets = list(settings), _targets(policy, target_returns)
     env_id = env_id or info.env_id
-    _check(policy, critic, settings, episodes, env_id, max_envs, workers)
+    _check(policy, critic, settings, episodes, env_id, max_envs, workers, env_processes)
     if history_lengths is not None:
         check_history_lengths(history_lengths, policy.model)
     if candidates is not None:
@@ -91,22 +98,33 @@ def evaluate(
         for episode in range(episodes)
     ]
     on_cpu = device.type == "cpu"
+    at_once, chosen = min(max_envs, len(tasks)), workers
     if workers is None:
         workers = torch.get_num_threads() if on_cpu else 1
     workers = min(workers, max_envs, math.ceil(len(tasks) / ROW_MULTIPLE))
-    slots = [len(range(w, min(max_envs, len(tasks)), workers)) for w in range(workers)]
-    crew: list[Worker] = []
-    try:
-        refinement = _refinement(policy, critic, settings, device, batch_invariant=on_cpu)
-        for n in slots:
-            environments = Environments(
-                lambda: make_env(env_id, info.env_spec, info.max_episode_steps),
-                n,
-                info.state_dim,
-                info.observation_keys,
-                DiscreteActions.of(vars(info)),
-                info.action_dim,
+    kind = EnvironmentKind(
+        env_id,
+        info.env_spec,
+        info.max_episode_steps,
+        info.state_dim,
+        info.action_dim,
+        info.observation_keys,
+        DiscreteActions.of(vars(info)),
+    )
+    placement = place(env_processes, kind, workers=workers, slots=at_once, episodes=len(tasks))
+    if 0 < placement.processes < workers:  # each worker has environments of its own
+        if chosen is not None:
+            raise ValueError(
+                f"env_processes: expected 0 or at least one for each of the {workers} workers, got "
+                f"{env_processes}"
             )
+        workers = placement.processes
+    slots = shares(at_once, workers)
+    with ExitStack() as stack:
+        refinement = _refinement(policy, critic, settings, device, batch_invariant=on_cpu)
+        placed, placement = _environments(stack, kind, slots, placement, insist=env_processes is not None)
+        crew = []
+        for environments, n in zip(placed, slots, strict=True):
             actor = _actor(policy, n, tasks[0].target_return, on_cpu, history_lengths, candidates, critic)
             crew.append(Worker(actor, environments, refinement))
         if refinement is not None:
@@ -114,9 +132,6 @@ def evaluate(
         began = time.perf_counter()
         played, split = play_all(crew, tasks, progress)
         seconds = time.perf_counter() - began
-    finally:
-        for worker in crew:
-            worker.environments.close()
     steps = sum(p.length for p in played if isinstance(p, Played))
     results = setting_results(
         settings, targets, episodes, tasks, played, _task(info, env_id), with_critic=refinement is not None
@@ -129,7 +144,7 @@ def evaluate(
         failures=failed_episodes(tasks, played, [r.label for r in results for _ in range(episodes)]),
         steps=steps,
         steps_per_second=steps / seconds,
-        wall_time=WallTime(seconds, workers, _shares(split), crew[0].not_captured),
+        wall_time=WallTime(seconds, workers, _shares(split), crew[0].not_captured, *placement),
         policy=_about(info)
         | {
             "history_lengths": history_lengths and list(history_lengths),
@@ -180,11 +195,35 @@ def _actor(
     )
 
 
-def _check(policy, critic, settings, episodes, env_id, max_envs, workers) -> None:
+def _environments(
+    stack: ExitStack, kind: EnvironmentKind, slots: Sequence[int], placement: Placement, insist: bool
+) -> tuple[list[Environments | EnvironmentProcesses], Placement]:
+    """Environments of each worker, closed with the stack, and where they came to be: in this process after
+    all where nobody insists on children and these cannot have them."""
+    if placement.processes:
+        numbers = zip(slots, shares(placement.processes, len(slots)), strict=True)
+        try:
+            return [stack.enter_context(EnvironmentProcesses(kind, *n)) for n in numbers], placement
+        except NotInChildrenError as error:
+            if insist:
+                raise
+            placement = Placement(0, str(error))
+    return [stack.enter_context(kind.build(n)) for n in slots], placement
+
+
+def _check(policy, critic, settings, episodes, env_id, max_envs, workers, env_processes) -> None:
     numbers = {"episodes": episodes, "max_envs": max_envs, "workers": 1 if workers is None else workers}
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+    if (
+        isinstance(env_processes, bool)
+        or not isinstance(env_processes, int | None)
+        or (env_processes or 0) < 0
+    ):
+        raise ValueError(
+            f"env_processes: expected a whole number of at least 0, or None, got {env_processes!r}"
+        )
     if not settings:
         raise ValueError("settings: expected at least one AGSetting, got none")
     check_together(policy, critic, settings, env_id)

@@ -80,12 +80,15 @@ class SettingResult:
 class WallTime:
     """seconds: from first reset to last step. split: share of the workers' time, adding up to 1.
     not_captured: why policy and Action Gradient were not one CUDA graph; None where they were, and "policy"
-    is the time of both."""
+    is the time of both. env_processes: child processes that stepped the environments, 0 for none;
+    env_processes_reason: why so."""
 
     seconds: float
     workers: int
     split: dict[str, float]
     not_captured: str | None
+    env_processes: int
+    env_processes_reason: str
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from dtag_fast.rollout.captured import CapturedStep, why_not_captured
+from dtag_fast.rollout.env_processes import EnvironmentProcesses
 from dtag_fast.rollout.environments import Environments
 from dtag_fast.rollout.faults import Fault
 from dtag_fast.rollout.policy import SequencePolicy
@@ -82,7 +83,7 @@ class Worker:
     def __init__(
         self,
         policy: SequencePolicy | ReactivePolicy,
-        environments: Environments,
+        environments: Environments | EnvironmentProcesses,
         refinement: Refinement | None = None,
     ):
         self.policy, self.environments, self.refinement = policy, environments, refinement

@@ -63,3 +63,17 @@ def test_training_goes_on_warns_and_logs_the_number(run):
     with pytest.warns(RuntimeWarning, match="1 of 1 episodes"):
         scores = evaluation_callback(Args(dataset="", out=run, eval_episodes=1, eval_seed=1))(4, run)
     assert scores == {"failed_episodes": 1.0}
+
+
+def test_worker_processes_change_no_number(dtag, run, tmp_path):
+    line = f"evaluate run --env {faulty_env.ENV_ID} --episodes 6 --threads 1 --env-processes"
+    found = {}
+    for processes in (0, 2):
+        code, out, err = dtag(f"{line} {processes} --json out.json")
+        (result,) = json.loads((tmp_path / "out.json").read_text())["checkpoints"]
+        assert code == 1 and result["wall_time"]["env_processes"] == processes
+        assert ("environments in 2 processes: asked for" in out) == (processes == 2)
+        found[processes] = err, result["settings"]
+    assert found[0] == found[2]
+    code, _, err = dtag(f"{line} -1")
+    assert code == 2 and "env_processes: expected a whole number of at least 0, or None, got -1" in err

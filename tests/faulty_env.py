@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ import numpy as np
 
 ID = "DtagTest/Faulty-v0"
 ENV_ID = f"faulty_env:{ID}"
+WAITING_ID = "DtagTest/Waiting-v0"  # never fails, takes its time
 STATE_DIM, ACTION_DIM, MAX_STEPS = 4, 1, 12
 # (seed, step, kind) of the environment without arguments; step 0 is the reset
 FAULTS = ((1, 3, "raise"), (4, 0, "nan"))
@@ -22,15 +24,18 @@ class BrokenError(Exception):
 class FaultyEnv(gymnasium.Wrapper):
     """Fails in step `step` of the episode of `seed`, for each (seed, step, kind) in `faults`.
 
-    kind: "raise", "nan" (in the observation), "reward" (infinite), "exit" (the process, with code 7), "kill"
-    (the process kills itself). One that failed refuses everything but `close`, which raises then. `waits`:
-    seconds that a step waits for something else.
+    kind: "raise", "nan" (in the observation), "reward" (infinite), "quit" (SystemExit), "exit" (the process,
+    with code 7), "kill" (the process kills itself), "hang" (for ever). One that failed refuses everything but
+    `close`, which raises then. (-1, 0, kind) fails when it is built. `waits`: seconds that a step waits for
+    something else.
     """
 
     def __init__(self, faults: Sequence[tuple[int, int, str]] = FAULTS, waits: float = 0.0):
         super().__init__(gymnasium.make("InvertedPendulum-v5", disable_env_checker=True))
         self.kinds = {(seed, step): kind for seed, step, kind in faults}
         self.waits, self.broken = waits, False
+        self.seed, self.t = -1, 0
+        self._maybe_fail(np.zeros(STATE_DIM), 0.0)
 
     def reset(self, *, seed=None, options=None):
         assert not self.broken, "a broken environment was used again"
@@ -55,6 +60,10 @@ class FaultyEnv(gymnasium.Wrapper):
         self.broken = kind is not None
         if kind == "raise":
             raise BrokenError(f"told to fail\nat step {self.t}")
+        if kind == "quit":
+            sys.exit(3)
+        while kind == "hang":
+            time.sleep(1)
         if kind == "exit":
             os._exit(7)
         if kind == "kill":
@@ -67,3 +76,4 @@ class FaultyEnv(gymnasium.Wrapper):
 
 if ID not in gymnasium.registry:
     gymnasium.register(ID, entry_point=FaultyEnv, max_episode_steps=MAX_STEPS)
+    gymnasium.register(WAITING_ID, entry_point=FaultyEnv, kwargs={"faults": (), "waits": 0.02})

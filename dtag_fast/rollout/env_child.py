@@ -4,13 +4,16 @@ import contextlib
 import faulthandler
 import os
 import pickle
+import select
 import signal
+import threading
+import time
 from functools import partial
 from multiprocessing.connection import Connection
 
 import numpy as np
 
-from dtag_fast.rollout.env_processes import DONE, MESSAGE, RESET, SharedArrays
+from dtag_fast.rollout.env_processes import DONE, END_WITHIN, MESSAGE, RESET, SharedArrays
 from dtag_fast.rollout.environment_kind import EnvironmentKind
 from dtag_fast.rollout.faults import Fault
 
@@ -24,8 +27,18 @@ def main(socket: int, memory: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()  # a crash in compiled code says where
     link = Connection(socket)
+    threading.Thread(target=_end_with_parent, args=(socket,), daemon=True).start()
     with contextlib.suppress(EOFError, ConnectionError):  # the parent has gone
         _serve(link, memory, *link.recv())
+
+
+def _end_with_parent(socket: int) -> None:
+    """End this process some time after its parent has gone, even if an environment never comes back."""
+    watch = select.poll()
+    watch.register(socket, 0)  # that the other end was closed is told unasked
+    watch.poll()
+    time.sleep(END_WITHIN)
+    os._exit(1)
 
 
 def _serve(link: Connection, memory: int, kind: EnvironmentKind, num_envs: int, rows: slice) -> None:

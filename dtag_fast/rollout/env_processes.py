@@ -42,7 +42,7 @@ class NotInChildrenError(ValueError):
     """The environment can be built in this process alone."""
 
 
-class ProcessDiedError(RuntimeError):
+class ProcessDiedError(ChildProcessError):
     """A child process ended while it was needed."""
 
 

@@ -49,7 +49,7 @@ def place(
         return Placement(0, "one environment at a time")
     try:
         seconds, limit = kind.time_step()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Placement(
             0, f"an environment failed while its step was timed: {type(error).__name__}: {error}"
         )

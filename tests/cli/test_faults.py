@@ -1,12 +1,21 @@
 """`dtag evaluate` and evaluation in training where environments fail."""
 
 import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import faulty_env
 import pytest
+from process_tree import children_of, parent_of, wait_until
 
 from dtag_fast.cli.train import Args, evaluation_callback
 
+TESTS = Path(__file__).parents[1]
 DATASET = "test/pendulum-v0"
 SMALL = "--context-len 3 --d-model 16 --n-layer 2 --n-head 1 --batch-size 8 --updates 4"
 pytestmark = pytest.mark.filterwarnings("ignore:environment. closing it raised OSError:RuntimeWarning")
@@ -77,3 +86,26 @@ def test_worker_processes_change_no_number(dtag, run, tmp_path):
     assert found[0] == found[2]
     code, _, err = dtag(f"{line} -1")
     assert code == 2 and "env_processes: expected a whole number of at least 0, or None, got -1" in err
+
+
+def test_an_interrupt_ends_all_processes_without_tracebacks(run):
+    line = f"evaluate {run} --env faulty_env:{faulty_env.WAITING_ID} --episodes 500"
+    line += " --threads 1 --env-processes 2"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dtag_fast.cli", *shlex.split(line)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
+        start_new_session=True,
+    )
+    try:
+        wait_until(lambda: len(children_of(process.pid)) == 2)
+        children = children_of(process.pid)
+        time.sleep(2)  # most of the time it is in the midst of an episode then
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        assert process.wait(30) == 130
+        assert len(process.stderr.read().splitlines()) <= 1
+        assert all(parent_of(pid) is None for pid in children)
+    finally:
+        process.kill()
+        process.communicate()

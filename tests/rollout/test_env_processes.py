@@ -12,10 +12,11 @@ import faulty_env
 import gymnasium
 import numpy as np
 import pytest
+from process_tree import children_of, parent_of, wait_until
 
 from dtag_fast.data import DiscreteActions
 from dtag_fast.rollout import evaluate, grid
-from dtag_fast.rollout.env_processes import EnvironmentProcesses, NotInChildrenError
+from dtag_fast.rollout.env_processes import END_WITHIN, EnvironmentProcesses, NotInChildrenError
 from dtag_fast.rollout.environment_kind import EnvironmentKind
 
 TESTS = Path(__file__).parents[1]
@@ -34,28 +35,6 @@ def faulty(make_policy):
         return make_policy(kind, state_dim=4, action_dim=1, env_id=faulty_env.ENV_ID, env_spec=spec)
 
     return build
-
-
-def parent_of(pid: int) -> int | None:
-    """Its parent; None for a process that has ended."""
-    try:
-        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
-    except OSError:
-        return None
-    return None if state in "ZX" else int(parent)
-
-
-def children_of(pid: int) -> list[int]:
-    """Processes whose parent this is and that have not ended."""
-    everyone = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdecimal()]
-    return [other for other in everyone if parent_of(other) == pid]
-
-
-def wait_until(condition, seconds=30.0):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not come to pass"
-        time.sleep(0.02)
 
 
 def test_hopper_has_the_bits_of_this_process():
@@ -190,21 +169,30 @@ def test_errors_of_set_up_end_everything_with_their_sentence(make_policy, counti
     assert children_of(os.getpid()) == []
 
 
+def test_a_process_that_dies_while_it_starts_is_one_sentence(faulty):
+    with pytest.raises(OSError, match=r"^the environment's worker process ended with exit code 7$"):
+        evaluate(faulty((-1, 0, "exit")), env_processes=1)
+
+
 SCRIPT = """
     import sys, numpy as np
+    import faulty_env
     from dtag_fast.rollout.env_processes import EnvironmentProcesses
     from dtag_fast.rollout.environment_kind import EnvironmentKind
 
     # No guard against being imported: children must not run this file again.
     print("begun", flush=True)
-    kind = EnvironmentKind("InvertedPendulum-v5", None, None, 4, 1, None, None)
+    faults = ((0, 2, sys.argv[1]),) if len(sys.argv) > 1 else ()
+    spec = {"id": faulty_env.ENV_ID, "kwargs": {"faults": faults}}
+    kind = EnvironmentKind(faulty_env.ENV_ID, spec, None, 4, 1, None, None)
     environments = EnvironmentProcesses(kind, 4, 2)
     try:
         print("ready", flush=True)
         while True:
             for row in range(4):
                 environments.reset(row, seed=0)
-            environments.step(np.arange(4), np.zeros((4, 1), "f4"))
+            for _ in range(2):
+                environments.step(np.arange(4), np.zeros((4, 1), "f4"))
     except KeyboardInterrupt:
         environments.close()
         sys.exit("interrupted")
@@ -212,35 +200,46 @@ SCRIPT = """
 
 
 @pytest.fixture
-def script(tmp_path):
-    """A script that steps environments in two processes until it is ended; in a process group of its own."""
-    path = tmp_path / "script.py"
+def start(tmp_path):
+    """start(*arguments): a script that steps environments in two processes until it is ended; in a process
+    group of its own."""
+    path, started = tmp_path / "script.py", []
     path.write_text(textwrap.dedent(SCRIPT))
-    paths = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
-    process = subprocess.Popen(
-        [sys.executable, path],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": paths},
-        start_new_session=True,
-    )
-    yield process
-    process.kill()
-    process.communicate()
+    paths = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+
+    def call(*arguments: str) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [sys.executable, path, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": paths},
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield call
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
-def test_children_end_when_their_parent_is_killed(script):
+@pytest.mark.parametrize("arguments", [(), ("hang",)])
+def test_children_end_when_their_parent_is_killed(start, arguments):
+    script = start(*arguments)
     assert [script.stdout.readline() for _ in range(2)] == ["begun\n", "ready\n"]
     children = children_of(script.pid)
     assert len(children) == 2
+    time.sleep(0.5)  # all hang by now
     script.kill()
     script.wait()
-    wait_until(lambda: all(parent_of(pid) is None for pid in children), seconds=10)
+    wait_until(lambda: all(parent_of(pid) is None for pid in children), seconds=END_WITHIN + 10)
 
 
 @pytest.mark.parametrize("when", ["starting", "running"])
-def test_an_interrupt_is_the_parents_business(script, when):
+def test_an_interrupt_is_the_parents_business(start, when):
+    script = start()
     assert script.stdout.readline() == "begun\n"
     if when == "running":
         assert script.stdout.readline() == "ready\n"

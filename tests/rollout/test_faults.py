@@ -35,6 +35,7 @@ def faulty(make_policy):
         ("raise", "BrokenError", "told to fail\nat step"),
         ("nan", "FloatingPointError", "observation: expected finite float32 numbers, entry 2 is nan"),
         ("reward", "FloatingPointError", "reward: expected a finite number, got inf"),
+        ("quit", "SystemExit", "3"),
     ],
 )
 @pytest.mark.parametrize("max_envs", [1, 3, 8])

@@ -1,0 +1,27 @@
+"""Which processes there are, as Linux tells it."""
+
+import time
+from pathlib import Path
+
+
+def parent_of(pid: int) -> int | None:
+    """Its parent; None for a process that has ended."""
+    try:
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except OSError:
+        return None
+    return None if state in "ZX" else int(parent)
+
+
+def children_of(pid: int) -> list[int]:
+    """Processes whose parent this is and that have not ended."""
+    everyone = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdecimal()]
+    return [other for other in everyone if parent_of(other) == pid]
+
+
+def wait_until(condition, seconds=30.0):
+    """Wait for `condition()`; an AssertionError if it does not come within `seconds`."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not come to pass"
+        time.sleep(0.02)

@@ -14,9 +14,17 @@ def parent_of(pid: int) -> int | None:
 
 
 def children_of(pid: int) -> list[int]:
-    """Processes whose parent this is and that have not ended."""
-    everyone = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdecimal()]
-    return [other for other in everyone if parent_of(other) == pid]
+    """Processes that step environments, whose parent this is and that have not ended."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal() and parent_of(int(folder.name)) == pid:
+            try:
+                command = (folder / "cmdline").read_bytes()
+            except OSError:  # ended meanwhile
+                continue
+            if b"env_child" in command:
+                found.append(int(folder.name))
+    return found
 
 
 def wait_until(condition, seconds=30.0):

@@ -38,11 +38,11 @@ LOOK_EVERY = (
 END_WITHIN = 5.0  # seconds that a child has to close its environments
 
 
-class NotInChildrenError(ValueError):
+class NotInChildren(ValueError):
     """The environment can be built in this process alone."""
 
 
-class ProcessDiedError(ChildProcessError):
+class ProcessDied(ChildProcessError):
     """A child process ended while it was needed."""
 
 
@@ -121,11 +121,11 @@ class Child:
             Faults by slot, mostly none.
 
         Raises:
-            ProcessDiedError: the child ended. Any other: raised there, and no fault of an episode.
+            ProcessDied: the child ended. Any other: raised there, and no fault of an episode.
         """
         while not self._watch.poll(1000 * LOOK_EVERY):
             if self.process.poll() is not None:
-                raise ProcessDiedError(self._ended())
+                raise ProcessDied(self._ended())
         try:
             word = os.read(self.link.fileno(), 1)
             if word == DONE:
@@ -137,7 +137,7 @@ class Child:
                 return found
         except (EOFError, ConnectionResetError):
             pass
-        raise ProcessDiedError(self._ended())
+        raise ProcessDied(self._ended())
 
     def close(self, within: float = END_WITHIN) -> None:
         """Let the child close its environments and end; it is killed after `within` seconds."""
@@ -166,9 +166,9 @@ class EnvironmentProcesses:
         kind: of the environments. num_envs: N >= 1. processes: 1 <= P <= N.
 
     Raises:
-        NotInChildrenError: the environment is not to be had in another process.
+        NotInChildren: the environment is not to be had in another process.
         ValueError, gymnasium.error.Error: as `Environments` and `make_env`.
-        ProcessDiedError: a child did not come up.
+        ProcessDied: a child did not come up.
     """
 
     def __init__(self, kind: EnvironmentKind, num_envs: int, processes: int):
@@ -176,7 +176,7 @@ class EnvironmentProcesses:
         try:
             pickle.dumps(kind)
         except Exception as error:
-            raise NotInChildrenError(
+            raise NotInChildren(
                 f"env_processes: the description of {kind.env_id} cannot be sent to another process "
                 f"({error}); evaluate in this one (env_processes=0)"
             ) from error
@@ -214,7 +214,7 @@ class EnvironmentProcesses:
         child.ask(RESET, (row - child.rows.start, seed))
         try:
             self.faults.update(child.answer())
-        except ProcessDiedError as error:
+        except ProcessDied as error:
             self._lose(number, error)
             self.faults[row] = self._lost.pop(row)
 
@@ -236,7 +236,7 @@ class EnvironmentProcesses:
         for number, child in asked:
             try:
                 self.faults.update(child.answer())
-            except ProcessDiedError as error:
+            except ProcessDied as error:
                 self._lose(number, error)
         for row in rows.tolist() if self._lost else ():
             if row in self._lost:
@@ -271,7 +271,7 @@ class EnvironmentProcesses:
             env_id = self._kind.env_id
             if env_id.partition(":")[2] not in gymnasium.registry and env_id not in gymnasium.registry:
                 raise
-            raise NotInChildrenError(
+            raise NotInChildren(
                 f"env_processes: {env_id} is registered in this process alone, a worker process cannot build "
                 f"it; give it as 'module:{env_id}' with a module that registers it, or evaluate in this "
                 "process (env_processes=0)"
@@ -280,7 +280,7 @@ class EnvironmentProcesses:
             child.close()
             raise
 
-    def _lose(self, number: int, error: ProcessDiedError) -> None:
+    def _lose(self, number: int, error: ProcessDied) -> None:
         """Give up a child that died, and with it what its slots were at."""
         self._children[number] = None
         for row in range(*self._shares[number].indices(self._num_envs)):

@@ -16,7 +16,7 @@ from dtag_fast.data import DiscreteActions
 from dtag_fast.models.policies import StatePolicy
 from dtag_fast.rollout.batches import ROW_MULTIPLE
 from dtag_fast.rollout.candidates import Candidates, check_candidates
-from dtag_fast.rollout.env_processes import EnvironmentProcesses, NotInChildrenError
+from dtag_fast.rollout.env_processes import EnvironmentProcesses, NotInChildren
 from dtag_fast.rollout.environment_kind import EnvironmentKind
 from dtag_fast.rollout.environments import Environments
 from dtag_fast.rollout.placement import Placement, place, shares
@@ -204,7 +204,7 @@ def _environments(
         numbers = zip(slots, shares(placement.processes, len(slots)), strict=True)
         try:
             return [stack.enter_context(EnvironmentProcesses(kind, *n)) for n in numbers], placement
-        except NotInChildrenError as error:
+        except NotInChildren as error:
             if insist:
                 raise
             placement = Placement(0, str(error))

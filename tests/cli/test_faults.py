@@ -14,6 +14,8 @@ import pytest
 from process_tree import children_of, parent_of, wait_until
 
 from dtag_fast.cli.train import Args, evaluation_callback
+from dtag_fast.experiments.comparison import compare_policies
+from dtag_fast.rollout import EpisodesFailed
 
 TESTS = Path(__file__).parents[1]
 DATASET = "test/pendulum-v0"
@@ -58,12 +60,29 @@ def test_a_setting_without_a_finished_episode_is_a_dash(dtag, run, tmp_path):
     assert dtag("plot out.json")[0] == 2  # no curve, and no crash
 
 
-def test_training_goes_on_warns_and_logs_the_number(run):
+@pytest.fixture
+def failing_run(run):
+    """The run, its last checkpoint as if trained for the environment that fails."""
     config = run / "checkpoints" / "4" / "config.json"
     content = json.loads(config.read_text())
     assert content["info"]["env_id"] == "InvertedPendulum-v5"
     content["info"]["env_id"] = faulty_env.ENV_ID
     config.write_text(json.dumps(content))
+    return run
+
+
+def test_a_paired_comparison_needs_every_episode(dtag, failing_run, tmp_path):
+    assert dtag(f"train iql {DATASET} --out critic --updates 2 --hidden 8 8 --batch-size 8")[0] == 0
+    options = {"steps": (0,), "lr": 0.1, "seed": 0, "progress": lambda *_: None}
+    runs, critic = {"reinformer": failing_run}, tmp_path / "critic"
+    (row,) = compare_policies(runs, critic, episodes=1, **options)
+    assert row["seeds"] == [0]
+    with pytest.raises(EpisodesFailed, match=r"1 of 2 episodes of .* seed 1, plain policy, step 3"):
+        compare_policies(runs, critic, episodes=2, **options)
+
+
+def test_training_goes_on_warns_and_logs_the_number(failing_run):
+    run = failing_run
     for episodes, failed, over in ((6, 2.0, "2 of 6"), (3, 1.0, "1 of 3")):
         evaluate = evaluation_callback(Args(dataset="", out=run, eval_episodes=episodes))
         with pytest.warns(RuntimeWarning, match=f"step 4: environment: {over} episodes of .* seed 1, plain"):

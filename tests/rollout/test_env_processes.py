@@ -16,7 +16,7 @@ from process_tree import children_of, parent_of, wait_until
 
 from dtag_fast.data import DiscreteActions
 from dtag_fast.rollout import evaluate, grid
-from dtag_fast.rollout.env_processes import END_WITHIN, EnvironmentProcesses, NotInChildrenError
+from dtag_fast.rollout.env_processes import END_WITHIN, EnvironmentProcesses, NotInChildren
 from dtag_fast.rollout.environment_kind import EnvironmentKind
 
 TESTS = Path(__file__).parents[1]
@@ -112,7 +112,7 @@ def test_a_process_that_dies_takes_its_running_episodes_only(faulty, kind, sente
     lost = [f.seed for f in result.failures]
     # When seed 2 is reset, seed 3 has not begun: it plays in the new process.
     assert lost == ([2] if step == 0 else [2, 3])
-    assert {f.error for f in result.failures} == {"ProcessDiedError"}
+    assert {f.error for f in result.failures} == {"ProcessDied"}
     assert all(f.message == sentence and f.step == step for f in result.failures)
     (setting,) = result.settings
     assert setting.seeds == [seed for seed in range(8) if seed not in lost]
@@ -154,12 +154,10 @@ def test_errors_of_set_up_end_everything_with_their_sentence(make_policy, counti
         evaluate(make_policy("dt", state_dim=11, env_id="Hopper-v5"), env_processes=1)
     with pytest.raises(gymnasium.error.Error, match="Absent"):
         evaluate(make_policy("dt", env_id="Absent-v0"), env_processes=1)
-    with pytest.raises(
-        NotInChildrenError, match=r"registered in this process alone.* 'module:DtagTest/Count"
-    ):
+    with pytest.raises(NotInChildren, match=r"registered in this process alone.* 'module:DtagTest/Count"):
         evaluate(make_policy("dt"), env_processes=1)
     spec = {"id": counting.ENV_ID, "kwargs": {"lasts": lambda: 3}}
-    with pytest.raises(NotInChildrenError, match=r"env_processes: the description .* \(env_processes=0\)"):
+    with pytest.raises(NotInChildren, match=r"env_processes: the description .* \(env_processes=0\)"):
         evaluate(make_policy("dt", env_spec=spec), env_processes=1)
     for wrong in (-1, True, 1.5):
         with pytest.raises(ValueError, match="env_processes: expected a whole number of at least 0, or None"):

@@ -49,6 +49,8 @@ def evaluation(*files: Path) -> str:
         result = max(json.loads(file.read_text())["checkpoints"], key=lambda c: c["policy"]["step"])
         about = result["policy"]
         for setting in result["settings"]:
+            if setting["mean"] is None:
+                raise ValueError(f"{file}: {setting['label']}: no episode of it was finished")
             key = (about["dataset_id"], about["algorithm"], setting["target_return"], setting["label"])
             groups[key].append((result, setting))
     rows = []

@@ -84,7 +84,7 @@ def evaluate(
         EpisodesFailed: no episode at all could be finished.
     """
     info, device = policy.info, next(policy.model.parameters()).device
-    settings, targets = list(settings), _targets(policy, target_returns)
+    settings, targets = list(settings), targets_of(policy, target_returns)
     env_id = env_id or info.env_id
     _check(policy, critic, settings, episodes, env_id, max_envs, workers, env_processes)
     if history_lengths is not None:
@@ -125,7 +125,7 @@ def evaluate(
         placed, placement = _environments(stack, kind, slots, placement, insist=env_processes is not None)
         crew = []
         for environments, n in zip(placed, slots, strict=True):
-            actor = _actor(policy, n, tasks[0].target_return, on_cpu, history_lengths, candidates, critic)
+            actor = make_actor(policy, n, tasks[0].target_return, on_cpu, history_lengths, candidates, critic)
             crew.append(Worker(actor, environments, refinement))
         if refinement is not None:
             refinement.prepare(info.state_dim, info.action_dim)
@@ -158,7 +158,8 @@ def evaluate(
     return result
 
 
-def _targets(policy: LoadedPolicy, wanted: Sequence[float] | None) -> list[float | None]:
+def targets_of(policy: LoadedPolicy, wanted: Sequence[float] | None) -> list[float | None]:
+    """The returns to ask of a policy, those of its checkpoint by default; [None] where it takes none."""
     model, name = policy.model, type(policy.model).__name__
     if not model.takes_target_return:
         if wanted:
@@ -171,7 +172,7 @@ def _targets(policy: LoadedPolicy, wanted: Sequence[float] | None) -> list[float
     return [float(target) for target in targets]
 
 
-def _actor(
+def make_actor(
     policy: LoadedPolicy,
     num_envs: int,
     target_return: float | None,
@@ -180,6 +181,7 @@ def _actor(
     candidates: Candidates | None,
     critic: LoadedCritic | None,
 ) -> SequencePolicy | ReactivePolicy:
+    """What acts for `num_envs` rollouts, as `evaluate` sets it up."""
     if isinstance(policy.model, StatePolicy):
         return ReactivePolicy(policy.model, num_envs, batch_invariant)
     return SequencePolicy(

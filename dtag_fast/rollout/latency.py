@@ -15,7 +15,7 @@ from dtag_fast.data import DiscreteActions, flatten_observation
 from dtag_fast.rollout.candidates import Candidates
 from dtag_fast.rollout.captured import CapturedStep, why_not_captured
 from dtag_fast.rollout.environments import make_env
-from dtag_fast.rollout.evaluation import _actor, _targets, check_together
+from dtag_fast.rollout.evaluation import check_together, make_actor, targets_of
 from dtag_fast.rollout.policy import SequencePolicy
 from dtag_fast.rollout.reactive import ReactivePolicy
 from dtag_fast.rollout.refinement import Refinement
@@ -130,7 +130,7 @@ def measure_latency(
     for name, value, least in (("actions", actions, 1), ("warmup", warmup, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
-    settings, target = list(settings), _targets(policy, target_returns)[0]
+    settings, target = list(settings), targets_of(policy, target_returns)[0]
     env_id = env_id or policy.info.env_id
     if not settings:
         raise ValueError("settings: expected at least one AGSetting, got none")
@@ -144,7 +144,9 @@ def measure_latency(
 
     with closing(make_env(env_id, info.env_spec, info.max_episode_steps)) as env:
         for setting in settings:
-            crew = [_actor(policy, 1, target, False, history_lengths, candidates, critic) for _ in range(2)]
+            crew = [
+                make_actor(policy, 1, target, False, history_lengths, candidates, critic) for _ in range(2)
+            ]
             apart, together = (_Episodes(env, actor, info, target, seed) for actor in crew)
             refiner = refinement = None
             if not setting.is_plain:

@@ -74,7 +74,8 @@ def compiled(
     if x.ndim == 2:
         return cpu.mlp(x, networks, activation, extra, mean, std)
     rows, more = x.reshape(-1, x.shape[-1]), None if extra is None else extra.reshape(-1, extra.shape[-1])
-    return cpu.mlp(rows, networks, activation, more, mean, std).unflatten(1, x.shape[:-1])
+    out = cpu.mlp(rows, networks, activation, more, mean, std)
+    return out.view(len(networks), *x.shape[:-1], out.shape[-1])
 
 
 def check(

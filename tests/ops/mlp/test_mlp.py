@@ -75,10 +75,11 @@ def test_rows_of_two_parts_standardised():
         close(one, other)
 
 
-def test_leading_axes():
-    nets, x, extra = networks((6, 12, 2), 3), torch.randn(4, 5, 4), torch.randn(4, 5, 2)
+@pytest.mark.parametrize("leading", [(4, 5), (7,), ()])
+def test_leading_axes(leading):
+    nets, x, extra = networks((6, 12, 2), 3), torch.randn(*leading, 4), torch.randn(*leading, 2)
     out = mlp(x, nets, "relu", extra=extra)
-    assert out.shape == (3, 4, 5, 2)
+    assert out.shape == (3, *leading, 2)
     close(out, mlp(x, nets, "relu", extra=extra, backend="reference"))
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import tyro
 from rich.table import Table
 
+from dtag_fast.cli import action_gradient
 from dtag_fast.cli.main import EXIT_DONE, EXIT_INCOMPLETE
 from dtag_fast.cli.terminal import make_console, numbers, progress_bar
 
@@ -126,23 +127,13 @@ def report_failures(result) -> int:
 
 
 def _settings_options(args: Args) -> dict[str, Any]:
-    from dtag_fast.ops.refine.options import SGD, ClipNorm
-
-    optimizers: list[Any] = args.ag_optimizer.split(",")
-    if args.ag_momentum:
-        optimizers = [SGD(momentum=args.ag_momentum) if name == "sgd" else name for name in optimizers]
-    gradient: Any = args.ag_gradient
-    if gradient.startswith("clip:"):
-        (limit,) = numbers("--ag-gradient clip", gradient.removeprefix("clip:"), float)
-        gradient = ClipNorm(limit)
-    reduce = int(args.ag_reduce) if args.ag_reduce.lstrip("-").isdecimal() else args.ag_reduce
     steps = args.ag_steps if args.ag_steps is not None else "0" if args.critic is None else "0,10"
     return {
         "steps": numbers("--ag-steps", steps, int),
         "lr": numbers("--ag-lr", args.ag_lr, float),
-        "optimizer": optimizers,
-        "reduce": reduce,
-        "gradient": gradient,
+        "optimizer": action_gradient.optimizers(args.ag_optimizer, args.ag_momentum),
+        "reduce": action_gradient.reduction(args.ag_reduce),
+        "gradient": action_gradient.gradient(args.ag_gradient),
         "radius": args.ag_radius,
         "select": args.ag_select,
     }

@@ -15,6 +15,7 @@ VERBS = {
     "demo": "make a PointMaze dataset, train, evaluate with and without Action Gradient; table and plots",
     "train": "train a policy (dt, reinformer, odt, ...) or a critic (iql, td3bc, ...) on a dataset",
     "evaluate": "run a trained policy in its environment, with any Action Gradient settings in one batch",
+    "sweep": "run many settings of a trained policy, resumable, on all cores or a Ray cluster; one table",
     "data": "list, show, make, import and download datasets",
     "plot": "plot the results of runs",
     "doctor": "versions, instruction sets, backends and datasets found on this machine",

@@ -1,0 +1,127 @@
+"""The cells of a sweep: a checkpoint, a return to ask for, and one way to refine the policy's actions."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from dtag_fast.ops.refine.options import (
+    SGD,
+    Adam,
+    ClipNorm,
+    RMSprop,
+    parse_optimizer,
+    parse_radius,
+)
+from dtag_fast.rollout.settings import AGSetting, grid
+
+_NAMES = {SGD(): "sgd", Adam(): "adam", RMSprop(): "rmsprop"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is played over E episodes.
+
+    Args:
+        checkpoint_step: of the policy.
+        target_return: to ask for, in the environment's units; None for a policy that takes none.
+        setting: steps=0 is the plain policy.
+    """
+
+    checkpoint_step: int
+    target_return: float | None
+    setting: AGSetting
+
+    @property
+    def key(self) -> tuple:
+        """What a row of the table says of its cell; two cells are the same where their keys are."""
+        return (self.checkpoint_step, self.target_return, *setting_columns(self.setting).values())
+
+    @property
+    def baseline(self) -> "Cell":
+        """The plain policy of the same checkpoint and target."""
+        return Cell(self.checkpoint_step, self.target_return, AGSetting())
+
+    @property
+    def label(self) -> str:
+        """For tables: the setting, and the target where there is one."""
+        target = "" if self.target_return is None else f" target={self.target_return:g}"
+        return setting_columns(self.setting)["setting"] + target
+
+
+def setting_columns(setting: AGSetting) -> dict[str, Any]:
+    """The columns of a table that name a setting: numbers, strings and None; equal settings give equal ones.
+
+    `optimizer`: "sgd", "adam", "rmsprop", or the form with its options. `gradient`: "raw", "unit", "clip:C".
+    `reduce`: "min", "mean" or the member's number as a string. `radius` and `radius_norm` ("inf", "l2") are
+    None without a limit. `setting` is the label made of them.
+    """
+    if setting.is_plain:
+        setting = AGSetting()  # its other options change nothing
+    optimizer, radius = parse_optimizer(setting.optimizer), parse_radius(setting.radius)
+    gradient = setting.gradient
+    columns = {
+        "steps": setting.steps,
+        "lr": float(setting.lr),
+        "optimizer": _NAMES.get(optimizer, str(optimizer)),
+        "reduce": str(setting.reduce),
+        "gradient": f"clip:{gradient.limit:g}" if isinstance(gradient, ClipNorm) else gradient,
+        "radius": radius and radius.limit,
+        "radius_norm": radius and radius.norm,
+        "select": setting.select,
+    }
+    if setting.is_plain:
+        return columns | {"setting": setting.label}
+    usual = {"optimizer": "sgd", "reduce": "min", "gradient": "raw", "radius": None, "select": "best"}
+    extras = [f"{name}={columns[name]}" for name, value in usual.items() if columns[name] != value]
+    if columns["radius_norm"] == "l2":
+        extras.append("norm=l2")
+    return columns | {"setting": " ".join([f"AG n={setting.steps} lr={setting.lr:g}", *extras])}
+
+
+def settings_grid(
+    steps: Sequence[int] = (0,),
+    lr: Sequence[float] = (0.03,),
+    optimizer: Sequence[Any] = ("sgd",),
+    reduce: Sequence[str | int] = ("min",),
+    gradient: Sequence[Any] = ("raw",),
+    radius: Sequence[Any] = (None,),
+    select: Sequence[str] = ("best",),
+) -> list[AGSetting]:
+    """All combinations of the fields of AGSetting, each once; steps=0 is one and the same plain policy."""
+    names = ("reduce", "gradient", "radius", "select")
+    found = [
+        setting
+        for values in product(reduce, gradient, radius, select)
+        for setting in grid(steps, lr, optimizer, **dict(zip(names, values, strict=True)))
+    ]
+    return unique_settings(found)
+
+
+def unique_settings(settings: Iterable[AGSetting]) -> list[AGSetting]:
+    """`settings` without those that mean what an earlier one does; the plain policy has no other options."""
+    found = {tuple(setting_columns(s).values()): s for s in reversed(list(settings))}
+    return [AGSetting() if s.is_plain else s for s in reversed(found.values())]
+
+
+def make_cells(
+    checkpoint_steps: Sequence[int], targets: Sequence[float | None], settings: Sequence[AGSetting]
+) -> tuple[list[Cell], bool]:
+    """Every setting under every target and checkpoint, the plain policy first if it was not among them.
+
+    Returns:
+        The cells, and whether the plain policy was added.
+    """
+    settings = unique_settings(settings)
+    added = not any(setting.is_plain for setting in settings)
+    if added:
+        settings = [AGSetting(), *settings]
+    targets = list(dict.fromkeys(targets))
+    return [Cell(*parts) for parts in product(checkpoint_steps, targets, settings)], added
+
+
+def has_default_options(setting: AGSetting) -> bool:
+    """Whether only its steps and lr may differ from the defaults."""
+    plain = setting_columns(AGSetting())
+    mine = setting_columns(setting)
+    return all(mine[k] == plain[k] for k in ("optimizer", "reduce", "gradient", "radius", "select"))

@@ -1,0 +1,75 @@
+"""Where jobs are played: in this process, in worker processes of this machine, or on a Ray cluster.
+
+An executor is a context manager with `workers` and `play(jobs, progress)`, which yields an Outcome for every
+job as soon as it is played, in any order. Leaving the context ends what still runs.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, Protocol
+
+from dtag_fast.sweep.jobs import Job, Outcome, play_to_the_end
+
+ATTEMPTS = 2  # a job whose worker dies gets a second one
+
+Progress = Callable[[int], None]  # episodes that were just finished, of jobs that still run
+
+
+class Executor(Protocol):
+    workers: int
+
+    def __enter__(self) -> "Executor": ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def play(self, jobs: Sequence[Job], progress: Progress) -> Iterator[Outcome]: ...
+
+
+class InThisProcess:
+    """One job after the other."""
+
+    workers = 1
+
+    def __enter__(self) -> "InThisProcess":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def play(self, jobs: Sequence[Job], progress: Progress) -> Iterator[Outcome]:
+        for job in jobs:
+            yield play_to_the_end(job, lambda _done, _total: progress(1))
+
+
+def make_executor(
+    kind: Literal["local", "ray"], jobs: int | None, device: str, ray_address: str | None
+) -> Executor:
+    """An executor, not started yet.
+
+    Args:
+        kind: "local" for processes of this machine.
+        jobs: how many at once; 1 of "local" is this process. None: one per core this process may use, or 1 on
+            a GPU; for Ray, the cluster's CPUs.
+        ray_address: of a running cluster; None: RAY_ADDRESS or a cluster of this machine, else one that is
+            started here and stopped in the end.
+
+    Raises:
+        ValueError: an unknown kind, a number below 1, or Ray is not installed.
+    """
+    if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1):
+        raise ValueError(f"jobs: expected a whole number of at least 1, got {jobs!r}")
+    if kind == "ray":
+        from dtag_fast.sweep.ray_cluster import RayCluster
+
+        return RayCluster(jobs, ray_address, device)
+    if kind != "local":
+        raise ValueError(f'executor: expected "local" or "ray", got {kind!r}')
+    if ray_address is not None:
+        raise ValueError(f'ray_address: is for executor "ray", got {ray_address!r} with "local"')
+    if jobs is None:
+        jobs = len(os.sched_getaffinity(0)) if device == "cpu" else 1
+    if jobs == 1:
+        return InThisProcess()
+    from dtag_fast.sweep.processes import Processes
+
+    return Processes(jobs)

@@ -1,0 +1,146 @@
+"""The unit of work of a sweep: some cells, some episodes, one call of `evaluate`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from dtag_fast.rollout.candidates import Candidates
+from dtag_fast.rollout.evaluation import evaluate
+from dtag_fast.rollout.results import SettingResult
+from dtag_fast.rollout.settings import AGSetting
+from dtag_fast.sweep.cells import setting_columns
+from dtag_fast.sweep.table import Row
+from dtag_fast.training.checkpoint import load_critic, load_policy
+
+
+@dataclass(frozen=True)
+class HowToPlay:
+    """What all jobs of a sweep share: options of `evaluate`, and the names that rows carry."""
+
+    run: str
+    critic: str | None
+    env_id: str | None
+    device: str
+    max_envs: int
+    history_lengths: tuple[int, ...] | None
+    candidates: Candidates | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Every setting under every target for the episodes that start with seeds first_seed + 0 .. episodes - 1.
+
+    checkpoint, critic: folders of checkpoints.
+    """
+
+    checkpoint: str
+    critic: str | None
+    settings: tuple[AGSetting, ...]
+    targets: tuple[float | None, ...]
+    first_seed: int
+    episodes: int
+    how: HowToPlay
+
+    @property
+    def rows(self) -> int:
+        """Episodes in all."""
+        return len(self.settings) * len(self.targets) * self.episodes
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        step, last = Path(self.checkpoint).name, self.first_seed + self.episodes - 1
+        return f"step {step}, {len(self.settings)} settings, seeds {self.first_seed}..{last}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A job's rows, or why there are none."""
+
+    job: Job
+    rows: list[Row] | None
+    error: Exception | None = None
+
+
+def play_job(job: Job, progress: Callable[[int, int], None] | None = None) -> list[Row]:
+    """Play a job in this process with one thread; errors as `evaluate`, `load_policy` and `load_critic`.
+
+    A row's numbers depend on its own seed, setting and target alone (on a CPU; docs/evaluation.md).
+    """
+    policy = _policy(job.checkpoint, job.how.device)
+    how = job.how
+    result = evaluate(
+        policy,
+        critic=None if job.critic is None else _critic(job.critic, how.device),
+        settings=job.settings,
+        target_returns=None if job.targets == (None,) else job.targets,
+        episodes=job.episodes,
+        seed=job.first_seed,
+        env_id=how.env_id,
+        max_envs=how.max_envs,
+        workers=1,
+        history_lengths=how.history_lengths,
+        candidates=how.candidates,
+        progress=progress,
+    )
+    about = {
+        "run": how.run,
+        "checkpoint_step": policy.info.step,
+        "algorithm": policy.info.algorithm,
+        "dataset_id": policy.info.dataset_id,
+        "env_id": result.env_id,
+        "critic": how.critic,
+    }
+    return [row for found in result.settings for row in _rows(found, about)]
+
+
+def play_to_the_end(job: Job, progress: Callable[[int, int], None] | None = None) -> Outcome:
+    """`play_job` whose errors come back as an outcome: other jobs do not depend on them."""
+    try:
+        return Outcome(job, play_job(job, progress))
+    except Exception as error:
+        return Outcome(job, None, _plain(error))
+
+
+def _plain(error: Exception) -> Exception:
+    """An error that can be sent to another process: a user's error as its own kind, others by name."""
+    if isinstance(error, (ValueError, OSError)):
+        return (ValueError if isinstance(error, ValueError) else OSError)(str(error))
+    if type(error).__module__ == "gymnasium.error":
+        return ValueError(str(error))
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+# A worker process plays many jobs with the same networks.
+@lru_cache(maxsize=4)
+def _policy(checkpoint: str, device: str):
+    return load_policy(checkpoint, device)
+
+
+@lru_cache(maxsize=4)
+def _critic(checkpoint: str, device: str):
+    return load_critic(checkpoint, device)
+
+
+def _rows(found: SettingResult, about: Row) -> list[Row]:
+    columns = about | {"target_return": found.target_return} | setting_columns(found.setting)
+    score = found.normalized
+    rows = []
+    for i, seed in enumerate(found.seeds):
+        reached = found.returns[i]
+        rows.append(
+            columns
+            | {
+                "seed": seed,
+                "episode_return": reached,
+                "normalized_score": score
+                and 100 * (reached - score.ref_min) / (score.ref_max - score.ref_min),
+                "length": found.lengths[i],
+                "terminated": found.terminated[i],
+                "mean_q_0": found.mean_q_0 and found.mean_q_0[i],
+                "mean_q_gain": found.mean_q_gain and found.mean_q_gain[i],
+                "error": None,
+            }
+        )
+    return rows

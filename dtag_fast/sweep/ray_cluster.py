@@ -1,0 +1,85 @@
+"""Jobs as tasks of a Ray cluster, which must see the run's folders under the same paths."""
+
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+
+from dtag_fast.sweep.executors import ATTEMPTS, Progress
+from dtag_fast.sweep.jobs import Job, Outcome, play_to_the_end
+
+POLL_EVERY = 0.5  # seconds after which Python looks at pending signals
+MISSING = "executor: ray needs the package ray, which is missing; pip install 'dtag_fast[cluster]'"
+
+
+class RayCluster:
+    """A running cluster, or a local one that is started and stopped here.
+
+    Args:
+        jobs: CPUs of a cluster that is started here; None for one per core. A running one has its own.
+        address: see `make_executor`.
+        device: "cpu", or "cuda" for tasks of one GPU each.
+
+    Raises:
+        ValueError: ray is not installed.
+    """
+
+    def __init__(self, jobs: int | None, address: str | None, device: str):
+        if importlib.util.find_spec("ray") is None:
+            raise ValueError(MISSING)
+        self.workers, self._cpus, self._address, self._device = jobs or 1, jobs, address, device
+        self._running: dict = {}  # object reference -> job
+        self._ours = False
+
+    def __enter__(self) -> "RayCluster":
+        import ray
+
+        if not ray.is_initialized():
+            self._ours = True
+            self._connect(ray)
+        self.workers = max(1, int(ray.cluster_resources().get("GPU" if self._on_gpu else "CPU", 1)))
+        needs = {"num_cpus": 1, "num_gpus": int(self._on_gpu)}
+        # Errors of a job are outcomes; what Ray repeats is a job whose worker has died.
+        self._task = ray.remote(**needs, max_retries=ATTEMPTS - 1)(play_to_the_end)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        import ray
+
+        for reference in self._running:
+            ray.cancel(reference, force=True)
+        self._running.clear()
+        if self._ours:
+            ray.shutdown()
+
+    def play(self, jobs: Sequence[Job], progress: Progress) -> Iterator[Outcome]:
+        import ray
+
+        self._running = {self._task.remote(job): job for job in jobs}
+        while self._running:
+            done, _ = ray.wait(list(self._running), timeout=POLL_EVERY)
+            for reference in done:
+                job = self._running.pop(reference)
+                try:
+                    outcome = ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    reason = str(error).strip().splitlines()[0]
+                    yield Outcome(job, None, RuntimeError(f"its Ray worker was lost, twice: {reason}"))
+                else:
+                    progress(job.rows)
+                    yield outcome
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self._device != "cpu"
+
+    def _connect(self, ray) -> None:
+        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+        try:
+            ray.init(address=self._address or "auto", **quiet)
+        except ConnectionError as error:
+            if self._address is not None or os.environ.get("RAY_ADDRESS"):
+                where = self._address or os.environ["RAY_ADDRESS"]
+                raise OSError(f"ray_address: no Ray cluster answers at {where!r} ({error})") from error
+            # Ray counts starts of clusters on a server of its maker, unless told not to.
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            ray.init(num_cpus=self._cpus, include_dashboard=False, **quiet)

@@ -51,7 +51,9 @@ class Job:
     def name(self) -> str:
         """For messages."""
         step, last = Path(self.checkpoint).name, self.first_seed + self.episodes - 1
-        return f"step {step}, {len(self.settings)} settings, seeds {self.first_seed}..{last}"
+        labels = [setting_columns(setting)["setting"] for setting in self.settings]
+        many = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
+        return f"step {step}, {labels[0]}{many}, seeds {self.first_seed}..{last}"
 
 
 @dataclass(frozen=True)

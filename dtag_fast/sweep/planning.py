@@ -1,60 +1,66 @@
-"""Which jobs play what a table lacks: wide batches, short enough to lose one, and one for every worker."""
+"""Which jobs play what a table lacks: wide enough to share a batch, short enough to lose."""
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from dtag_fast.rollout.settings import AGSetting
 from dtag_fast.sweep.cells import Cell, has_default_options
 from dtag_fast.sweep.jobs import HowToPlay, Job
 
-EPISODES_PER_JOB = 128  # what an interruption may lose, and two batches of the default max_envs
+EPISODES_PER_JOB = 64  # what an interruption may lose of every worker; at the fastest a few seconds
 
 
 def plan(
     cells: Sequence[Cell],
-    seeds: Iterable[int],
+    seeds: range,
     played: Callable[[Cell, int], bool],
     checkpoints: dict[int, Path],
     critic: Callable[[Path], Path | None],
     how: HowToPlay,
-    workers: int,
 ) -> list[Job]:
     """Jobs that play what is missing of every cell and seed, and nothing else.
+
+    Which cells and seeds share a job follows from `cells` and `seeds` alone, whoever plays them and however
+    often the sweep was interrupted between two jobs.
 
     Args:
         played: whether the table has a cell's episode.
         checkpoints: folder by step. critic: the critic's folder for a checkpoint's.
-        workers: how many play; there is one job for each at least, where there are enough episodes.
     """
-    seeds = sorted(seeds)
-    alike: dict[tuple[int, int, int], list[Cell]] = {}  # (checkpoint, first seed, episodes) -> cells
-    for cell in cells:
-        for first, count in _stretches([seed for seed in seeds if not played(cell, seed)]):
-            alike.setdefault((cell.checkpoint_step, first, count), []).append(cell)
     jobs = []
-    for (step, first, count), group in alike.items():
-        for settings, targets in _products(group):
-            width = max(1, how.max_envs // len(targets))
-            for chunk in _batches(settings, width):
-                cells_in_chunk = len(chunk) * len(targets)
-                blocks = -(-count // max(1, EPISODES_PER_JOB // cells_in_chunk))
-                blocks = min(count, -(-blocks // workers) * workers)
-                edges = [first + count * b // blocks for b in range(blocks + 1)]
-                chosen = critic(checkpoints[step])
-                jobs += [
-                    Job(
-                        str(checkpoints[step]),
-                        None if chosen is None else str(chosen),
-                        tuple(chunk),
-                        targets,
-                        begin,
-                        end - begin,
-                        how,
-                    )
-                    for begin, end in pairwise(edges)
-                ]
+    for step, folder in checkpoints.items():
+        chosen = critic(folder)
+        for group in _groups([cell for cell in cells if cell.checkpoint_step == step]):
+            width = max(1, EPISODES_PER_JOB // len(group))
+            for i in range(0, len(seeds), width):
+                for settings, targets, first, count in _missing(group, seeds[i : i + width], played):
+                    networks = (str(folder), None if chosen is None else str(chosen))
+                    jobs.append(Job(*networks, tuple(settings), targets, first, count, how))
     return jobs
+
+
+def _groups(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+    """Cells of one checkpoint that share a batch."""
+    for settings, targets in _products(cells):
+        by_setting = {
+            s: [c for c in cells if c.setting == s and c.target_return in targets] for s in settings
+        }
+        for chunk in _batches(settings, max(1, EPISODES_PER_JOB // len(targets))):
+            yield [cell for setting in chunk for cell in by_setting[setting]]
+
+
+def _missing(
+    cells: Sequence[Cell], seeds: range, played: Callable[[Cell, int], bool]
+) -> Iterator[tuple[list[AGSetting], tuple[float | None, ...], int, int]]:
+    """What is missing as products (settings, targets, first seed, episodes): one, unless a table was cut."""
+    alike: dict[tuple[int, int], list[Cell]] = {}  # (first seed, episodes) -> cells
+    for cell in cells:
+        for stretch in _stretches([seed for seed in seeds if not played(cell, seed)]):
+            alike.setdefault(stretch, []).append(cell)
+    for (first, count), group in alike.items():
+        for settings, targets in _products(group):
+            for batch in _batches(settings, len(settings)):
+                yield batch, targets, first, count
 
 
 def _stretches(seeds: Sequence[int]) -> list[tuple[int, int]]:

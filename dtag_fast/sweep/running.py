@@ -22,10 +22,12 @@ from dtag_fast.sweep.table import Table, write_parquet
 from dtag_fast.training.checkpoint import (
     LoadedPolicy,
     find_checkpoint,
+    load_critic,
     load_policy,
     read_checkpoint_config,
 )
 
+ENVS_ON_CPU, ENVS_ON_GPU = 8, 64  # why 8: docs/sweep.md, Which bits repeat
 BLOCK = 5  # episodes between two decisions of stop_worse
 
 Progress = Callable[[int, int], None]
@@ -44,7 +46,7 @@ def sweep(
     env_id: str | None = None,
     history_lengths: Sequence[int] | None = None,
     candidates: Candidates | None = None,
-    max_envs: int = 64,
+    max_envs: int | None = None,
     device: str = "cpu",
     executor: Literal["local", "ray"] = "local",
     jobs: int | None = None,
@@ -67,7 +69,9 @@ def sweep(
         settings: see `settings_grid`; the plain policy is added where it is missing.
         out: folder for table.jsonl, table.parquet (with pyarrow), summary.json, sweep.json; None: RUN/sweep.
         checkpoints: "last", "all", or steps.
-        target_returns, env_id, history_lengths, candidates, max_envs: as in `evaluate`.
+        target_returns, env_id, history_lengths, candidates: as in `evaluate`.
+        max_envs: environments alive at once per process; None: 8 on a CPU, 64 on a GPU. On a CPU another
+            number may change last bits.
         episodes: per cell; episode e starts with reset(seed=seed + e).
         executor, jobs, ray_address: see `make_executor`.
         stop_worse: after every `block` episodes, drop the cells that are clearly worse than the leader (see
@@ -81,11 +85,16 @@ def sweep(
         KeyboardInterrupt: all that was played by then is in the table, or with the second Ctrl-C all
             but the job that was being written.
     """
+    if max_envs is None:
+        max_envs = ENVS_ON_CPU if device == "cpu" else ENVS_ON_GPU
     _check(episodes=episodes, max_envs=max_envs, block=block, confirm=confirm)
     folders = find_checkpoints(Path(run), checkpoints)
     policy = load_policy(folders[-1], device)
     by_step = {_step_of(folder): folder.resolve() for folder in folders}
-    critic_folder = None if critic is None else find_checkpoint(Path(critic)).resolve()
+    critic_folder = None
+    if critic is not None:
+        load_critic(critic)  # says what is wrong with it before anything starts
+        critic_folder = find_checkpoint(Path(critic)).resolve()
     how = HowToPlay(
         run=run_name(folders[-1]),
         critic=None if critic_folder is None else run_name(critic_folder),
@@ -163,9 +172,7 @@ class _Player:
         self.critic_of, self.how, self.progress = critic_of, how, progress
         self.played, self.failed = 0, []
 
-    def play(
-        self, table: Table, cells: Sequence[Cell], seeds: Sequence[int], total: int | None = None
-    ) -> None:
+    def play(self, table: Table, cells: Sequence[Cell], seeds: range, total: int | None = None) -> None:
         """Play these cells on these seeds as far as they are missing.
 
         total: episodes of the progress report; None for those of these cells.
@@ -174,7 +181,7 @@ class _Player:
         def has(cell: Cell, seed: int) -> bool:
             return (cell.key, seed) in table.rows
 
-        jobs = plan(cells, seeds, has, self.checkpoints, self.critic_of, self.how, self.crew.workers)
+        jobs = plan(cells, seeds, has, self.checkpoints, self.critic_of, self.how)
         asked = len(cells) * len(seeds)
         done, total = asked - sum(job.rows for job in jobs), asked if total is None else total
 

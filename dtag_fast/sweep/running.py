@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +15,7 @@ from dtag_fast.sweep.cells import Cell, make_cells
 from dtag_fast.sweep.elimination import clearly_worse
 from dtag_fast.sweep.executors import Executor, make_executor
 from dtag_fast.sweep.interrupts import Interrupts
-from dtag_fast.sweep.jobs import HowToPlay, Outcome
+from dtag_fast.sweep.jobs import HowToPlay, Job, Outcome
 from dtag_fast.sweep.planning import plan
 from dtag_fast.sweep.question import agree, describe, run_name
 from dtag_fast.sweep.result import CellResult, Confirmation, SweepResult, best_of, cell_result
@@ -192,13 +193,24 @@ class _Player:
                 self.progress(done, total)
 
         report(0)
+        spoilt = self._play(table, jobs, report)
+        # One setting that cannot be played must not take the others of its batch along.
+        alone = [replace(job, settings=(setting,)) for job in spoilt for setting in job.settings]
+        self._play(table, alone, report)
+
+    def _play(self, table: Table, jobs: Sequence[Job], report: Callable[[int], None]) -> list[Job]:
+        """Returns the jobs of several settings that were refused; other failures are kept in `failed`."""
+        spoilt = []
         for outcome in self.crew.play(jobs, report):
-            if outcome.rows is None:
+            if outcome.rows is not None:
+                with self.interrupts.held():
+                    table.append(outcome.rows)
+                self.played += len(outcome.rows)
+            elif len(outcome.job.settings) > 1 and isinstance(outcome.error, ValueError):
+                spoilt.append(outcome.job)
+            else:
                 self.failed.append(outcome)
-                continue
-            with self.interrupts.held():
-                table.append(outcome.rows)
-            self.played += len(outcome.rows)
+        return spoilt
 
 
 def _eliminate(

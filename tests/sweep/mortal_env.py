@@ -1,0 +1,42 @@
+"""An environment that takes its process along, once or always: MORTAL_ENV names a file that says how."""
+
+import os
+import signal
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+
+ENV_ID = "mortal_env:DtagTest/Mortal-v0"  # gymnasium imports the module by that name
+
+
+class MortalEnv(gymnasium.Env):
+    """Three steps of reward 1; before the episode of seed 2 it kills the process if the file is there.
+
+    The file holds "once" or "always"; "once" deletes it first. Where it holds "slow", every step takes 0.3 s.
+    """
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+    action_space = gymnasium.spaces.Box(-3.0, 3.0, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, file = 0, Path(os.environ.get("MORTAL_ENV", "/nonexistent"))
+        self.order = file.read_text() if file.exists() else ""
+        if seed == 2 and self.order in ("once", "always"):
+            if self.order == "once":
+                file.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.full(4, seed, np.float32), {}
+
+    def step(self, action):
+        if self.order == "slow":
+            import time
+
+            time.sleep(0.3)
+        self.t += 1
+        return np.full(4, self.t, np.float32), 1.0, self.t == 3, False, {}
+
+
+if "DtagTest/Mortal-v0" not in gymnasium.registry:
+    gymnasium.register("DtagTest/Mortal-v0", entry_point=MortalEnv)

@@ -2,11 +2,13 @@
 
 import importlib.util
 import os
+import socket
 from collections.abc import Iterator, Sequence
 
 from dtag_fast.sweep.executors import ATTEMPTS, Progress
 from dtag_fast.sweep.jobs import Job, Outcome, play_to_the_end
 
+KNOCK_SECONDS = 10.0
 POLL_EVERY = 0.5  # seconds after which Python looks at pending signals
 MISSING = "executor: ray needs the package ray, which is missing; pip install 'dtag_fast[cluster]'"
 
@@ -74,12 +76,24 @@ class RayCluster:
 
     def _connect(self, ray) -> None:
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+        where = self._address or os.environ.get("RAY_ADDRESS")
         try:
-            ray.init(address=self._address or "auto", **quiet)
-        except ConnectionError as error:
-            if self._address is not None or os.environ.get("RAY_ADDRESS"):
-                where = self._address or os.environ["RAY_ADDRESS"]
-                raise OSError(f"ray_address: no Ray cluster answers at {where!r} ({error})") from error
+            if where is not None:
+                _knock(where)
+            ray.init(address=where or "auto", **quiet)
+        except OSError as error:
+            if where is not None:
+                raise OSError(
+                    f"ray_address: no Ray cluster answers at {where!r} ({error}); start one, or leave the "
+                    "address out"
+                ) from error
             # Ray counts starts of clusters on a server of its maker, unless told not to.
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             ray.init(num_cpus=self._cpus, include_dashboard=False, **quiet)
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at host:port; Ray itself tries for minutes. Other forms pass."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()

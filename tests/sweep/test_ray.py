@@ -1,6 +1,7 @@
 """A real local Ray cluster gives the table that this process gives."""
 
 import importlib.util
+from pathlib import Path
 
 import pytest
 
@@ -34,8 +35,6 @@ def test_a_cluster_that_is_started_for_the_sweep_gives_the_same_table(run, criti
 @needs_ray
 def test_a_running_cluster_is_used_and_left_running(run, tmp_path, monkeypatch):
     """Its worker dies with one job, which is tried once more, and then fails alone."""
-    from pathlib import Path
-
     import ray
 
     monkeypatch.setenv("MORTAL_ENV", str(tmp_path / "order"))
@@ -56,5 +55,5 @@ def test_a_running_cluster_is_used_and_left_running(run, tmp_path, monkeypatch):
 
 @needs_ray
 def test_an_address_where_no_cluster_answers_is_named(run):
-    with pytest.raises(OSError, match="no Ray cluster answers at '127.0.0.1:1'"):
+    with pytest.raises(OSError, match=r"no Ray cluster answers at '127[.]0[.]0[.]1:1'"):
         sweep(run, executor="ray", ray_address="127.0.0.1:1", episodes=1)

@@ -28,7 +28,8 @@ class Refinement:
     Args:
         critic: as `refine` takes it. bounds: (low, high) of the actions.
         settings: those that rows may ask for, by position.
-        batch_invariant: fill batches up as `SequencePolicy` does.
+        batch_invariant: make a row's bits independent of the others: fill batches up as `SequencePolicy` does,
+            and take one kernel for all of their sizes, see `Refiner`.
     """
 
     def __init__(
@@ -50,7 +51,8 @@ class Refinement:
         for index, options in _with_options(settings):
             if options not in groups:
                 groups.append(options)
-                self._refiners.append(Refiner(critic, bounds=bounds, return_info=True, **options))
+                options_here = options | {"bounds": bounds, "return_info": True}
+                self._refiners.append(Refiner(critic, batch_invariant=batch_invariant, **options_here))
             self._group[index] = groups.index(options)
 
     def __call__(self, states: np.ndarray, actions: np.ndarray, settings: np.ndarray) -> Refined:

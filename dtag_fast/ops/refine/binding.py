@@ -120,6 +120,7 @@ class Binding:
         wanted: str | None,
         steps: int | Tensor,
         lr: float | Tensor,
+        cpu_kernel: str | None = None,
     ) -> None:
         self.lowering, self.options = lowering, options
         lowered = lowering.lowered
@@ -141,6 +142,8 @@ class Binding:
         self.loop_dtype = torch.float32
         if self.choice.backend in FAST_BACKENDS:
             known = {"steps": steps, "lr": lr} if isinstance(steps, int) and isinstance(lr, float) else {}
+            if self.choice.backend == "cpu":
+                known["kernel"] = cpu_kernel
             self.executor = executor_class(self.choice.backend)(
                 program, options, self.choice.precision, **known
             )

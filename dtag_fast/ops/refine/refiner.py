@@ -47,6 +47,9 @@ class Refiner:
 
     Args: those of `refine`. `steps` and `lr` given per row fix the batch size. A Refiner keeps its critic
     alive.
+        batch_invariant: on a CPU, take the same kernel for batches of all sizes, so that the bits of a row do
+            not depend on how many others there are; otherwise a few rows have a kernel of their own, which
+            is faster and rounds differently. No other backend promises this: it changes nothing there.
 
     Weights are packed at the first call, and again when a parameter's version changed or a parameter was
     replaced. Call `refresh()` after changes that show neither: writes through `.data`, CUDA graph replays,
@@ -74,6 +77,7 @@ class Refiner:
         precision: str | None = None,
         backend: str | None = None,
         return_info: bool | str = False,
+        batch_invariant: bool = False,
     ) -> None:
         settings = {
             "steps": steps,
@@ -87,6 +91,7 @@ class Refiner:
             "precision": precision,
             "backend": backend,
             "return_info": return_info,
+            "batch_invariant": batch_invariant,
         }
         self._made_from = critic, settings
         self._setup(Critic(critic, weak=False), **settings)
@@ -102,8 +107,11 @@ class Refiner:
         refiner._setup(critic, **settings)
         return refiner
 
-    def _setup(self, critic, *, steps, lr, bounds, precision, backend, return_info, **choices) -> None:
+    def _setup(
+        self, critic, *, steps, lr, bounds, precision, backend, return_info, batch_invariant=False, **choices
+    ) -> None:
         self._critic = critic
+        self._kernel = "tiles" if batch_invariant else None
         self.steps, self.lr = inputs.check_steps(steps), inputs.check_lr(lr)
         self._bounds, self._only_default = bounds, isinstance(bounds, DefaultBounds)
         self._options = options.parse_options(**choices)
@@ -195,6 +203,7 @@ class Refiner:
             wanted=self.backend,
             steps=self.steps,
             lr=self.lr,
+            cpu_kernel=self._kernel,
         )
         binding.bounds = bounds
         if binding.choice.backend == "torch" and self.backend is None and _warned.get(parts, "slow") is None:

@@ -155,3 +155,21 @@ def test_bounds_of_every_kind_agree(backend):
     assert (results[0] >= torch.tensor(box.low)).all() and (results[0] <= torch.tensor(box.high)).all()
     box.high[:] = 0.1  # a Box that changed is another Box
     assert refine(critic, states, actions, lr=0.5, bounds=box, backend=backend).max() <= 0.1
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_rows_bits_do_not_depend_on_the_batch_where_that_is_asked_for(copied):
+    """Also not of a copy; the rule takes the row kernel for few rows, which rounds differently."""
+    pytest.importorskip("dtag_fast._C", reason="the compiled module is not built")
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Linear(S + A, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
+    states, actions = torch.randn(40, S), torch.rand(40, A) * 2 - 1
+
+    def rounded_alike(refiner: Refiner) -> bool:
+        refiner = copy.deepcopy(refiner) if copied else refiner
+        whole = refiner(states, actions)
+        return all(torch.equal(refiner(states[:n], actions[:n]), whole[:n]) for n in (1, 3, 8, 16, 17))
+
+    options = {"lr": 0.3, "backend": "cpu"}
+    assert rounded_alike(Refiner(critic, batch_invariant=True, **options))
+    assert not rounded_alike(Refiner(critic, **options))

@@ -46,7 +46,7 @@ class Args:
     stop_worse: bool = False  # drop settings that are clearly worse, by successive elimination
     block: int = 5  # episodes between two decisions of --stop-worse
     confirm: int = 0  # episodes on fresh seeds for the best setting and the plain policy
-    max_envs: int | None = None  # environments alive at once, per process. Default: 8, on a GPU 64
+    max_envs: int = 64  # environments alive at once, per process
     device: str = "cpu"  # cpu or cuda
 
 

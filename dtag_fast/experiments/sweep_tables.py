@@ -85,14 +85,18 @@ def sweep_panels(tables: Mapping[str, Path]) -> list[Panel]:
     """
     groups: dict[tuple, list[Row]] = {}  # panel -> its rows with steps > 0
     plain: dict[tuple, list[Row]] = {}  # policy -> its rows with steps = 0
-    failed: dict[tuple, int] = {}
+    failed: dict[tuple, set[tuple]] = {}  # panel -> its episodes without an end
+    finished: set[tuple] = set()  # an episode may have been played again
     for label, file in tables.items():
         for row in read_table(file):
             policy = (label, *(row[name] for name in POLICY))
             key = (*policy, *(row.get(name) for name in OPTIONS))
+            episode = (*key, row["steps"], row["lr"], row["seed"])
             if row["episode_return"] is None:
-                failed[key] = failed.get(key, 0) + 1
-            elif row["steps"] == 0:
+                failed.setdefault(key, set()).add(episode)
+                continue
+            finished.add(episode)
+            if row["steps"] == 0:
                 plain.setdefault(policy, []).append(row)
             else:
                 groups.setdefault(key, []).append(row)
@@ -103,7 +107,9 @@ def sweep_panels(tables: Mapping[str, Path]) -> list[Panel]:
         )
     titles = _titles(list(groups), len(tables))
     return [
-        _panel(titles[key], rows, plain.get(key[: len(POLICY) + 1], []), failed.get(key, 0))
+        _panel(
+            titles[key], rows, plain.get(key[: len(POLICY) + 1], []), len(failed.get(key, set()) - finished)
+        )
         for key, rows in groups.items()
     ]
 

@@ -28,8 +28,8 @@ class Refinement:
     Args:
         critic: as `refine` takes it. bounds: (low, high) of the actions.
         settings: those that rows may ask for, by position.
-        batch_invariant: make a row's bits independent of the others: fill batches up as `SequencePolicy` does,
-            and take one kernel for all of their sizes, see `Refiner`.
+        batch_invariant: make a row's bits independent of the others: fill batches up as `SequencePolicy`
+            does, and take one kernel for all of their sizes, see `Refiner`.
     """
 
     def __init__(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from dtag_fast.rollout.candidates import Candidates
 from dtag_fast.rollout.evaluation import evaluate
-from dtag_fast.rollout.results import SettingResult
+from dtag_fast.rollout.faults import FailedEpisode
+from dtag_fast.rollout.results import EpisodesFailed, SettingResult
 from dtag_fast.rollout.settings import AGSetting
 from dtag_fast.sweep.cells import setting_columns
 from dtag_fast.sweep.table import Row
@@ -68,24 +69,29 @@ class Outcome:
 def play_job(job: Job, progress: Callable[[int, int], None] | None = None) -> list[Row]:
     """Play a job in this process with one thread; errors as `evaluate`, `load_policy` and `load_critic`.
 
-    A row's numbers depend on its own seed, setting and target alone (on a CPU; docs/evaluation.md).
+    An episode that its environment did not let finish has a row with its error and without numbers. A row's
+    numbers depend on its own seed, setting and target alone (on a CPU; docs/evaluation.md).
     """
     policy = _policy(job.checkpoint, job.how.device)
     how = job.how
-    result = evaluate(
-        policy,
-        critic=None if job.critic is None else _critic(job.critic, how.device),
-        settings=job.settings,
-        target_returns=None if job.targets == (None,) else job.targets,
-        episodes=job.episodes,
-        seed=job.first_seed,
-        env_id=how.env_id,
-        max_envs=how.max_envs,
-        workers=1,
-        history_lengths=how.history_lengths,
-        candidates=how.candidates,
-        progress=progress,
-    )
+    try:
+        result = evaluate(
+            policy,
+            critic=None if job.critic is None else _critic(job.critic, how.device),
+            settings=job.settings,
+            target_returns=None if job.targets == (None,) else job.targets,
+            episodes=job.episodes,
+            seed=job.first_seed,
+            env_id=how.env_id,
+            max_envs=how.max_envs,
+            workers=1,
+            env_processes=0,  # jobs fill the cores
+            history_lengths=how.history_lengths,
+            candidates=how.candidates,
+            progress=progress,
+        )
+    except EpisodesFailed as error:  # all of them
+        result = error.result
     about = {
         "run": how.run,
         "checkpoint_step": policy.info.step,
@@ -94,7 +100,11 @@ def play_job(job: Job, progress: Callable[[int, int], None] | None = None) -> li
         "env_id": result.env_id,
         "critic": how.critic,
     }
-    return [row for found in result.settings for row in _rows(found, about)]
+    finished = [row for found in result.settings for row in _rows(found, about)]
+    settings = {found.label: found.setting for found in result.settings}
+    return finished + [
+        about | setting_columns(settings[failed.label]) | _row_of_failed(failed) for failed in result.failures
+    ]
 
 
 def play_to_the_end(job: Job, progress: Callable[[int, int], None] | None = None) -> Outcome:
@@ -103,6 +113,12 @@ def play_to_the_end(job: Job, progress: Callable[[int, int], None] | None = None
         return Outcome(job, play_job(job, progress))
     except Exception as error:
         return Outcome(job, None, _plain(error))
+
+
+def _row_of_failed(failed: FailedEpisode) -> Row:
+    numbers = ("episode_return", "normalized_score", "length", "terminated", "mean_q_0", "mean_q_gain")
+    where = {"target_return": failed.target_return, "seed": failed.seed}
+    return where | dict.fromkeys(numbers) | {"error": str(failed)}
 
 
 def _plain(error: Exception) -> Exception:

@@ -65,7 +65,8 @@ class SweepResult:
         baseline_added: whether the plain policy was not among the settings.
         played: episodes that this call played; the others were in the table. in_table: (cells, episodes) of
             the whole table, which may hold more than was asked for now.
-        failures: one sentence per job that failed; its episodes are missing.
+        failures: one sentence per job that failed, and per episode that its environment did not let finish;
+            these episodes are missing.
         confirmation: None where it was not asked for.
         no_parquet: None, or why there is no table.parquet.
     """

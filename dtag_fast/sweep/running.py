@@ -28,7 +28,6 @@ from dtag_fast.training.checkpoint import (
     read_checkpoint_config,
 )
 
-ENVS_ON_CPU, ENVS_ON_GPU = 8, 64  # why 8: docs/sweep.md, Which bits repeat
 BLOCK = 5  # episodes between two decisions of stop_worse
 
 Progress = Callable[[int, int], None]
@@ -47,7 +46,7 @@ def sweep(
     env_id: str | None = None,
     history_lengths: Sequence[int] | None = None,
     candidates: Candidates | None = None,
-    max_envs: int | None = None,
+    max_envs: int = 64,
     device: str = "cpu",
     executor: Literal["local", "ray"] = "local",
     jobs: int | None = None,
@@ -71,8 +70,7 @@ def sweep(
         out: folder for table.jsonl, table.parquet (with pyarrow), summary.json, sweep.json; None: RUN/sweep.
         checkpoints: "last", "all", or steps.
         target_returns, env_id, history_lengths, candidates: as in `evaluate`.
-        max_envs: environments alive at once per process; None: 8 on a CPU, 64 on a GPU. On a CPU another
-            number may change last bits.
+        max_envs: environments alive at once per process.
         episodes: per cell; episode e starts with reset(seed=seed + e).
         executor, jobs, ray_address: see `make_executor`.
         stop_worse: after every `block` episodes, drop the cells that are clearly worse than the leader (see
@@ -86,8 +84,6 @@ def sweep(
         KeyboardInterrupt: all that was played by then is in the table, or with the second Ctrl-C all
             but the job that was being written.
     """
-    if max_envs is None:
-        max_envs = ENVS_ON_CPU if device == "cpu" else ENVS_ON_GPU
     _check(episodes=episodes, max_envs=max_envs, block=block, confirm=confirm)
     folders = find_checkpoints(Path(run), checkpoints)
     policy = load_policy(folders[-1], device)
@@ -145,9 +141,10 @@ def sweep(
             baseline_added=added,
             played=played,
             in_table=(len({key for key, _ in table.rows}), len(table.rows)),
-            failures=[f"{outcome.job.name}: {outcome.error}" for outcome in player.failed],
+            failures=[f"{outcome.job.name}: {outcome.error}" for outcome in player.failed]
+            + _failed_episodes(table, cells, seeds),
             confirmation=confirmation,
-            no_parquet=write_parquet(out / "table.parquet", table.rows.values()),
+            no_parquet=write_parquet(out / "table.parquet", [*table.rows.values(), *table.failed.values()]),
         )
         result.to_json(out / "summary.json")
     return result
@@ -238,12 +235,21 @@ def _eliminate(
 
 def _confirm(player: _Player, table: Table, path: Path, best: Cell, episodes: int) -> Confirmation:
     """Play the best cell and its plain policy on seeds that are not in the table."""
-    first = 1 + max(seed for _, seed in table.rows)
+    first = 1 + max(seed for _, seed in [*table.rows, *table.failed])
     seeds, cells = range(first, first + episodes), list(dict.fromkeys([best, best.baseline]))
     with Table(path) as fresh:
         player.play(fresh, cells, seeds)
         found = {cell: cell_result(cell, fresh.rows, seeds) for cell in cells}
     return Confirmation(first, episodes, found[best], found[best.baseline])
+
+
+def _failed_episodes(table: Table, cells: Sequence[Cell], seeds: Sequence[int]) -> list[str]:
+    asked = {(cell.key, seed): cell for cell in cells for seed in seeds}
+    return [
+        f"step {asked[key].checkpoint_step}, {row['error']}"
+        for key, row in table.failed.items()
+        if key in asked
+    ]
 
 
 def _raise_if_nothing_worked(failed: Sequence[Outcome], results: Sequence[CellResult]) -> None:

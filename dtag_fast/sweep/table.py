@@ -62,7 +62,8 @@ class Table:
         ValueError: a line before the last is damaged.
 
     Attributes:
-        rows: (cell key, seed) -> row, everything that is in the file.
+        rows: (cell key, seed) -> row of each episode that was finished.
+        failed: the same of those that were not, which are played again by the next sweep.
     """
 
     def __init__(self, path: Path):
@@ -71,8 +72,8 @@ class Table:
         try:
             self._lock()
             self.rows: dict[tuple[tuple, int], Row] = {}
-            for row in self._read():
-                self.rows[cell_key(row), row["seed"]] = row
+            self.failed: dict[tuple[tuple, int], Row] = {}
+            self._keep(self._read())
         except BaseException:
             os.close(self._file)
             raise
@@ -102,8 +103,16 @@ class Table:
                 f"{self.path}: can not be written ({error}); make room and give the same command again, the "
                 "rows before are whole"
             ) from error
+        self._keep(rows)
+
+    def _keep(self, rows: Iterable[Row]) -> None:
         for row in rows:
-            self.rows[cell_key(row), row["seed"]] = row
+            key = cell_key(row), row["seed"]
+            if row["error"] is None:
+                self.rows[key] = row
+                self.failed.pop(key, None)
+            elif key not in self.rows:
+                self.failed[key] = row
 
     def _lock(self) -> None:
         try:

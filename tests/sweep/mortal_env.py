@@ -1,4 +1,4 @@
-"""An environment that takes its process along, once or always: MORTAL_ENV names a file that says how."""
+"""An environment that fails, or takes its process along: MORTAL_ENV names a file that says how."""
 
 import os
 import signal
@@ -14,7 +14,8 @@ ENV_ID = "mortal_env:DtagTest/Mortal-v0"  # gymnasium imports the module by that
 class MortalEnv(gymnasium.Env):
     """Three steps of reward 1; before the episode of seed 2 it kills the process if the file is there.
 
-    The file holds "once" or "always"; "once" deletes it first. With "slow" in it every step takes 0.02 s.
+    The file holds "once" or "always"; "once" deletes it first. With "slow" in it every step takes 0.02 s,
+    with "raises" the second step of seed 2 raises.
     """
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float32)
@@ -22,7 +23,7 @@ class MortalEnv(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.t, file = 0, Path(os.environ.get("MORTAL_ENV", "/nonexistent"))
+        self.seed, self.t, file = seed, 0, Path(os.environ.get("MORTAL_ENV", "/nonexistent"))
         self.order = file.read_text() if file.exists() else ""
         if seed == 2 and self.order in ("once", "always"):
             if self.order == "once":
@@ -34,6 +35,8 @@ class MortalEnv(gymnasium.Env):
         if self.order == "slow":
             time.sleep(0.02)
         self.t += 1
+        if self.order == "raises" and self.seed == 2 and self.t == 2:
+            raise RuntimeError("the simulator gave up")
         return np.full(4, self.t, np.float32), 1.0, self.t == 3, False, {}
 
 

@@ -202,7 +202,7 @@ def test_targets_are_cells(run, tmp_path):
         ({"jobs": 0}, "jobs: expected"),
         ({"ray_address": "x"}, 'ray_address: is for executor "ray"'),
         ({"checkpoints": [4]}, "has none of step 4"),
-        ({"env_id": "Hopper-v5"}, "observations?"),
+        ({"env_id": "Hopper-v5"}, "actions: "),
     ],
 )
 def test_bad_arguments_get_one_sentence(run, options, complaint):
@@ -230,3 +230,46 @@ def test_a_worker_that_dies_costs_at_most_its_own_job(run, tmp_path, monkeypatch
         assert "seeds 2..3: its process ended with code -9, twice" in result.failures[0]
         (tmp_path / "order").unlink()
         assert sweep(run, env_id=MORTAL, episodes=6, jobs=2).played == 2
+
+
+def test_episodes_that_their_environment_ends_are_reported_and_played_again_by_the_next_sweep(
+    run, critic, tmp_path, monkeypatch
+):
+    how = tmp_path / "how"
+    how.write_text("raises")
+    monkeypatch.setenv("MORTAL_ENV", str(how))
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    options = {
+        "critic": critic,
+        "settings": [AGSetting(), AGSetting(2, 0.1)],
+        "episodes": 4,
+        "env_id": MORTAL,
+        "jobs": 1,
+    }
+    options |= {"out": tmp_path / "sweep", "checkpoints": [5]}
+    result = sweep(run, **options)
+    assert len(result.failures) == 2 and result.best is None
+    for sentence in result.failures:
+        assert "seed 2" in sentence and "step 2: RuntimeError: the simulator gave up" in sentence
+    assert [cell.episodes for cell in result.cells] == [3, 3]
+    rows = [json.loads(line) for line in table(tmp_path / "sweep")]
+    assert sorted(row["seed"] for row in rows if row["error"] is None) == [0, 0, 1, 1, 3, 3]
+    failed = [row for row in rows if row["error"] is not None]
+    assert [(row["seed"], row["episode_return"], row["length"]) for row in failed] == [(2, None, None)] * 2
+    how.unlink()
+    result = sweep(run, **options)
+    assert (result.played, result.failures) == (2, [])
+    assert [cell.returns.mean for cell in result.cells] == [3.0, 3.0]
+    if arrow.is_installed():
+        parquet = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "sweep/table.parquet")
+        assert parquet.num_rows == 8 and parquet["error"].null_count == 8
+
+
+def test_a_sweep_of_which_nothing_can_be_finished_says_so_and_is_no_traceback(run, tmp_path, monkeypatch):
+    how = tmp_path / "how"
+    how.write_text("raises")
+    monkeypatch.setenv("MORTAL_ENV", str(how))
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    options = {"episodes": 1, "seed": 2, "env_id": MORTAL, "jobs": 1, "checkpoints": [5]}
+    result = sweep(run, out=tmp_path / "sweep", **options)
+    assert len(result.failures) == 1 and result.cells[0].episodes == 0

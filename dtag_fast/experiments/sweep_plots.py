@@ -72,7 +72,8 @@ def gain_map(panels: Sequence[Panel]):
         gains.setdefault(panel.env_id, [0.0]).extend(cell.gain.mean for cell in panel.cells if cell.gain)
     with style():
         widest, tallest = (max(len(getattr(p, name)) for p in panels) for name in ("steps", "rates"))
-        figure, places = _grid(panels, 1.9 + 0.62 * widest, 1.3 + 0.5 * tallest)
+        # at least as wide as the line below it
+        figure, places = _grid(panels, max(3.7, 1.9 + 0.62 * widest), 1.3 + 0.5 * tallest)
         for axes, panel in places:
             low, high = min(gains[panel.env_id]), max(gains[panel.env_id])
             _map(figure, axes, panel, (max(low, FLOOR * high) if high else low, high), low)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from dtag_fast.cli.main import main
 from dtag_fast.experiments import sweep_plots, time_plots
@@ -184,8 +185,13 @@ def test_gains_whose_interval_holds_zero_are_told_apart(tmp_path):
     rows += [row(e, e + (-1.0) ** e, steps=3, lr=0.1) for e in range(4)]
     panel = panel_of(write(tmp_path, rows))
     assert sweep_plots.sign(panel.cells[0]) == sweep_plots.HOLDS
-    (text,) = sweep_plots.gain_map([panel]).axes[0].texts
+    figure = sweep_plots.gain_map([panel])
+    (text,) = figure.axes[0].texts
     assert text.get_text() == f"0\n{sweep_plots.HOLDS}"
+    figure.canvas.draw()
+    (line,) = (t for t in figure.findobj(Text) if t.get_text().startswith("95 % interval"))
+    extent = line.get_window_extent()
+    assert extent.x0 >= 0 and extent.x1 <= figure.bbox.width  # of the narrowest map too
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
-"""Which processes there are, as Linux tells it."""
+"""Which processes there are, as Linux tells it, and what they hear."""
 
+import signal
 import time
 from pathlib import Path
 
@@ -33,3 +34,8 @@ def wait_until(condition, seconds=30.0):
     while not condition():
         assert time.monotonic() < until, "it did not come to pass"
         time.sleep(0.02)
+
+
+def hear_interrupts() -> None:
+    """For `preexec_fn`: a script ignores Ctrl-C for what it runs in its background, tests perhaps."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

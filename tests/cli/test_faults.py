@@ -11,7 +11,7 @@ from pathlib import Path
 
 import faulty_env
 import pytest
-from process_tree import children_of, parent_of, wait_until
+from process_tree import children_of, hear_interrupts, parent_of, wait_until
 
 from dtag_fast.cli.train import Args, evaluation_callback
 from dtag_fast.experiments.comparison import compare_policies
@@ -116,6 +116,7 @@ def test_an_interrupt_ends_all_processes_without_tracebacks(run):
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
         start_new_session=True,
+        preexec_fn=hear_interrupts,
     )
     try:
         wait_until(lambda: len(children_of(process.pid)) == 2)

@@ -12,7 +12,7 @@ import faulty_env
 import gymnasium
 import numpy as np
 import pytest
-from process_tree import children_of, parent_of, wait_until
+from process_tree import children_of, hear_interrupts, parent_of, wait_until
 
 from dtag_fast.data import DiscreteActions
 from dtag_fast.rollout import evaluate, grid
@@ -213,6 +213,7 @@ def start(tmp_path):
             text=True,
             env=os.environ | {"PYTHONPATH": paths},
             start_new_session=True,
+            preexec_fn=hear_interrupts,
         )
         started.append(process)
         return process

@@ -3,7 +3,7 @@
 The names below load their modules on first use.
 """
 
-from importlib import import_module
+from dtag_fast.lazy_exports import lazy_exports
 
 _EXPORTS = {
     "ActionGradient": "dtag_fast.rollout.action_gradient",
@@ -24,15 +24,4 @@ _EXPORTS = {
 }
 
 __all__ = sorted(_EXPORTS)
-
-
-def __getattr__(name: str):
-    if name not in _EXPORTS:
-        raise AttributeError(f"module 'dtag_fast.rollout' has no attribute {name!r}")
-    value = getattr(import_module(_EXPORTS[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__():
-    return __all__
+__getattr__, __dir__ = lazy_exports(__name__, _EXPORTS)

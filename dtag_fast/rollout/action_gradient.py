@@ -236,7 +236,7 @@ def _refuse_discrete(policy: Any, info: RunInfo | None) -> None:
 def _bounds(policy: Any, info: RunInfo | None) -> Any:
     """Bounds that nobody gave: the critic's data know them best, then the policy."""
     if info is not None:
-        return np.asarray(info.action_low), np.asarray(info.action_high)
+        return info.action_bounds
     space = getattr(policy, "action_space", None)
     return DEFAULT_BOUNDS if space is None else space
 

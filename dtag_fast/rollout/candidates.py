@@ -20,7 +20,7 @@ from dtag_fast.models.candidates import actions_for_returns
 from dtag_fast.rollout.batches import Step, fill_up
 from dtag_fast.rollout.history import Window
 from dtag_fast.rollout.refinement import Refinement
-from dtag_fast.rollout.settings import AGSetting
+from dtag_fast.rollout.settings import AGSetting, expect_whole
 from dtag_fast.rollout.transfers import Transfers
 from dtag_fast.training.checkpoint import LoadedCritic
 
@@ -46,8 +46,7 @@ class Candidates:
     choice: Choice = "softmax"
 
     def __post_init__(self) -> None:
-        if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
-            raise ValueError(f"candidates: expected a whole number of at least 1, got {self.count!r}")
+        expect_whole("candidates", self.count, 1)
         if isinstance(self.noise, bool) or not isinstance(self.noise, int | float):
             raise ValueError(f"noise: expected a number, got {self.noise!r}")
         if not 0 <= self.noise < math.inf:

@@ -26,7 +26,7 @@ from dtag_fast.rollout.refinement import Refinement
 from dtag_fast.rollout.results import EpisodesFailed, EvaluationResult, WallTime
 from dtag_fast.rollout.runner import Played, Split, Task, Worker, play_all
 from dtag_fast.rollout.setting_results import failed_episodes, setting_results
-from dtag_fast.rollout.settings import AGSetting
+from dtag_fast.rollout.settings import AGSetting, expect_whole
 from dtag_fast.training.checkpoint import LoadedCritic, LoadedPolicy, RunInfo
 
 
@@ -216,8 +216,7 @@ def _environments(
 def _check(policy, critic, settings, episodes, env_id, max_envs, workers, env_processes) -> None:
     numbers = {"episodes": episodes, "max_envs": max_envs, "workers": 1 if workers is None else workers}
     for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+        expect_whole(name, value, 1)
     if (
         isinstance(env_processes, bool)
         or not isinstance(env_processes, int | None)
@@ -257,8 +256,7 @@ def check_together(
 def _refinement(policy, critic, settings, device, batch_invariant) -> Refinement | None:
     if critic is None:
         return None
-    bounds = (np.asarray(policy.info.action_low), np.asarray(policy.info.action_high))
-    return Refinement(critic.critic.to(device), bounds, settings, device, batch_invariant)
+    return Refinement(critic.critic.to(device), policy.info.action_bounds, settings, device, batch_invariant)
 
 
 def _task(info: RunInfo, env_id: str):

@@ -19,7 +19,7 @@ from dtag_fast.rollout.evaluation import check_together, make_actor, targets_of
 from dtag_fast.rollout.policy import SequencePolicy
 from dtag_fast.rollout.reactive import ReactivePolicy
 from dtag_fast.rollout.refinement import Refinement
-from dtag_fast.rollout.settings import AGSetting
+from dtag_fast.rollout.settings import AGSetting, expect_whole
 from dtag_fast.rollout.transfers import TimedTransfers, now
 from dtag_fast.training.checkpoint import LoadedCritic, LoadedPolicy, RunInfo
 
@@ -128,8 +128,7 @@ def measure_latency(
         ValueError: as `evaluate`.
     """
     for name, value, least in (("actions", actions, 1), ("warmup", warmup, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+        expect_whole(name, value, least)
     settings, target = list(settings), targets_of(policy, target_returns)[0]
     env_id = env_id or policy.info.env_id
     if not settings:
@@ -150,7 +149,7 @@ def measure_latency(
             apart, together = (_Episodes(env, actor, info, target, seed) for actor in crew)
             refiner = refinement = None
             if not setting.is_plain:
-                network, bounds = critic.critic.to(device), _bounds(info)
+                network, bounds = critic.critic.to(device), info.action_bounds
                 refiner = Refiner(
                     network, steps=setting.steps, lr=setting.lr, bounds=bounds, **setting.options()
                 )
@@ -174,10 +173,6 @@ def measure_latency(
         percentiles=f"numpy.percentile, method={METHOD}",
         settings=found,
     )
-
-
-def _bounds(info: RunInfo) -> tuple[np.ndarray, np.ndarray]:
-    return np.asarray(info.action_low), np.asarray(info.action_high)
 
 
 class _Episodes:

@@ -15,6 +15,12 @@ from dtag_fast.ops.refine.options import (
 )
 
 
+def expect_whole(name: str, value: Any, least: int) -> None:
+    """Refuse an argument that is no whole number of at least `least`, with a ValueError that names it."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+
+
 @dataclass(frozen=True)
 class AGSetting:
     """One way to refine the policy's actions; `steps=0` is the plain policy.
@@ -37,8 +43,7 @@ class AGSetting:
     select: str = "best"
 
     def __post_init__(self) -> None:
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 0:
-            raise ValueError(f"steps: expected a whole number of at least 0, got {self.steps!r}")
+        expect_whole("steps", self.steps, 0)
         if isinstance(self.lr, bool) or not isinstance(self.lr, int | float) or not 0 <= self.lr < math.inf:
             raise ValueError(f"lr: expected a finite number of at least 0, got {self.lr!r}")
         parse_optimizer(self.optimizer), parse_reduce(self.reduce), parse_gradient(self.gradient)

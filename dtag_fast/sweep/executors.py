@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Protocol
 
+from dtag_fast.rollout.settings import expect_whole
 from dtag_fast.sweep.jobs import Job, Outcome, play_to_the_end
 
 ATTEMPTS = 2  # a job whose worker dies gets a second one
@@ -56,8 +57,8 @@ def make_executor(
     Raises:
         ValueError: an unknown kind, a number below 1, or Ray is not installed.
     """
-    if jobs is not None and (isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1):
-        raise ValueError(f"jobs: expected a whole number of at least 1, got {jobs!r}")
+    if jobs is not None:
+        expect_whole("jobs", jobs, 1)
     if kind == "ray":
         from dtag_fast.sweep.ray_cluster import RayCluster
 

@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 
 from dtag_fast.rollout.candidates import Candidates
+from dtag_fast.rollout.evaluation import targets_of
 from dtag_fast.rollout.run_evaluation import find_checkpoints
-from dtag_fast.rollout.settings import AGSetting
+from dtag_fast.rollout.settings import AGSetting, expect_whole
 from dtag_fast.sweep.cells import Cell, make_cells
 from dtag_fast.sweep.elimination import clearly_worse
 from dtag_fast.sweep.executors import Executor, make_executor
@@ -21,7 +22,6 @@ from dtag_fast.sweep.question import agree, describe, run_name
 from dtag_fast.sweep.result import CellResult, Confirmation, SweepResult, best_of, cell_result
 from dtag_fast.sweep.table import Table, write_parquet
 from dtag_fast.training.checkpoint import (
-    LoadedPolicy,
     find_checkpoint,
     load_critic,
     load_policy,
@@ -101,7 +101,7 @@ def sweep(
         history_lengths=None if history_lengths is None else tuple(history_lengths),
         candidates=candidates,
     )
-    cells, added = make_cells(list(by_step), _targets(policy, target_returns), settings)
+    cells, added = make_cells(list(by_step), targets_of(policy, target_returns), settings)
     refined = next((cell for cell in cells if not cell.setting.is_plain), None)
     if critic is None and refined is not None:
         raise ValueError(
@@ -261,19 +261,10 @@ def _raise_if_nothing_worked(failed: Sequence[Outcome], results: Sequence[CellRe
             raise error
 
 
-def _targets(policy: LoadedPolicy, wanted: Sequence[float] | None) -> list[float | None]:
-    """Returns to ask for, as `evaluate` takes them; it is the one that complains."""
-    if not policy.model.takes_target_return:
-        return [None] if not wanted else list(wanted)
-    return [float(target) for target in (policy.info.target_returns if wanted is None else wanted)]
-
-
 def _step_of(checkpoint: Path) -> int:
     return read_checkpoint_config(checkpoint)["info"]["step"]
 
 
 def _check(**numbers: int) -> None:
     for name, value in numbers.items():
-        least = 0 if name == "confirm" else 1
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+        expect_whole(name, value, 0 if name == "confirm" else 1)

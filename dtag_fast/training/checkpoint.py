@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import safetensors
 import torch
 from torch import nn
@@ -69,6 +70,11 @@ class RunInfo:
     config: dict[str, Any] = field(default_factory=dict)  # the algorithm's settings
     versions: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+
+    @property
+    def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """(low, high), each (A,), as `refine` takes them."""
+        return np.asarray(self.action_low), np.asarray(self.action_high)
 
 
 class LoadedPolicy(NamedTuple):

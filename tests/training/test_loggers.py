@@ -51,12 +51,14 @@ def test_tensorboard_holds_the_log_of_a_resumed_run(store, configs, tmp_path):
 
 
 def test_wandb_offline_holds_the_log(store, configs, tmp_path, monkeypatch):
+    import wandb
     from wandb.proto import wandb_internal_pb2
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = tmp_path / "run"
     train("dt", store, out=run, updates=4, **options(configs, loggers=[WandB("project")]))
+    wandb.teardown()  # finish() does not wait until the file is written to its end; the end of a process does
     (file,) = (run / "wandb").glob("offline-run-*/*.wandb")
     assert (run / "wandb_id").read_text() in file.name
     logged: dict[int, dict] = {}

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 class Interrupts:
     """While its context lasts, the first SIGINT waits for the end of `held` blocks, a second one does not.
 
-    Either becomes KeyboardInterrupt. Outside the main thread, which gets no signals, nothing changes.
+    Either becomes KeyboardInterrupt. Outside the main thread, which gets no signals, nothing changes; nor
+    where the process ignores SIGINT, as what a shell script runs in its background does.
     """
 
     def __init__(self):
@@ -17,7 +18,8 @@ class Interrupts:
 
     def __enter__(self) -> "Interrupts":
         self._before = None
-        if threading.current_thread() is threading.main_thread():
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        if threading.current_thread() is threading.main_thread() and not ignored:
             self._before = signal.signal(signal.SIGINT, self._handle)
         return self
 

@@ -15,7 +15,7 @@ class MortalEnv(gymnasium.Env):
     """Three steps of reward 1; before the episode of seed 2 it kills the process if the file is there.
 
     The file holds "once" or "always"; "once" deletes it first. With "slow" in it every step takes 0.02 s,
-    with "raises" the second step of seed 2 raises.
+    with "raises" the second step of seed 2 raises, with "interrupts" every reset sends SIGINT to the process.
     """
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float32)
@@ -25,6 +25,8 @@ class MortalEnv(gymnasium.Env):
         super().reset(seed=seed)
         self.seed, self.t, file = seed, 0, Path(os.environ.get("MORTAL_ENV", "/nonexistent"))
         self.order = file.read_text() if file.exists() else ""
+        if self.order == "interrupts":
+            os.kill(os.getpid(), signal.SIGINT)
         if seed == 2 and self.order in ("once", "always"):
             if self.order == "once":
                 file.unlink()

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from process_tree import hear_interrupts
 
 from dtag_fast.cli.main import main
 from dtag_fast.sweep.table import COLUMNS
@@ -83,7 +84,8 @@ def test_interrupts_leave_a_whole_table_to_go_on_from(run, tmp_path, jobs, times
     command = [sys.executable, "-m", "dtag_fast.cli", "sweep", str(run), "--env", MORTAL]
     command += ["--episodes", "100", "--jobs", str(jobs), "--out", str(tmp_path / "out")]
     table = tmp_path / "out/table.jsonl"
-    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=env, preexec_fn=hear_interrupts, **pipes)
     try:
         until = time.monotonic() + 120
         while not (table.exists() and table.stat().st_size) and process.poll() is None:
@@ -127,5 +129,26 @@ with Interrupts() as interrupts:
         print("the second at once")
 assert signal.getsignal(signal.SIGINT) is before
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    options = {"capture_output": True, "text": True, "timeout": 60, "preexec_fn": hear_interrupts}
+    done = subprocess.run([sys.executable, "-c", program], **options)
     assert done.stdout.split("\n")[:-1] == ["finished", "then interrupted", "the second at once"], done.stderr
+
+
+def ignore_interrupts() -> None:
+    """For `preexec_fn`: as a shell script starts what it runs in its background."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def test_where_sigint_was_ignored_at_the_start_it_stays_ignored(run, tmp_path):
+    """The environment interrupts its own process at every reset: the sweep plays on to its end."""
+    command = [sys.executable, "-m", "dtag_fast.cli", "sweep", str(run), "--env", MORTAL, "--episodes", "3"]
+    command += ["--jobs", "1", "--out", str(tmp_path / "out")]
+    (tmp_path / "order").write_text("interrupts")
+    env = os.environ | {"MORTAL_ENV": str(tmp_path / "order")}
+    env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), env.get("PYTHONPATH", "")])
+    options = {"env": env, "capture_output": True, "text": True, "timeout": 120}
+    heard = subprocess.run(command, preexec_fn=hear_interrupts, **options)
+    assert heard.returncode == 130, heard.stderr
+    ignored = subprocess.run(command, preexec_fn=ignore_interrupts, **options)
+    assert (ignored.returncode, ignored.stderr) == (0, "")
+    assert "3 episodes played" in ignored.stdout

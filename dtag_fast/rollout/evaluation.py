@@ -86,11 +86,8 @@ def evaluate(
     info, device = policy.info, next(policy.model.parameters()).device
     settings, targets = list(settings), targets_of(policy, target_returns)
     env_id = env_id or info.env_id
-    _check(policy, critic, settings, episodes, env_id, max_envs, workers, env_processes)
-    if history_lengths is not None:
-        check_history_lengths(history_lengths, policy.model)
-    if candidates is not None:
-        check_candidates(candidates, policy.model, critic, info.reward_scale, info.reward_shift)
+    _check_numbers(episodes, max_envs, workers, env_processes)
+    check_together(policy, critic, settings, env_id, history_lengths, candidates)
     tasks = [
         Task(number, target, seed + episode)
         for number in range(len(settings))
@@ -213,7 +210,7 @@ def _environments(
     return [stack.enter_context(kind.build(n)) for n in slots], placement
 
 
-def _check(policy, critic, settings, episodes, env_id, max_envs, workers, env_processes) -> None:
+def _check_numbers(episodes, max_envs, workers, env_processes) -> None:
     numbers = {"episodes": episodes, "max_envs": max_envs, "workers": 1 if workers is None else workers}
     for name, value in numbers.items():
         expect_whole(name, value, 1)
@@ -225,15 +222,20 @@ def _check(policy, critic, settings, episodes, env_id, max_envs, workers, env_pr
         raise ValueError(
             f"env_processes: expected a whole number of at least 0, or None, got {env_processes!r}"
         )
-    if not settings:
-        raise ValueError("settings: expected at least one AGSetting, got none")
-    check_together(policy, critic, settings, env_id)
 
 
 def check_together(
-    policy: LoadedPolicy, critic: LoadedCritic | None, settings: Sequence[AGSetting], env_id: str | None
+    policy: LoadedPolicy,
+    critic: LoadedCritic | None,
+    settings: Sequence[AGSetting],
+    env_id: str | None,
+    history_lengths: Sequence[int] | None = None,
+    candidates: Candidates | None = None,
 ) -> None:
-    """Refuse a policy, critic, settings and environment that do not go together; errors as `evaluate`'s."""
+    """Refuse a policy, critic, environment and ways to act that do not go together, before anything is
+    played; arguments and errors are those of `evaluate`."""
+    if not settings:
+        raise ValueError("settings: expected at least one AGSetting, got none")
     if env_id is None:
         raise ValueError("env_id: the checkpoint names no environment because its dataset does not; give one")
     refined = [setting for setting in settings if not setting.is_plain]
@@ -251,6 +253,11 @@ def check_together(
                 "critic: expected the policy's (state_dim, action_dim, observation_keys) = "
                 f"{ours}, got {theirs}; train both on the same dataset"
             )
+    if history_lengths is not None:
+        check_history_lengths(history_lengths, policy.model)
+    if candidates is not None:
+        info = policy.info
+        check_candidates(candidates, policy.model, critic, info.reward_scale, info.reward_shift)
 
 
 def _refinement(policy, critic, settings, device, batch_invariant) -> Refinement | None:

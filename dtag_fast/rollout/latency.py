@@ -131,9 +131,7 @@ def measure_latency(
         expect_whole(name, value, least)
     settings, target = list(settings), targets_of(policy, target_returns)[0]
     env_id = env_id or policy.info.env_id
-    if not settings:
-        raise ValueError("settings: expected at least one AGSetting, got none")
-    check_together(policy, critic, settings, env_id)
+    check_together(policy, critic, settings, env_id, history_lengths, candidates)
     info, device = policy.info, next(policy.model.parameters()).device
     found, count = [], warmup + actions
 

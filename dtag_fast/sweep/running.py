@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from dtag_fast.rollout.candidates import Candidates
-from dtag_fast.rollout.evaluation import targets_of
+from dtag_fast.rollout.evaluation import check_together, targets_of
 from dtag_fast.rollout.run_evaluation import find_checkpoints
 from dtag_fast.rollout.settings import AGSetting, expect_whole
 from dtag_fast.sweep.cells import Cell, make_cells
@@ -80,7 +80,8 @@ def sweep(
         progress: called as progress(episodes done, episodes in all).
 
     Raises:
-        ValueError, OSError: bad arguments, a folder of another sweep, or an error that every job met.
+        ValueError, OSError: bad arguments, a policy and a critic that do not go together, a folder of another
+            sweep, or an error that every job met.
         KeyboardInterrupt: all that was played by then is in the table, or with the second Ctrl-C all
             but the job that was being written.
     """
@@ -88,10 +89,11 @@ def sweep(
     folders = find_checkpoints(Path(run), checkpoints)
     policy = load_policy(folders[-1], device)
     by_step = {_step_of(folder): folder.resolve() for folder in folders}
-    critic_folder = None
-    if critic is not None:
-        load_critic(critic)  # says what is wrong with it before anything starts
-        critic_folder = find_checkpoint(Path(critic)).resolve()
+    critic_folder = None if critic is None else find_checkpoint(Path(critic)).resolve()
+
+    def critic_of(checkpoint: Path) -> Path | None:
+        return checkpoint if critic_folder is None and candidates is not None else critic_folder
+
     how = HowToPlay(
         run=run_name(folders[-1]),
         critic=None if critic_folder is None else run_name(critic_folder),
@@ -102,19 +104,15 @@ def sweep(
         candidates=candidates,
     )
     cells, added = make_cells(list(by_step), targets_of(policy, target_returns), settings)
-    refined = next((cell for cell in cells if not cell.setting.is_plain), None)
-    if critic is None and refined is not None:
-        raise ValueError(
-            f"critic: {refined.setting.label} needs a critic, got None; give a run that trained one"
-        )
+    chooser = critic_of(folders[-1])
+    loaded = None if chooser is None else load_critic(chooser)
+    asked = [cell.setting for cell in cells]
+    check_together(policy, loaded, asked, how.env_id, history_lengths, candidates)
     crew = make_executor(executor, jobs, device, ray_address)
     out = Path(out) if out is not None else Path(run) / "sweep"
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"out: {out} is a file; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
-
-    def critic_of(checkpoint: Path) -> Path | None:
-        return checkpoint if critic_folder is None and candidates is not None else critic_folder
 
     with Interrupts() as interrupts, Table(out / "table.jsonl") as table:
         question = agree(out, describe(policy, by_step, critic_folder, how, seed))

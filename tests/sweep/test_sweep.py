@@ -196,6 +196,7 @@ def test_targets_are_cells(run, tmp_path):
     ("options", "complaint"),
     [
         ({"settings": settings_grid((2,))}, "critic: AG n=2 lr=0.03 needs a critic"),
+        ({"history_lengths": [1]}, "history_lengths: DecisionTransformer predicts no return"),
         ({"episodes": 0}, "episodes: expected a whole number of at least 1, got 0"),
         ({"confirm": -1}, "confirm: expected a whole number of at least 0"),
         ({"executor": "slurm"}, 'executor: expected "local" or "ray"'),
@@ -208,6 +209,23 @@ def test_targets_are_cells(run, tmp_path):
 def test_bad_arguments_get_one_sentence(run, options, complaint):
     with pytest.raises((ValueError, OSError), match=complaint):
         sweep(run, **{"jobs": 1, "episodes": 2} | options)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "theirs"),
+    [({"state_dim": 7}, r"\(7, 1, None\)"), ({"observation_keys": ["a"]}, r"\(4, 1, \['a'\]\)")],
+)
+def test_a_critic_of_another_task_is_refused_before_anything_is_played(
+    run, make_critic, played, sizes, theirs
+):
+    """Whether a setting refines by it or not."""
+    critic = make_critic("other", **sizes)
+    for settings in (GRID, [AGSetting()]):
+        with pytest.raises(
+            ValueError, match=rf"^critic: expected the policy's .* \(4, 1, None\), got {theirs}"
+        ):
+            sweep(run, critic=critic, settings=settings, episodes=2, jobs=1)
+    assert played == [] and not (run / "sweep").exists()
 
 
 def test_a_setting_that_cannot_be_played_costs_itself_only(run, critic):

@@ -46,6 +46,7 @@ class Args:
     max_envs: int = 64  # environments alive at once
     threads: int | None = None  # default: PyTorch's number of threads
     env_processes: int | None = None  # that step the environments, 0: none. Default: where it is faster
+    env_timeout: float | None = None  # seconds for one reset or step, in worker processes. Default: any time
     device: str = "cpu"  # cpu or cuda
 
 
@@ -93,6 +94,7 @@ def main(argv: Sequence[str]) -> int:
             max_envs=args.max_envs,
             workers=args.threads,
             env_processes=args.env_processes,
+            env_timeout=args.env_timeout,
             progress=report,
         )
     for checkpoint in result.checkpoints:

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from dtag_fast.rollout.env_processes import DONE, END_WITHIN, MESSAGE, RESET, SharedArrays
+from dtag_fast.rollout.env_worker import DONE, END_WITHIN, MESSAGE, RESET, SharedArrays
 from dtag_fast.rollout.environment_kind import EnvironmentKind
 from dtag_fast.rollout.faults import Fault
 
@@ -52,23 +52,21 @@ def _serve(link: Connection, memory: int, kind: EnvironmentKind, num_envs: int, 
         os.write(link.fileno(), DONE)
         while command := os.read(link.fileno(), 1):
             if command == RESET:
-                row, seed = link.recv()
-                stepped, call = np.array([row]), partial(environments.reset, row, seed)
+                calls = [([row], partial(environments.reset, [row], [seed])) for row, seed in link.recv()]
             else:
                 stepped = np.flatnonzero(shared.stepped)
-                call = partial(environments.step, stepped, shared.actions[stepped])
-            try:
-                call()
-            except Exception as error:
-                _send(link, _portable(error))
-                continue
-            faults = {
-                r + rows.start: environments.faults[r] for r in stepped.tolist() if r in environments.faults
-            }
-            if faults:
-                _send(link, faults)
-            else:
-                os.write(link.fileno(), DONE)
+                calls = [(stepped.tolist(), partial(environments.step, stepped, shared.actions[stepped]))]
+            for touched, call in calls:
+                try:
+                    call()
+                except Exception as error:
+                    _send(link, _portable(error))
+                    break
+                faults = {r + rows.start: environments.faults[r] for r in touched if r in environments.faults}
+                if faults:
+                    _send(link, faults)
+                else:
+                    os.write(link.fileno(), DONE)
 
 
 def _send(link: Connection, message) -> None:

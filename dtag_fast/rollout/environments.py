@@ -8,6 +8,7 @@ restarted alone, and a step costs less (64 Hopper-v5 on a busy 2-core AMD EPYC, 
 
 import importlib.util
 import json
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -95,12 +96,14 @@ def make_env(
 
 class Seen(NamedTuple):
     """What N environments gave last: observations (N, S) float32, rewards (N,) float64, terminated and
-    truncated (N,) bool."""
+    truncated (N,) bool. busy_since (N,) float64: when the reset or step began that a slot is in, by
+    `time.monotonic`; 0 where it is in none."""
 
     observations: np.ndarray
     rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
+    busy_since: np.ndarray
 
 
 class Environments:
@@ -152,31 +155,35 @@ class Environments:
         except ValueError:
             self.close()
             raise
-        self.observations, self.rewards, self.terminated, self.truncated = arrays or Seen(
+        self.observations, self.rewards, self.terminated, self.truncated, self._busy_since = arrays or Seen(
             np.zeros((num_envs, state_dim), np.float32),
             np.zeros(num_envs),
             np.zeros(num_envs, bool),
             np.zeros(num_envs, bool),
+            np.zeros(num_envs),
         )
 
-    def reset(self, row: int, seed: int) -> None:
-        """Start a new episode in slot `row`.
+    def reset(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
+        """Start new episodes in the slots `rows`, one after the other.
 
         Raises:
             ValueError: the environment's observations are not those of the training data.
         """
-        self.faults.pop(row, None)
-        self.rewards[row] = 0.0
-        self.terminated[row] = self.truncated[row] = False
-        try:
-            if self.envs[row] is None:
-                self.envs[row] = self._make()
-            observation, _ = self.envs[row].reset(seed=seed)
-        except (Exception, SystemExit) as error:
-            self._fail(row, error)
-            return
-        self.observations[row] = self._vector(observation)
-        self._expect_finite(np.array([row]))
+        for row, seed in zip(rows, seeds, strict=True):
+            self.faults.pop(row, None)
+            self.rewards[row] = 0.0
+            self.terminated[row] = self.truncated[row] = False
+            self._busy_since[row] = time.monotonic()
+            try:
+                if self.envs[row] is None:
+                    self.envs[row] = self._make()
+                observation, _ = self.envs[row].reset(seed=seed)
+            except (Exception, SystemExit) as error:
+                self._fail(row, error)
+            else:
+                self.observations[row] = self._vector(observation)
+                self._expect_finite(np.array([row]))
+            self._busy_since[row] = 0.0
 
     def step(self, rows: np.ndarray, actions: np.ndarray) -> None:
         """Step the slots `rows` (R,) with `actions` (R, A); all other slots stay untouched.
@@ -190,12 +197,14 @@ class Environments:
         if self.discrete is not None:
             actions = self.discrete.numbers(actions)
         for row, action in zip(rows.tolist(), actions, strict=True):
+            self._busy_since[row] = time.monotonic()
             try:
                 observation, reward, terminated, truncated, _ = self.envs[row].step(action)
                 self.observations[row] = self._vector(observation)
                 self.rewards[row], self.terminated[row], self.truncated[row] = reward, terminated, truncated
             except (Exception, SystemExit) as error:
                 self._fail(row, error)
+            self._busy_since[row] = 0.0
         self._expect_finite(rows)
 
     def _vector(self, observation) -> np.ndarray:

@@ -42,6 +42,7 @@ def evaluate(
     max_envs: int = 64,
     workers: int | None = None,
     env_processes: int | None = None,
+    env_timeout: float | None = None,
     history_lengths: Sequence[int] | None = None,
     candidates: Candidates | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -71,6 +72,9 @@ def evaluate(
             CPU, one on a GPU.
         env_processes: child processes that step the environments, over all workers; 0 for this process.
             None decides by the rule of `rollout.placement`. The bits of a CPU's episodes are the same.
+        env_timeout: seconds that a reset or step of one environment may take, > 0; then its episode is a
+            failure and its worker process is replaced. Only worker processes can be ended, so there are some.
+            None: any time.
         history_lengths: elastic history, see `SequencePolicy`; None for the policy's own context_len.
         candidates: act with one of several candidates, chosen by the critic, which Action Gradient then
             refines; see `rollout.candidates`. An episode's draws depend on its seed alone. None: with the
@@ -86,7 +90,7 @@ def evaluate(
     info, device = policy.info, next(policy.model.parameters()).device
     settings, targets = list(settings), targets_of(policy, target_returns)
     env_id = env_id or info.env_id
-    _check_numbers(episodes, max_envs, workers, env_processes)
+    _check_numbers(episodes, max_envs, workers, env_processes, env_timeout)
     check_together(policy, critic, settings, env_id, history_lengths, candidates)
     tasks = [
         Task(number, target, seed + episode)
@@ -108,7 +112,8 @@ def evaluate(
         info.observation_keys,
         DiscreteActions.of(vars(info)),
     )
-    placement = place(env_processes, kind, workers=workers, slots=at_once, episodes=len(tasks))
+    asked = {"workers": workers, "slots": at_once, "episodes": len(tasks), "timeout": env_timeout}
+    placement = place(env_processes, kind, **asked)
     if 0 < placement.processes < workers:  # each worker has environments of its own
         if chosen is not None:
             raise ValueError(
@@ -119,7 +124,8 @@ def evaluate(
     slots = shares(at_once, workers)
     with ExitStack() as stack:
         refinement = _refinement(policy, critic, settings, device, batch_invariant=on_cpu)
-        placed, placement = _environments(stack, kind, slots, placement, insist=env_processes is not None)
+        insist = env_processes is not None or env_timeout is not None
+        placed, placement = _environments(stack, kind, slots, placement, env_timeout, insist)
         crew = []
         for environments, n in zip(placed, slots, strict=True):
             actor = make_actor(policy, n, tasks[0].target_return, on_cpu, history_lengths, candidates, critic)
@@ -195,14 +201,19 @@ def make_actor(
 
 
 def _environments(
-    stack: ExitStack, kind: EnvironmentKind, slots: Sequence[int], placement: Placement, insist: bool
+    stack: ExitStack,
+    kind: EnvironmentKind,
+    slots: Sequence[int],
+    placement: Placement,
+    timeout: float | None,
+    insist: bool,
 ) -> tuple[list[Environments | EnvironmentProcesses], Placement]:
     """Environments of each worker, closed with the stack, and where they came to be: in this process after
     all where nobody insists on children and these cannot have them."""
     if placement.processes:
         numbers = zip(slots, shares(placement.processes, len(slots)), strict=True)
         try:
-            return [stack.enter_context(EnvironmentProcesses(kind, *n)) for n in numbers], placement
+            return [stack.enter_context(EnvironmentProcesses(kind, *n, timeout)) for n in numbers], placement
         except NotInChildren as error:
             if insist:
                 raise
@@ -210,7 +221,7 @@ def _environments(
     return [stack.enter_context(kind.build(n)) for n in slots], placement
 
 
-def _check_numbers(episodes, max_envs, workers, env_processes) -> None:
+def _check_numbers(episodes, max_envs, workers, env_processes, env_timeout) -> None:
     numbers = {"episodes": episodes, "max_envs": max_envs, "workers": 1 if workers is None else workers}
     for name, value in numbers.items():
         expect_whole(name, value, 1)
@@ -222,6 +233,9 @@ def _check_numbers(episodes, max_envs, workers, env_processes) -> None:
         raise ValueError(
             f"env_processes: expected a whole number of at least 0, or None, got {env_processes!r}"
         )
+    seconds = isinstance(env_timeout, int | float) and not isinstance(env_timeout, bool)
+    if env_timeout is not None and not (seconds and 0 < env_timeout < math.inf):
+        raise ValueError(f"env_timeout: expected seconds above 0, or None, got {env_timeout!r}")
 
 
 def check_together(

@@ -23,6 +23,11 @@ class Fault:
         return cls(type(error).__name__, str(error), "".join(traceback.format_exception(error)))
 
 
+class Interrupted(Fault):
+    """What happened to another environment and took this one's process along: its episode can be played
+    again from its seed."""
+
+
 @dataclass(frozen=True)
 class FailedEpisode:
     """An episode that its environment did not let finish; none of its numbers is part of any statistics.

@@ -30,6 +30,7 @@ def place(
     workers: int,
     slots: int,
     episodes: int,
+    timeout: float | None = None,
     cores: int | None = None,
 ) -> Placement:
     """Decide where `slots` environments are stepped.
@@ -37,12 +38,23 @@ def place(
     Args:
         asked: what the user wants; None for the rule.
         workers: threads of the policy. episodes: to be played in all.
+        timeout: seconds for a reset or step, which only another process can be held to; None: no limit.
         cores: that this process may use; None asks the system.
+
+    Raises:
+        ValueError: a timeout, and no processes asked for.
     """
     if asked is not None:
+        if timeout is not None and asked == 0:
+            raise ValueError(
+                "env_timeout: expected worker processes, as an environment in this one cannot be ended, got "
+                "env_processes=0; leave one of the two out"
+            )
         return Placement(min(asked, slots), "asked for")
     cores = available_cores() if cores is None else cores
     processes = min(cores - workers, slots)
+    if timeout is not None:  # nothing is timed here: that step might be the one that hangs
+        return Placement(max(workers, processes), "env_timeout needs them")
     if cores - workers < max(2, workers):  # a worker's environments have processes of their own
         return Placement(0, f"{cores} cores, {workers} of them for the policy")
     if processes < 2:

@@ -7,6 +7,7 @@ the others' pace.
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import torch
 from dtag_fast.rollout.captured import CapturedStep, why_not_captured
 from dtag_fast.rollout.env_processes import EnvironmentProcesses
 from dtag_fast.rollout.environments import Environments
-from dtag_fast.rollout.faults import Fault
+from dtag_fast.rollout.faults import Fault, Interrupted
 from dtag_fast.rollout.policy import SequencePolicy
 from dtag_fast.rollout.reactive import ReactivePolicy
 from dtag_fast.rollout.refinement import Refinement
@@ -93,7 +94,8 @@ class Worker:
     def play(
         self, tasks: Sequence[Task], done: Callable[[int], None], stop: threading.Event
     ) -> tuple[list[Played | Failed | None], Split]:
-        """Play all tasks. An episode whose environment fails ends there, and its slot goes on with the next.
+        """Play all tasks. An episode whose environment fails ends there, and its slot goes on with the next;
+        one that another took along is played again from its start.
 
         Args:
             done: called with the number of each task that is over.
@@ -105,28 +107,32 @@ class Worker:
         slots = self.environments.observations.shape[0]
         results: list[Played | Failed | None] = [None] * len(tasks)
         faults = self.environments.faults
-        waiting = iter(range(len(tasks)))
+        waiting = deque(range(len(tasks)))
         task_of = np.full(slots, -1)  # number of the task in each slot, -1: none
         settings = np.zeros(slots, np.int64)
         totals, lengths = np.zeros((3, slots)), np.zeros(slots, np.int64)  # return, sum of q_0, sum of gains
         split, began = Split(), time.perf_counter()
 
-        def start(row: int) -> None:
-            task_of[row] = -1
-            while not stop.is_set() and (number := next(waiting, None)) is not None:
-                task = tasks[number]
-                self.environments.reset(row, task.seed)
-                if row in faults:
-                    results[number] = Failed(0, faults[row])
-                    done(number)
-                    continue
-                self.policy.reset(np.arange(slots) == row, task.target_return, task.seed)
-                task_of[row], settings[row], totals[:, row], lengths[row] = number, task.setting, 0.0, 0
-                return
+        def start(rows: Sequence[int]) -> None:
+            """Give `rows` the next episodes, all reset at once."""
+            task_of[rows] = -1
+            while rows and waiting and not stop.is_set():
+                given = [(row, waiting.popleft()) for row in rows[: len(waiting)]]
+                self.environments.reset(
+                    [row for row, _ in given], [tasks[number].seed for _, number in given]
+                )
+                rows = [row for row, _ in given if row in faults]
+                for row, number in given:
+                    task = tasks[number]
+                    if row in faults:
+                        results[number] = Failed(0, faults[row])
+                        done(number)
+                        continue
+                    self.policy.reset(np.arange(slots) == row, task.target_return, task.seed)
+                    task_of[row], settings[row], totals[:, row], lengths[row] = number, task.setting, 0.0, 0
 
         clock = time.perf_counter
-        for row in range(slots):
-            start(row)
+        start(list(range(slots)))
         split.environment += clock() - began
         while not stop.is_set():
             active = task_of >= 0
@@ -157,10 +163,15 @@ class Worker:
             over = self.environments.terminated | self.environments.truncated
             over[list(faults)] = True
             recorded = clock()
-            for row in rows[over[rows]].tolist():
-                results[task_of[row]] = self._outcome(row, totals[:, row], int(lengths[row]))
-                done(int(task_of[row]))
-                start(row)
+            ended = rows[over[rows]].tolist()
+            for row in ended:
+                number = int(task_of[row])
+                if isinstance(faults.get(row), Interrupted):
+                    waiting.append(number)
+                    continue
+                results[number] = self._outcome(row, totals[:, row], int(lengths[row]))
+                done(number)
+            start(ended)
             restarted = clock()
             split.policy += (acted - mark) + (recorded - stepped)
             split.refine += improved - acted

@@ -107,6 +107,18 @@ def test_worker_processes_change_no_number(dtag, run, tmp_path):
     assert code == 2 and "env_processes: expected a whole number of at least 0, or None, got -1" in err
 
 
+def test_an_environment_that_hangs_is_a_failed_episode(dtag, run, tmp_path):
+    line = f"evaluate run --env faulty_env:{faulty_env.HANGING_ID} --episodes 4 --threads 1"
+    code, out, err = dtag(f"{line} --env-processes 2 --env-timeout 2 --json out.json")
+    assert code == 1 and "plain policy (3 of 4 finished)" in out
+    assert err.splitlines() == [
+        "dtag evaluate: failed episode: seed 1, plain policy, step 3: TookTooLong: the environment took "
+        "longer than the 2 s that env_timeout allows a reset or a step; its worker process was ended"
+    ]
+    (result,) = json.loads((tmp_path / "out.json").read_text())["checkpoints"]
+    assert result["settings"][0]["seeds"] == [0, 2, 3]
+
+
 def test_an_interrupt_ends_all_processes_without_tracebacks(run):
     line = f"evaluate {run} --env faulty_env:{faulty_env.WAITING_ID} --episodes 500"
     line += " --threads 1 --env-processes 2"

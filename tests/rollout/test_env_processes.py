@@ -16,15 +16,16 @@ from process_tree import children_of, hear_interrupts, parent_of, wait_until
 
 from dtag_fast.data import DiscreteActions
 from dtag_fast.rollout import evaluate, grid
-from dtag_fast.rollout.env_processes import END_WITHIN, EnvironmentProcesses, NotInChildren
+from dtag_fast.rollout.env_processes import EnvironmentProcesses, NotInChildren
+from dtag_fast.rollout.env_worker import END_WITHIN
 from dtag_fast.rollout.environment_kind import EnvironmentKind
 
 TESTS = Path(__file__).parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore:environment. closing it raised OSError:RuntimeWarning")
 
 
-def faulty_kind(*faults, limit=12):
-    spec = {"id": faulty_env.ENV_ID, "kwargs": {"faults": faults}, "max_episode_steps": limit}
+def faulty_kind(*faults, limit=12, **waits):
+    spec = {"id": faulty_env.ENV_ID, "kwargs": {"faults": faults, **waits}, "max_episode_steps": limit}
     return EnvironmentKind(faulty_env.ENV_ID, spec, None, 4, 1, None, None)
 
 
@@ -43,10 +44,9 @@ def test_hopper_has_the_bits_of_this_process():
     with kind.build(5) as here, EnvironmentProcesses(kind, 5, 2) as there:
         for step in range(60):
             over = here.terminated | here.truncated
-            for row in range(5):
-                if step == 0 or over[row]:
-                    here.reset(row, seed=10 * step + row)
-                    there.reset(row, seed=10 * step + row)
+            begin = [row for row in range(5) if step == 0 or over[row]]
+            for environments in (here, there):
+                environments.reset(begin, [10 * step + row for row in begin])
             rows = np.flatnonzero(rng.random(5) < 0.8)
             actions = rng.uniform(-1, 1, (len(rows), 3)).astype("f4")
             here.step(rows, actions)
@@ -60,7 +60,7 @@ def test_discrete_actions_and_finished_slots():
     kind = EnvironmentKind("CartPole-v1", None, None, 4, 2, None, DiscreteActions(2))
     with kind.build(1) as here, EnvironmentProcesses(kind, 1, 1) as there:
         for environments in (here, there):
-            environments.reset(0, seed=3)
+            environments.reset([0], [3])
             while not environments.terminated[0]:
                 environments.step(np.array([0]), np.array([[0.0, 1.0]], "f4"))
             with pytest.raises(RuntimeError, match="rows: the episode of slot 0 is over; reset it"):
@@ -122,13 +122,13 @@ def test_a_process_that_dies_takes_its_running_episodes_only(faulty, kind, sente
 def test_episodes_beside_one_that_dies_in_its_reset_are_lost_too():
     kind = faulty_kind((9, 0, "exit"))
     with EnvironmentProcesses(kind, 2, 1) as environments:
-        environments.reset(0, seed=1)
-        environments.reset(1, seed=9)
+        environments.reset([0], [1])
+        environments.reset([1], [9])
         assert list(environments.faults) == [1]
-        environments.reset(1, seed=2)  # in a new process, which knows nothing of slot 0
+        environments.reset([1], [2])  # in a new process, which knows nothing of slot 0
         environments.step(np.array([0, 1]), np.zeros((2, 1), "f4"))
         assert list(environments.faults) == [0] and "exit code 7" in environments.faults[0].message
-        environments.reset(0, seed=3)
+        environments.reset([0], [3])
         environments.step(np.array([0, 1]), np.zeros((2, 1), "f4"))
         assert not environments.faults and environments.rewards.tolist() == [1.0, 1.0]
 
@@ -136,15 +136,72 @@ def test_episodes_beside_one_that_dies_in_its_reset_are_lost_too():
 def test_a_process_killed_from_outside_is_replaced():
     with EnvironmentProcesses(faulty_kind(), 2, 2) as environments:
         for row in (0, 1):
-            environments.reset(row, seed=row)
+            environments.reset([row], [row])
         victim = children_of(os.getpid())[0]
         os.kill(victim, signal.SIGKILL)
         environments.step(np.array([0, 1]), np.zeros((2, 1), "f4"))
         ((row, fault),) = environments.faults.items()
         assert fault.message.endswith("killed by signal 9 (SIGKILL)")
-        environments.reset(row, seed=5)
+        environments.reset([row], [5])
         assert not environments.faults and len(children_of(os.getpid())) == 2
     assert children_of(os.getpid()) == []
+
+
+def test_resets_wait_side_by_side():
+    kind = faulty_kind(reset_waits=0.5)
+    with EnvironmentProcesses(kind, 4, 4) as environments, kind.build(4) as here:
+        began = time.monotonic()
+        environments.reset(range(4), range(4))
+        assert 0.5 <= time.monotonic() - began < 1.5
+        here.reset(range(4), range(4))
+        assert (environments.observations == here.observations).all()
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_an_environment_that_hangs_fails_its_own_episode_alone(faulty, step):
+    """Seeds 0, 1 and 2, 3 begin in a process each; those beside seed 2 are played again."""
+    whole = evaluate(faulty(), episodes=8, max_envs=4, env_processes=0, workers=1).settings[0]
+    options = {"episodes": 8, "max_envs": 4, "env_processes": 2, "workers": 1, "env_timeout": 2}
+    done = []
+    result = evaluate(faulty((2, step, "hang")), **options, progress=lambda *at: done.append(at))
+    (failed,), (setting,) = result.failures, result.settings
+    assert (failed.seed, failed.step, failed.error) == (2, step, "TookTooLong")
+    assert failed.message == (
+        "the environment took longer than the 2 s that env_timeout allows a reset or a step; its worker "
+        "process was ended"
+    )
+    assert setting.seeds == [0, 1, 3, 4, 5, 6, 7] and done == [(i, 8) for i in range(1, 9)]
+    assert setting.returns == [whole.returns[seed] for seed in setting.seeds]
+    assert setting.lengths == [whole.lengths[seed] for seed in setting.seeds]
+    assert children_of(os.getpid()) == []
+
+
+def test_environments_that_hang_in_one_process_fail_one_by_one(faulty):
+    whole = evaluate(faulty(), episodes=6, env_processes=0, workers=1).settings[0]
+    faults = ((1, 2, "hang"), (2, 2, "hang"), (4, 0, "hang"))
+    result = evaluate(faulty(*faults), episodes=6, workers=1, env_processes=1, env_timeout=1)
+    assert [(f.seed, f.step) for f in result.failures] == [(1, 2), (2, 2), (4, 0)]
+    assert result.settings[0].returns == [whole.returns[seed] for seed in (0, 3, 5)]
+
+
+def test_a_limit_is_for_each_environment_and_not_for_a_process():
+    """Three slots of one process wait 0.5 s each, longer together than the limit."""
+    with EnvironmentProcesses(faulty_kind(waits=0.5), 3, 1, timeout=1.2) as environments:
+        environments.reset(range(3), range(3))
+        environments.step(np.arange(3), np.zeros((3, 1), "f4"))
+        assert not environments.faults and environments.rewards.tolist() == [1.0] * 3
+
+
+def test_a_limit_needs_processes(faulty):
+    options = {"episodes": 2, "env_timeout": 60}
+    result = evaluate(faulty(), **options)
+    assert result.wall_time.env_processes >= 1
+    assert result.wall_time.env_processes_reason == "env_timeout needs them"
+    with pytest.raises(ValueError, match=r"^env_timeout: .* got env_processes=0; leave one of the two out"):
+        evaluate(faulty(), **options, env_processes=0)
+    for wrong in (0, -1.0, True, float("inf"), float("nan"), "3"):
+        with pytest.raises(ValueError, match="env_timeout: expected seconds above 0, or None, got"):
+            evaluate(faulty(), episodes=2, env_timeout=wrong)
 
 
 def test_errors_of_set_up_end_everything_with_their_sentence(make_policy, counting):
@@ -154,8 +211,9 @@ def test_errors_of_set_up_end_everything_with_their_sentence(make_policy, counti
         evaluate(make_policy("dt", state_dim=11, env_id="Hopper-v5"), env_processes=1)
     with pytest.raises(gymnasium.error.Error, match="Absent"):
         evaluate(make_policy("dt", env_id="Absent-v0"), env_processes=1)
-    with pytest.raises(NotInChildren, match=r"registered in this process alone.* 'module:DtagTest/Count"):
-        evaluate(make_policy("dt"), env_processes=1)
+    for asked in ({"env_processes": 1}, {"env_timeout": 5.0}):
+        with pytest.raises(NotInChildren, match=r"registered in this process alone.* 'module:DtagTest/Count"):
+            evaluate(make_policy("dt"), **asked)
     spec = {"id": counting.ENV_ID, "kwargs": {"lasts": lambda: 3}}
     with pytest.raises(NotInChildren, match=r"env_processes: the description .* \(env_processes=0\)"):
         evaluate(make_policy("dt", env_spec=spec), env_processes=1)
@@ -188,7 +246,7 @@ SCRIPT = """
         print("ready", flush=True)
         while True:
             for row in range(4):
-                environments.reset(row, seed=0)
+                environments.reset([row], [0])
             for _ in range(2):
                 environments.step(np.arange(4), np.zeros((4, 1), "f4"))
     except KeyboardInterrupt:

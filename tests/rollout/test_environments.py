@@ -11,8 +11,8 @@ from dtag_fast.rollout.reference import play_episode
 
 def test_a_finished_slot_is_not_stepped_and_not_reset_by_itself(new_env, counting):
     with Environments(new_env, 2, counting.STATE_DIM) as environments:
-        environments.reset(0, seed=9)  # one step long, truncated
-        environments.reset(1, seed=1)  # eight steps long
+        environments.reset([0], [9])  # one step long, truncated
+        environments.reset([1], [1])  # eight steps long
         environments.step(np.array([0, 1]), np.zeros((2, 2), "f4"))
         assert environments.truncated.tolist() == [True, False]
         with pytest.raises(RuntimeError, match="rows: the episode of slot 0 is over"):
@@ -22,7 +22,7 @@ def test_a_finished_slot_is_not_stepped_and_not_reset_by_itself(new_env, countin
         assert (environments.observations[0] == last_seen).all()
         assert environments.observations[1] == pytest.approx([2.0, 0.5 * 0.5 * 0.1 + 2.0, 1.0])
         assert environments.rewards.tolist() == [1.0, 1.0 + 10.0 + 2.0]
-        environments.reset(0, seed=10)
+        environments.reset([0], [10])
         assert not environments.truncated[0] and environments.observations[0].tolist()[0] == 0.0
     resets = [event[1] for event in counting.CountingEnv.events if event[0] == "reset"]
     assert resets == [9, 1, 10]

@@ -9,6 +9,7 @@ import gymnasium
 
 from dtag_fast.data import DiscreteActions
 from dtag_fast.rollout.environments import Environments, Seen, close_env, make_env
+from dtag_fast.training.checkpoint import RunInfo
 
 TIMED_STEPS, TIMED_SECONDS = 50, 0.2  # of the environment whose step is timed, at most
 
@@ -29,6 +30,13 @@ class EnvironmentKind:
     action_dim: int
     observation_keys: list[str] | None
     discrete: DiscreteActions | None
+
+    @classmethod
+    def of(cls, info: RunInfo, env_id: str | None = None) -> "EnvironmentKind":
+        """The environment of a checkpoint's training data, or another one for its policy."""
+        discrete = DiscreteActions.of(vars(info))
+        sizes = info.state_dim, info.action_dim, info.observation_keys
+        return cls(env_id or info.env_id, info.env_spec, info.max_episode_steps, *sizes, discrete)
 
     def make(self) -> gymnasium.Env:
         """One environment."""

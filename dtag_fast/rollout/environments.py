@@ -151,7 +151,7 @@ class Environments:
         self.faults: dict[int, Fault] = {}
         self.observation_keys, self.discrete = observation_keys, discrete
         try:
-            _expect_actions(self.envs[0], discrete, action_dim)
+            expect_actions(self.envs[0], discrete, action_dim)
         except ValueError:
             self.close()
             raise
@@ -208,19 +208,7 @@ class Environments:
         self._expect_finite(rows)
 
     def _vector(self, observation) -> np.ndarray:
-        """The observation as the policy takes it, (S,) float32."""
-        if isinstance(observation, dict) and self.observation_keys is None:
-            raise ValueError(
-                f"observation: the environment gives a Dict of {', '.join(observation)}, the policy was "
-                "trained on plain vectors; evaluate in the environment of the dataset"
-            )
-        flat = flatten_observation(observation, self.observation_keys)
-        if flat.shape != self.observations.shape[1:]:
-            raise ValueError(
-                f"observation: expected {self.observations.shape[1]} numbers as in the training data, got "
-                f"{flat.size}; evaluate in the environment of the dataset"
-            )
-        return flat
+        return state_vector(observation, self.observation_keys, self.observations.shape[1])
 
     def _expect_finite(self, rows: np.ndarray) -> None:
         """Fail those of `rows` (R,) that see or earn a number that is not finite."""
@@ -253,6 +241,26 @@ class Environments:
         self.close()
 
 
+def state_vector(observation, keys: Sequence[str] | None, state_dim: int) -> np.ndarray:
+    """An observation as the policy takes it, (S,) float32; keys: as `observation_keys` of `Environments`.
+
+    Raises:
+        ValueError: it is not of the kind or length of the training data.
+    """
+    if isinstance(observation, dict) and keys is None:
+        raise ValueError(
+            f"observation: the environment gives a Dict of {', '.join(observation)}, the policy was trained "
+            "on plain vectors; evaluate in the environment of the dataset"
+        )
+    flat = flatten_observation(observation, keys)
+    if flat.shape != (state_dim,):
+        raise ValueError(
+            f"observation: expected {state_dim} numbers as in the training data, got {flat.size}; evaluate "
+            "in the environment of the dataset"
+        )
+    return flat
+
+
 def expect_running(
     rows: np.ndarray, terminated: np.ndarray, truncated: np.ndarray, faults: dict[int, Fault]
 ) -> None:
@@ -274,7 +282,7 @@ def close_env(env: gymnasium.Env | None) -> None:
         )
 
 
-def _expect_actions(env: gymnasium.Env, discrete: DiscreteActions | None, action_dim: int | None) -> None:
+def expect_actions(env: gymnasium.Env, discrete: DiscreteActions | None, action_dim: int | None) -> None:
     """Refuse an environment that takes other actions than the policy gives."""
     space, found = env.action_space, None
     if isinstance(space, gymnasium.spaces.Discrete):

@@ -103,15 +103,7 @@ def evaluate(
     if workers is None:
         workers = torch.get_num_threads() if on_cpu else 1
     workers = min(workers, max_envs, math.ceil(len(tasks) / ROW_MULTIPLE))
-    kind = EnvironmentKind(
-        env_id,
-        info.env_spec,
-        info.max_episode_steps,
-        info.state_dim,
-        info.action_dim,
-        info.observation_keys,
-        DiscreteActions.of(vars(info)),
-    )
+    kind = EnvironmentKind.of(info, env_id)
     asked = {"workers": workers, "slots": at_once, "episodes": len(tasks), "timeout": env_timeout}
     placement = place(env_processes, kind, **asked)
     if 0 < placement.processes < workers:  # each worker has environments of its own

@@ -9,6 +9,7 @@ import torch
 
 from dtag_fast.rollout import AGSetting, evaluate, latency, measure_latency
 from dtag_fast.rollout.captured import CapturedStep
+from dtag_fast.rollout.environment_kind import EnvironmentKind
 from dtag_fast.rollout.policy import SequencePolicy
 from dtag_fast.rollout.refinement import Refinement
 
@@ -114,7 +115,7 @@ def test_a_captured_step_is_one_number(make_policy, make_critic, new_env):
     policy, critic = make_policy("dt"), make_critic()
     actor = SequencePolicy(policy.model, 1, 50.0)
     refinement = Refinement(critic.critic, (-1.0, 1.0), SETTINGS[1:2])
-    episodes = latency._Episodes(new_env(), actor, policy.info, 50.0, 0)
+    episodes = latency._Episodes(new_env(), actor, EnvironmentKind.of(policy.info), 50.0, 0)
     times = latency._together(episodes, CapturedStep(actor, refinement, capture=False), 20)
     assert times.shape == (20,) and times.min() > 0
 
@@ -164,3 +165,11 @@ def test_bad_arguments_are_named(make_policy, options, message):
         measure_latency(make_policy("dt"), **options)
     with pytest.raises(ValueError, match=r"observation: expected 4 numbers .* got 3"):
         measure_latency(make_policy("dt", state_dim=4), actions=1)
+    with pytest.raises(ValueError, match=r"actions: the environment takes Box.* 3 continuous numbers"):
+        measure_latency(make_policy("dt", action_dim=3), actions=1)
+
+
+def test_a_dict_is_no_vector(make_policy):
+    pytest.importorskip("gymnasium_robotics")
+    with pytest.raises(ValueError, match=r"observation: the environment gives a Dict of observation, "):
+        measure_latency(make_policy("bc", state_dim=4), env_id="PointMaze_UMaze-v3", actions=1)

@@ -1,5 +1,6 @@
 """`dtag plot RUNS`: figures of run folders, evaluations and sweeps; PNG and SVG."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ class Args:
     """Draw training curves of run folders; score against n, wall time and latency of JSON files that
     `dtag evaluate` wrote; scores, gains and Q gains of the tables that `dtag sweep` wrote.
 
-    Several of a kind share their figures. JSON files inside a run folder are found there.
+    Several of a kind share their figures. A folder, a run's or any other, is searched for all of them.
     """
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]  # run and sweep folders, tables, evaluation JSON files
+    runs: tyro.conf.Positional[
+        tuple[Path, ...]
+    ]  # run, sweep and other folders, tables, evaluation JSON files
     out: Path | None = None  # folder for the figures; default: RUN/plots for one path, else ./plots
 
 
@@ -24,57 +27,57 @@ def main(argv: Sequence[str]) -> int:
     """Entry of the verb; returns the exit code, 0."""
     args = tyro.cli(Args, prog="dtag plot", args=list(argv))
     console = Console()
-    for file in draw(args):
+    files, left_out = draw(args)
+    for file in files:
         console.print(str(file), soft_wrap=True)
+    for sentence in left_out:
+        print(f"dtag plot: left out: {sentence}", file=sys.stderr)
     return 0
 
 
-def draw(args: Args) -> list[Path]:
-    """Draw what `args` ask for; returns the files written.
+def draw(args: Args) -> tuple[list[Path], list[str]]:
+    """Draw what `args` ask for; returns the files written, and why a sweep that was found is in none of them.
 
     Raises:
-        ValueError: a path is no run folder, evaluation or sweep, or there is nothing to draw.
+        ValueError: a path is no run folder, evaluation or sweep and holds none, or there is nothing to draw.
     """
     from dtag_fast.experiments import curves, plots
-    from dtag_fast.experiments.sweep_tables import find_table
+    from dtag_fast.experiments.plot_sources import find_sources
 
     if not args.runs:
         raise ValueError("runs: expected at least one run or sweep folder or evaluation JSON file, got none")
-    runs = [path for path in args.runs if curves.is_run(path)]
-    tables = {path: find_table(path) for path in args.runs if path not in runs}
-    tables = {path: table for path, table in tables.items() if table is not None}
-    evaluations = list(
-        dict.fromkeys(
-            file
-            for path in args.runs
-            if path not in tables
-            for file in [path, *sorted(path.rglob("*.json"))]
-            if curves.is_evaluation(file)
-        )
-    )
-    for path in args.runs:
-        inside = any(path == file or path in file.parents for file in evaluations)
-        if path not in runs and path not in tables and not inside:
-            raise ValueError(
-                f"runs: {path} is neither a run folder with metrics.jsonl, nor a JSON file of `dtag "
-                "evaluate`, nor a sweep's table.jsonl or table.parquet or its folder"
-            )
+    sources = find_sources(args.runs)
+    tables, left_out = _drawable(sources)
     figures = {}
-    if runs:
-        panels = curves.training_panels(curves.run_labels(runs))
+    if sources.runs:
+        panels = curves.training_panels(curves.run_labels(sources.runs))
         figures["training"] = plots.training_curves(panels)
-    if evaluations:
-        figures |= _evaluation_figures(curves.run_labels(evaluations))
+    if sources.evaluations:
+        figures |= _evaluation_figures(curves.run_labels(sources.evaluations))
     if tables:
         labels = {label: tables[path] for label, path in curves.run_labels(list(tables)).items()}
         figures |= _sweep_figures(labels)
     if not figures:
-        raise ValueError(
-            "runs: the evaluations hold one n each, which makes no curve, and no wall time; "
-            "evaluate with several, e.g. --ag-steps 0,5,10"
-        )
+        one_n = "runs: the evaluations hold one n each, which makes no curve, and no wall time; "
+        raise ValueError(*left_out[:1] or [one_n + "evaluate with several, e.g. --ag-steps 0,5,10"])
     folder = args.out or _default_folder(args.runs)
-    return [file for name, figure in figures.items() for file in plots.save(figure, folder / name)]
+    return [file for name, figure in figures.items() for file in plots.save(figure, folder / name)], left_out
+
+
+def _drawable(sources) -> tuple[dict[Path, Path], list[str]]:
+    """The tables to draw, and why others are not: one that nobody named must not keep the rest from being
+    drawn."""
+    from dtag_fast.experiments.sweep_tables import sweep_panels
+
+    tables, left_out = dict(sources.named_tables), []
+    for folder, table in sources.found_tables.items():
+        try:
+            sweep_panels({"": table})
+        except ValueError as error:
+            left_out.append(str(error))
+        else:
+            tables[folder] = table
+    return tables, left_out
 
 
 def _evaluation_figures(files: dict[str, Path]) -> dict:

@@ -172,7 +172,9 @@ def check_seeds(args: Args) -> None:
 
 def last_speed(run: Path) -> float | None:
     """Updates per second in the newest record of a run, None where there is none."""
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    from dtag_fast.training.files import read_json_lines
+
+    records = read_json_lines(run / "metrics.jsonl")
     speeds = [record["speed/updates_per_s"] for record in records if "speed/updates_per_s" in record]
     return speeds[-1] if speeds else None
 

@@ -1,10 +1,10 @@
 """Curves out of what runs and evaluations leave on disk."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from dtag_fast.experiments.plots import Curve
+from dtag_fast.training.files import read_json, read_json_lines
 
 _ONE, _SEVERAL = {"env_id", "settings", "episodes"}, {"run", "checkpoints"}  # keys of evaluations
 UNPLOTTED = ("time/",)  # metrics that grow with the clock and say nothing as a curve
@@ -50,15 +50,7 @@ def run_labels(paths: Sequence[Path]) -> dict[str, Path]:
 
 
 def _records(file: Path) -> list[dict]:
-    lines = file.read_text().splitlines()
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break  # a run that is writing at this moment, or was killed while it did
-            raise ValueError(f"{file}: line {number} is not JSON; the file is damaged") from error
+    records = read_json_lines(file)
     if not records:
         raise ValueError(f"{file}: nothing logged yet; let the run go on for a while")
     return records
@@ -104,13 +96,19 @@ def score_curves(evaluations: dict[str, Path]) -> tuple[list[Curve], str]:
 
 def is_evaluation(path: Path) -> bool:
     """Whether `path` is a JSON file that `dtag evaluate` or `EvaluationResult.to_json` wrote."""
+    return _evaluation(path) is not None
+
+
+def _evaluation(path: Path) -> dict | None:
+    """What an evaluation's JSON file holds; None for any other path."""
     if path.suffix != ".json" or not path.is_file():
-        return False
+        return None
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
     except ValueError:
-        return False
-    return isinstance(content, dict) and any(content.keys() >= keys for keys in (_ONE, _SEVERAL))
+        return None
+    known = isinstance(content, dict) and any(content.keys() >= keys for keys in (_ONE, _SEVERAL))
+    return content if known else None
 
 
 def read_evaluations(files: dict[str, Path]) -> dict[str, dict]:
@@ -124,9 +122,8 @@ def read_evaluations(files: dict[str, Path]) -> dict[str, dict]:
     """
     found = {}
     for label, file in files.items():
-        if not is_evaluation(file):
+        if (content := _evaluation(file)) is None:
             raise ValueError(f"{file}: not a JSON file of `dtag evaluate`")
-        content = json.loads(file.read_text())
         checkpoints = content.get("checkpoints", [content])
         for result in checkpoints:
             step = "" if len(checkpoints) == 1 else f" step {result['policy']['step']}"
@@ -136,7 +133,7 @@ def read_evaluations(files: dict[str, Path]) -> dict[str, dict]:
 
 def read_latencies(files: dict[str, Path]) -> dict[str, dict]:
     """Label -> what `dtag evaluate --latency` measured, of those JSON files that hold it."""
-    contents = {label: json.loads(file.read_text()) for label, file in files.items()}
+    contents = {label: read_json(file) for label, file in files.items()}
     return {label: content["latency"] for label, content in contents.items() if "latency" in content}
 
 

@@ -4,7 +4,6 @@ A table is `table.jsonl` or `table.parquet` as `dtag sweep` writes them. The row
 policy, which every other cell is compared with on the seeds that both have played.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from dtag_fast.data import arrow
 from dtag_fast.rollout.statistics import Summary, paired_difference, summarize
+from dtag_fast.training.files import read_json_lines
 
 NAMES = ("table.jsonl", "table.parquet")  # in a sweep's folder; the first is what the second is made of
 SUFFIXES = (".jsonl", ".parquet")
@@ -120,7 +120,7 @@ def read_table(file: Path) -> list[Row]:
     Raises:
         ValueError: pyarrow is missing, the file is damaged, or it lacks a column.
     """
-    rows = _parquet(file) if file.suffix == ".parquet" else _jsonl(file)
+    rows = _parquet(file) if file.suffix == ".parquet" else read_json_lines(file)
     if not rows:
         raise ValueError(f"{file}: no row in it yet; let the sweep go on")
     for number, row in enumerate(rows, start=1):
@@ -129,17 +129,6 @@ def read_table(file: Path) -> list[Row]:
             raise ValueError(
                 f"{file}: row {number} has no {missing[0]!r}; expected the table of a `dtag sweep`"
             )
-    return rows
-
-
-def _jsonl(file: Path) -> list[Row]:
-    lines = file.read_text().split("\n")
-    rows = []
-    for number, line in enumerate(lines[:-1], start=1):  # after the last end there is nothing, or half a line
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(f"{file}: line {number} is not JSON; the file is damaged") from error
     return rows
 
 

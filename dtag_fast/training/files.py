@@ -40,6 +40,22 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}: damaged or truncated JSON ({error})") from error
 
 
+def read_json_lines(path: Path) -> list[Any]:
+    """Parse a file of one JSON value a line. What follows the last line end is left out: a process writes it
+    at this moment, or was killed while it did.
+
+    Raises:
+        ValueError: a line is damaged.
+    """
+    found = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:  # of JSON or of UTF-8
+            raise ValueError(f"{path}: line {number} is not JSON; the file is damaged") from error
+    return found
+
+
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a safetensors file and wait until it is on the disk.
 

@@ -8,11 +8,18 @@ from matplotlib.text import Text
 
 from dtag_fast.cli.main import main
 from dtag_fast.experiments import sweep_plots, time_plots
+from dtag_fast.experiments.plot_sources import Sources, find_sources
 from dtag_fast.experiments.sweep_tables import find_table, read_table, sweep_panels
 from dtag_fast.rollout.statistics import paired_difference, summarize
 
 PLAIN = np.array([10.0, 20.0, 60.0, 30.0, 40.0])  # scores of the plain policy on the seeds 7, 8, ...
 GAINS = {(2, 0.01): 1.0, (5, 0.01): 4.0, (2, 0.1): 6.0, (5, 0.1): -20.0}  # n, lr -> gain on seed 7
+SWEEP_FIGURES = (
+    "sweep_score_against_n",
+    "sweep_score_against_lr",
+    "sweep_gain_map",
+    "sweep_q_gain_against_gain",
+)
 
 
 def row(seed, score, *, steps=0, lr=0.03, q_gain=0.0, **more):
@@ -250,10 +257,52 @@ def test_latency_shows_the_percentiles_of_every_part():
 def test_the_command_draws_a_sweep_into_its_folder(table, capsys):
     assert main(["plot", str(table.parent)]) == 0
     names = {file.name for file in (table.parent / "plots").iterdir()}
-    kinds = ("sweep_score_against_n", "sweep_score_against_lr", "sweep_gain_map", "sweep_q_gain_against_gain")
-    assert names == {kind + end for kind in kinds for end in (".png", ".svg")}
+    assert names == {kind + end for kind in SWEEP_FIGURES for end in (".png", ".svg")}
     assert all((table.parent / "plots" / name).stat().st_size > 5_000 for name in names)
     assert capsys.readouterr().out.count("sweep_") == 8
+
+
+def write_metrics(run):
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n')
+
+
+def plots_in(folder):
+    return {file.stem for file in (folder / "plots").iterdir()}
+
+
+def test_a_run_is_drawn_with_its_sweep_and_a_folder_with_all_below_it(tmp_path, capsys):
+    for name in ("a", "b"):
+        write_metrics(tmp_path / "runs" / name)
+        write(tmp_path / "runs" / name / "sweep", rows_of_a_sweep(run=name))
+    alone = {"training", *SWEEP_FIGURES}
+    assert main(["plot", str(tmp_path / "runs" / "a")]) == 0 and plots_in(tmp_path / "runs" / "a") == alone
+    assert main(["plot", str(tmp_path / "runs")]) == 0 and plots_in(tmp_path / "runs") == alone
+    svg = (tmp_path / "runs" / "plots" / "sweep_gain_map.svg").read_text()
+    assert "a/sweep" in svg and "b/sweep" in svg  # a panel each
+    assert capsys.readouterr().err == ""
+
+
+def test_a_table_that_was_named_and_found_is_drawn_once(tmp_path):
+    write_metrics(tmp_path / "run")
+    table = write(tmp_path / "run" / "sweep", rows_of_a_sweep())
+    sources = find_sources([tmp_path / "run", table, tmp_path / "run"])
+    assert sources == Sources([tmp_path / "run"], [], {table: table}, {})
+    sources = find_sources([tmp_path])
+    assert sources == Sources([tmp_path / "run"], [], {}, {table.parent: table})
+
+
+@pytest.mark.parametrize("rows", [[], [row(0, 1.0)], [[1]]])
+def test_a_sweep_with_nothing_to_draw_is_left_out_aloud_unless_it_is_all_there_is(rows, tmp_path, capsys):
+    table = write(tmp_path / "run" / "sweep", rows)
+    assert main(["plot", str(tmp_path / "run")]) == 2
+    complaint = capsys.readouterr().err.removeprefix("dtag plot: ")
+    assert complaint.startswith(f"{table}: ")
+    write_metrics(tmp_path / "run")
+    assert main(["plot", str(tmp_path / "run")]) == 0
+    assert plots_in(tmp_path / "run") == {"training"}
+    assert capsys.readouterr().err == f"dtag plot: left out: {complaint}"
+    assert main(["plot", str(tmp_path / "run"), str(table)]) == 2  # named, it is an error
 
 
 def test_several_sweeps_are_panels_of_one_figure_and_files_repeat_byte_by_byte(table, tmp_path):

@@ -7,6 +7,7 @@ and the dataset ids themselves, which pickled trajectories use ("hopper-medium-v
 import re
 from dataclasses import dataclass, field
 
+from dtag_fast.data.pointmaze import d4rl, env_spec
 from dtag_fast.data.scores import Reference, reference_of
 
 # D4RL's own step limits. The environments of Gymnasium have the same ones, but for pen (200).
@@ -45,6 +46,7 @@ class Task:
         max_episode_steps: step limit of an episode in D4RL's environment; None where it is not known.
         env_id: Gymnasium environment with D4RL's observations, actions and rewards; None where there is none.
         env_kwargs: what it has to be made with.
+        env_wrapper: what `rollout.make_env` puts around it; None for nothing.
         env_note: why there is no environment; "" where there is one.
     """
 
@@ -53,6 +55,7 @@ class Task:
     max_episode_steps: int | None
     env_id: str | None = None
     env_kwargs: dict = field(default_factory=dict)
+    env_wrapper: str | None = None
     env_note: str = ""
 
     @property
@@ -60,7 +63,8 @@ class Task:
         """The environment as `rollout.make_env` takes it."""
         if self.env_id is None:
             return None
-        return {"id": self.env_id, "kwargs": self.env_kwargs, "max_episode_steps": self.max_episode_steps}
+        spec = {"id": self.env_id, "kwargs": self.env_kwargs, "max_episode_steps": self.max_episode_steps}
+        return spec if self.env_wrapper is None else spec | {"wrapper": self.env_wrapper}
 
     @property
     def reference(self) -> Reference | None:
@@ -94,14 +98,12 @@ def _maze2d(stem: str) -> Task | None:
     if match is None:
         return None
     size, version = match[1], match[3] or "0"
-    dense = "-dense" if match[2] == "-dense" else ""
-    return Task(
-        f"maze2d-{size}{dense}-v{version}",
-        "maze2d",
-        _MAZE_LIMITS.get((size, version)),
-        env_note="D4RL's maze2d has no equal in Gymnasium: its positions are (row, column), PointMaze's are "
-        "turned and centred; `dtag data make` collects data for PointMaze",
-    )
+    kind = "dense" if match[2] == "-dense" else "sparse"
+    name = f"maze2d-{size}{'-dense' if kind == 'dense' else ''}-v{version}"
+    limit, maze = _MAZE_LIMITS.get((size, version)), d4rl.D4RL_MAZES[size]
+    if limit is None:
+        return Task(name, "maze2d", None, env_note=f"D4RL has no {name}, so its step limit is not known")
+    return Task(name, "maze2d", limit, maze.env_id, env_spec(maze)["kwargs"], d4rl.WRAPPERS[kind])
 
 
 def _antmaze(stem: str) -> Task | None:
@@ -120,7 +122,8 @@ def _antmaze(stem: str) -> Task | None:
         f"antmaze-{size}{kind}-v{version}",
         "antmaze",
         700 if size == "umaze" else 1000,
-        env_note="D4RL's antmaze has no equal in Gymnasium: AntMaze's observations are Dicts of another ant",
+        env_note="D4RL's antmaze has no equal in Gymnasium-Robotics: AntMaze's ant has motors five times as "
+        "strong, acts every 0.05 s in place of 0.1 s, and its maze is mirrored",
     )
 
 
@@ -148,5 +151,6 @@ def _kitchen(stem: str) -> Task | None:
         f"kitchen-{kind}-v0",
         "kitchen",
         _KITCHEN_LIMIT,
-        env_note="D4RL's kitchen has no equal in Gymnasium: FrankaKitchen's observations are Dicts",
+        env_note="D4RL's kitchen has no equal in Gymnasium-Robotics: FrankaKitchen's observations hold "
+        "velocities, have a tenth of the noise and say the goals in a Dict",
     )

@@ -70,8 +70,9 @@ class FlatFile:
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """What decides the result beside the content: the file's name."""
-        return (self.path.name,)
+        """What decides the result beside the content: the file's name, and what is made of it."""
+        wrapper = self.task and self.task.env_wrapper  # versions before had no environment for these
+        return (self.path.name, wrapper) if wrapper else (self.path.name,)
 
     @property
     def data_files(self) -> list[str]:

@@ -169,7 +169,8 @@ def _expect_agreement(parts: dict[str, dict]) -> None:
 def _brief(value) -> str:
     if isinstance(value, dict):
         arguments = ", ".join(f"{key}={entry}" for key, entry in (value.get("kwargs") or {}).items())
-        return f"{value.get('id')}({arguments}) with {value.get('max_episode_steps')} steps at most"
+        wrapper = f" as {value['wrapper']}" if value.get("wrapper") else ""
+        return f"{value.get('id')}({arguments}){wrapper} with {value.get('max_episode_steps')} steps at most"
     return "none" if value is None else str(value)
 
 
@@ -237,7 +238,7 @@ def _gymnasium_spec(spec: dict | None):
     """Gymnasium's own description of the environment, where it knows it; Minari and others rebuild it so."""
     import gymnasium
 
-    if spec is None:
+    if spec is None or spec.get("wrapper"):  # Minari would rebuild another task
         return None
     try:
         known = copy.deepcopy(gymnasium.spec(spec["id"]))

@@ -6,9 +6,11 @@ named, so that numbers of two scales are never mixed in silence.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from dtag_fast.data.pointmaze import d4rl
 
 # name -> (return of a random policy, return of the reference expert)
 D4RL_REFERENCES = {
@@ -20,6 +22,9 @@ D4RL_REFERENCES = {
     "maze2d-umaze-v0": (0.94, 62.6),
     "maze2d-medium-v0": (5.77, 85.14),
     "maze2d-large-v0": (4.83, 191.99),
+    "maze2d-umaze-dense-v0": (23.249793, 81.78995240126592),
+    "maze2d-medium-dense-v0": (19.477620, 96.03474232952358),
+    "maze2d-large-dense-v0": (27.388310, 215.09965671563742),
     "maze2d-umaze-v1": (23.85, 161.86),
     "maze2d-medium-v1": (13.13, 277.39),
     "maze2d-large-v1": (6.7, 273.99),
@@ -57,6 +62,13 @@ _NOTES = (
     ),
     (r"Ant-v5|mujoco/ant/.*", "D4RL's ant is v2 (v4 alike); v5 changed observation and reward"),
     (r"AdroitHandPen-v\d+|D4RL/pen/.*", "D4RL's pen episodes have 100 steps, Gymnasium-Robotics' 200"),
+)
+
+# wrapper of an environment -> how the task differs from D4RL's, whose references its data carry
+_WRAPPER_NOTES = dict.fromkeys(
+    d4rl.WRAPPERS.values(),
+    "D4RL's maze2d ran on MuJoCo 2; here its ball, walls, goal and starts are played on the MuJoCo that is "
+    "installed",
 )
 
 
@@ -108,16 +120,17 @@ def reference_of(task: str | Mapping, source: str | None = None) -> Reference | 
         raise ValueError(f"source: expected 'dataset', 'd4rl' or None, got {source!r}")
     if isinstance(task, str):
         return None if source == "dataset" else _from_table(task)
+    wrapper = (task.get("env_spec") or {}).get("wrapper")
+    note = _WRAPPER_NOTES.get(wrapper, "")
     if source != "d4rl" and task.get("ref_min_score") is not None and task.get("ref_max_score") is not None:
-        return Reference(
-            float(task["ref_min_score"]), float(task["ref_max_score"]), task.get("ref_source") or "dataset"
-        )
+        references = float(task["ref_min_score"]), float(task["ref_max_score"])
+        return Reference(*references, task.get("ref_source") or "dataset", note)
     if source == "dataset":
         return None
     # A wrapper ("wrapper" in the environment's spec) makes another task of the same environment id.
-    wrapped = (task.get("env_spec") or {}).get("wrapper")
-    names = (task.get("dataset_id"),) if wrapped else (task.get("env_id"), task.get("dataset_id"))
-    return next((found for name in names if name and (found := _from_table(name))), None)
+    names = (task.get("dataset_id"),) if wrapper else (task.get("env_id"), task.get("dataset_id"))
+    found = next((found for name in names if name and (found := _from_table(name))), None)
+    return replace(found, note=note) if found and note else found
 
 
 def normalized_score(returns, task: str | Mapping, source: str | None = None) -> NormalizedScore | None:

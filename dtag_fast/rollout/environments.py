@@ -18,46 +18,11 @@ import gymnasium
 import numpy as np
 
 from dtag_fast.data import DiscreteActions, flatten_observation, robotics
-from dtag_fast.data.pointmaze import goal_reward, maze_of, sample_start
 from dtag_fast.rollout.faults import Fault
+from dtag_fast.rollout.maze2d import WRAPPERS
 
 # Said for every HalfCheetah that is built; it concerns Gymnasium's model file, not the user.
 _NOISE = "compiler attribute 'settotalmass' is deprecated"
-
-
-class Maze2d(gymnasium.Wrapper):
-    """D4RL's maze2d protocol around a Gymnasium-Robotics PointMaze: one goal, any start, 0/1 reward, no end.
-
-    A start depends on the seed alone (`sample_start` with a generator of that seed); without a seed it
-    continues the last generator.
-    """
-
-    def __init__(self, env: gymnasium.Env):
-        super().__init__(env)
-        self.maze = maze_of(env.spec.id)
-        self._rng = np.random.default_rng()
-
-    def reset(self, *, seed=None, options=None):
-        if seed is not None:
-            self._rng = np.random.default_rng(seed)
-        _, info = self.env.reset(seed=seed, options=options)
-        base = self.unwrapped
-        base.goal = self.maze.goal.copy()
-        base.update_target_site_pos()
-        position, velocity = sample_start(self.maze, self._rng)
-        base.point_env.set_state(position, velocity)
-        observation = base._get_obs(np.concatenate([position, velocity]))
-        info["success"] = bool(goal_reward(position, self.maze.goal))
-        return observation, info
-
-    def step(self, action):
-        observation, _, terminated, truncated, info = self.env.step(action)
-        reward = float(goal_reward(observation["achieved_goal"], self.maze.goal))
-        info["success"] = bool(reward)
-        return observation, reward, terminated, truncated, info
-
-
-_WRAPPERS = {"maze2d": Maze2d}
 
 
 def make_env(
@@ -68,8 +33,8 @@ def make_env(
     Args:
         env_id: Gymnasium id ("Hopper-v5", "my_package:MyEnv-v0").
         env_spec: the dataset's description: Gymnasium's EnvSpec as a dict, or {"id", "kwargs",
-            "max_episode_steps", "wrapper": "maze2d"}. Used when its id is `env_id`; another `env_id` is
-            built from its registration.
+            "max_episode_steps", "wrapper"}, the wrapper one of `maze2d.WRAPPERS` or None. Used when its id
+            is `env_id`; another `env_id` is built from its registration.
         max_episode_steps: time limit in steps, when `env_spec` has none.
 
     Raises:
@@ -78,8 +43,8 @@ def make_env(
     """
     spec = env_spec if env_spec and env_spec.get("id") == env_id else {}
     wrapper = spec.get("wrapper")
-    if wrapper is not None and wrapper not in _WRAPPERS:
-        raise ValueError(f"env_spec: wrapper {wrapper!r} is unknown; this version has {', '.join(_WRAPPERS)}")
+    if wrapper is not None and wrapper not in WRAPPERS:
+        raise ValueError(f"env_spec: wrapper {wrapper!r} is unknown; this version has {', '.join(WRAPPERS)}")
     limit = spec.get("max_episode_steps") or max_episode_steps
     with _mujoco_noise_removed():
         robotics.register_for(env_id, "env_id")
@@ -91,7 +56,7 @@ def make_env(
                 env_id, max_episode_steps=limit, disable_env_checker=True, **spec.get("kwargs", {})
             )
     robotics.remove_model_file(env)
-    return _WRAPPERS[wrapper](env) if wrapper else env
+    return WRAPPERS[wrapper](env) if wrapper else env
 
 
 class Seen(NamedTuple):

@@ -7,7 +7,8 @@ environment returns them, so the two can not drift apart.
 
 Coordinates are those of Gymnasium-Robotics: cell (row i, column j) has its centre at
 x = j + 0.5 - columns / 2, y = rows / 2 - i - 0.5 (metres). D4RL writes a cell as (row, column) too, so its
-goal cells carry over as they are; only the axes are turned.
+goal cells carry over as they are. Here goals and starts lie in the middle of their cells, in D4RL 0.2 m
+beyond it on both axes (`d4rl.py`, which is its task as it was).
 """
 
 from dataclasses import dataclass

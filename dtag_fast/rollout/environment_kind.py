@@ -1,15 +1,19 @@
 """What environments of an evaluation are: plain values, from which any process can build them."""
 
+from __future__ import annotations
+
 import statistics
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
 from dtag_fast.data import DiscreteActions
 from dtag_fast.rollout.environments import Environments, Seen, close_env, make_env
-from dtag_fast.training.checkpoint import RunInfo
+
+if TYPE_CHECKING:  # children import this module, and start in a tenth of the time without torch
+    from dtag_fast.training.checkpoint import RunInfo
 
 TIMED_STEPS, TIMED_SECONDS = 50, 0.2  # of the environment whose step is timed, at most
 
@@ -32,7 +36,7 @@ class EnvironmentKind:
     discrete: DiscreteActions | None
 
     @classmethod
-    def of(cls, info: RunInfo, env_id: str | None = None) -> "EnvironmentKind":
+    def of(cls, info: RunInfo, env_id: str | None = None) -> EnvironmentKind:
         """The environment of a checkpoint's training data, or another one for its policy."""
         discrete = DiscreteActions.of(vars(info))
         sizes = info.state_dim, info.action_dim, info.observation_keys

@@ -147,6 +147,12 @@ def test_a_process_killed_from_outside_is_replaced():
     assert children_of(os.getpid()) == []
 
 
+def test_children_start_without_torch():
+    """Its import takes ten times as long as all that they need."""
+    code = "import sys, dtag_fast.rollout.env_child; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
 def test_resets_wait_side_by_side():
     kind = faulty_kind(reset_waits=0.5)
     with EnvironmentProcesses(kind, 4, 4) as environments, kind.build(4) as here:

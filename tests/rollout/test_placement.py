@@ -37,6 +37,14 @@ def test_without_free_cores_nothing_is_timed(cores, workers, slots, reason):
     assert found == (0, reason)
 
 
+@pytest.mark.parametrize(("cores", "workers", "processes"), [(2, 2, 2), (2, 1, 1), (16, 2, 14), (16, 16, 16)])
+def test_a_limit_takes_processes_and_times_nothing(cores, workers, processes):
+    """A step that is timed here might be the one that hangs."""
+    unknown = EnvironmentKind("Never-built-v0", None, None, 1, 1, None, None)
+    found = place(None, unknown, workers=workers, slots=64, episodes=100, timeout=5.0, cores=cores)
+    assert found == (processes, "env_timeout needs them")
+
+
 def test_the_default_here_is_this_process_where_the_policy_takes_all_cores(make_policy):
     cores = placement.available_cores()
     result = evaluate(make_policy("bc"), episodes=8 * cores, workers=cores)

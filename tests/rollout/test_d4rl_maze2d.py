@@ -114,12 +114,18 @@ def test_coordinates_turn_there_and_back():
         d4rl.d4rl_maze_of("Hopper-v4")
 
 
-def test_a_file_is_evaluated_in_its_own_task_and_the_output_says_how_it_differs(make_policy, tmp_path):
+@pytest.mark.parametrize("imported", [False, True])
+def test_a_file_is_evaluated_in_its_own_task_and_the_output_says_how_it_differs(
+    make_policy, tmp_path, monkeypatch, imported
+):
     """A file of D4RL's layout, walked in the environment; rewards label the state a step starts from."""
     import h5py
 
     from dtag_fast.data import load_dataset
+    from dtag_fast.data.importing import import_files
 
+    monkeypatch.setenv("DTAG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     env, rng = make("umaze"), np.random.default_rng(0)
     rows = {name: [] for name in ("observations", "actions", "rewards")}
     observation, _ = env.reset(seed=1)
@@ -134,7 +140,11 @@ def test_a_file_is_evaluated_in_its_own_task_and_the_output_says_how_it_differs(
         for name, values in rows.items():
             file[name] = np.array(values, np.float32)
         file["terminals"], file["timeouts"] = np.zeros(120, bool), np.arange(120) % 40 == 39
-    metadata = load_dataset(tmp_path / "maze2d-umaze-sparse-v1.hdf5").metadata
+    source = tmp_path / "maze2d-umaze-sparse-v1.hdf5"
+    if imported:
+        import_files([source], "d4rl/maze2d-umaze-v1")
+        source = "d4rl/maze2d-umaze-v1"
+    metadata = load_dataset(source).metadata
     named = ("env_id", "env_spec", "max_episode_steps", "ref_min_score", "ref_max_score", "ref_source")
     about = {name: metadata[name] for name in named} | {"dataset_id": metadata["dataset_id"]}
     policy = make_policy("bc", state_dim=4, action_dim=2, **about)

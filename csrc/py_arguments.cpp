@@ -192,6 +192,11 @@ Call PyCall::checked(int state_dim, int action_dim) const {
   call.lr_values = address<const float>("lr_values", lr_values);
   call.lr_row_stride = lr_row_stride;
   call.lr_dim_stride = lr_dim_stride;
+  call.scale = number("scale", scale, 0., 1e38);
+  call.scale_values = address<const float>("scale_values", scale_values);
+  call.scale_row_stride = scale_row_stride;
+  call.scale_dim_stride = scale_dim_stride;
+  call.radius_values = address<const float>("radius_values", radius_values);
   call.q_first = address<float>("q_first", q_first);
   call.q_best = address<float>("q_best", q_best);
   call.best_index = address<int32_t>("best_index", best_index);
@@ -208,6 +213,8 @@ Call PyCall::checked(int state_dim, int action_dim) const {
     throw py::value_error("state_stride: expected 0 or at least " + std::to_string(state_dim) + ", got " + std::to_string(state_stride));
   if (lr_row_stride < 0 || lr_row_stride > action_dim || lr_dim_stride < 0 || lr_dim_stride > 1)
     throw py::value_error("lr_row_stride, lr_dim_stride: expected (A or 1 or 0, 1 or 0)");
+  if (scale_row_stride < 0 || scale_row_stride > action_dim || scale_dim_stride < 0 || scale_dim_stride > 1)
+    throw py::value_error("scale_row_stride, scale_dim_stride: expected (A or 1 or 0, 1 or 0)");
   if (call.batch < 0 || call.batch > kMaxRows / call.candidates)
     throw py::value_error("batch: expected 0..2^40 rows, got " + std::to_string(call.batch));
   if (call.batch > 0 && (!call.states || !call.actions || !call.out))

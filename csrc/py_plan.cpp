@@ -6,13 +6,14 @@ namespace dtag {
 
 PyPlan::PyPlan(int state_dim, int action_dim, const py::sequence& members, const std::string& isa, const std::string& precision,
                const Settings& settings, const std::vector<float>& low, const std::vector<float>& high, int64_t steps, double lr,
-               py::object threads, const std::string& kernel)
+               double scale, py::object threads, const std::string& kernel)
     : threads_(std::move(threads)) {
   const auto numerics = one_of<Precision>("precision", precision, {{"fp32", Precision::fp32}, {"bf16", Precision::bf16}});
   std::optional<KernelKind> only;
   if (!kernel.empty()) only = one_of<KernelKind>("kernel", kernel, {{"rows", KernelKind::rows}, {"tiles", KernelKind::tiles}});
   steps_ = int32_t(number("steps", double(steps), 0, 1e6));
   lr_ = number("lr", lr, 0., 1e38);
+  scale_ = number("scale", scale, 0., 1e38);
   plan_ = std::make_unique<Plan>(program_from(state_dim, action_dim, members), settings, low, high, numerics,
                                  kernels_of(isa.empty() ? default_isa() : isa), only);
 }
@@ -31,6 +32,7 @@ void PyPlan::run_prepared(const float* states, const float* actions, float* out,
   call.state_stride = plan_->state_dim();
   call.steps = steps_;
   call.lr = lr_;
+  call.scale = scale_;
   execute(call);
 }
 

@@ -31,8 +31,27 @@ from . import tables
 from .triton_compile import TARGETS, compiled, registers
 
 PRECISIONS = ("fp32", "tf32", "bf16")
-NUMBERS = ("state_stride", "steps_number", "lr_row_stride", "lr_dim_stride", "batch", "candidates", "tiles")
-OPTIONAL_FLOATS = ("lr_values", "q_0", "q_best", "trace_actions", "trace_q", "trace_grad")
+NUMBERS = (
+    "state_stride",
+    "steps_number",
+    "lr_row_stride",
+    "lr_dim_stride",
+    "scale_row_stride",
+    "scale_dim_stride",
+    "batch",
+    "candidates",
+    "tiles",
+)
+OPTIONAL_FLOATS = (
+    "lr_values",
+    "scale_values",
+    "radius_values",
+    "q_0",
+    "q_best",
+    "trace_actions",
+    "trace_q",
+    "trace_grad",
+)
 OPTIONAL_INTEGERS = ("steps", "best_index", "best_candidate")
 FLOATS = ("states", "actions", "out", "vectors", "bounds", "floats")
 
@@ -70,7 +89,8 @@ def compile_kernel(
 ) -> CompiledKernel:
     """The kernel as `TritonExecutor.run` would have it compiled.
 
-    everything: with steps and lr of each row, details and traces, instead of numbers and the result alone.
+    everything: with steps, lr, scale and radius of each row, details and traces, instead of numbers and the
+    result alone.
     """
     hip = target.backend == "hip"
     constants = {
@@ -79,8 +99,10 @@ def compile_kernel(
         "ROWS": rows,
         "SLOTS": slots,
         "DOTS": dots_for(precision, hip=hip, interpreted=False),
+        "SCALED": everything,
     }
     types = dict.fromkeys(NUMBERS, "i32") | dict.fromkeys(FLOATS, "*fp32") | {"lr_number": "fp32"}
+    types |= {"scale_number": "fp32"}
     types |= dict.fromkeys(("matrices", "operands"), "*bf16" if precision == "bf16" else "*fp32")
     if everything:
         types |= dict.fromkeys(OPTIONAL_FLOATS, "*fp32") | dict.fromkeys(OPTIONAL_INTEGERS, "*i32")

@@ -7,7 +7,26 @@
 
 namespace dtag::DTAG_ISA {
 
-using Walk = WalkOf<float*, int32_t*>;
+struct Walk : WalkOf<float*, int32_t*> {
+  float *scale, *radius;  // [A], strided, and one number; scale null: 1; radius null: that of the settings
+
+  DTAG_MEMBER bool scaled() const { return scale; }
+  template <class F>
+  DTAG_MEMBER F scale_of(int k) const {
+    return get<F>(scale + k * stride);
+  }
+  template <class F>
+  DTAG_MEMBER F radius_of(const Settings& s) const {
+    return radius ? get<F>(radius) : spread<F>(s.radius);
+  }
+
+  DTAG_MEMBER Walk moved(int64_t row, int64_t at) const {
+    return {WalkOf::moved(row, at), scale ? scale + at : nullptr, radius ? radius + row : nullptr};
+  }
+};
+
+// Whether the call gives a scale; a scale of 1 for all is none.
+DTAG_INLINE bool has_scale(const Call& c) { return c.scale_values || c.scale != 1.f; }
 
 static void read_row(const Job& job, int64_t row, const Walk& w) {
   const Call& c = *job.call;
@@ -16,6 +35,11 @@ static void read_row(const Job& job, int64_t row, const Walk& w) {
     w.action[k * w.stride] = c.actions[row * w.dims + k];
     w.lr[k * w.stride] = c.lr_values ? c.lr_values[state * c.lr_row_stride + k * c.lr_dim_stride] : c.lr;
   }
+  if (w.scale)
+    for (int k = 0; k < w.dims; ++k)
+      w.scale[k * w.stride] =
+          c.scale_values ? c.scale_values[state * c.scale_row_stride + k * c.scale_dim_stride] : c.scale;
+  if (w.radius) *w.radius = c.radius_values[state];
   *w.steps = c.row_steps ? c.row_steps[state] : c.steps;
   *w.alive = -1;
   *w.best_index = 0;

@@ -39,6 +39,11 @@ struct Alone {
 
 // The rows of one F: where their numbers stand.
 // Floats, Ints: pointers. Group: how those who share a row agree where all dimensions matter.
+//
+// A step is taken with a walk that also has, of the coordinate u in which the ascent takes place, a = a_0 + scale * u:
+//   bool scaled()                     whether scale is not 1 throughout, the same for all rows
+//   F scale_of<F>(int k)              of dimension k; asked only when scaled()
+//   F radius_of<F>(const Settings&)   in units of u
 template <class Floats, class Ints, class Group = Alone>
 struct WalkOf {
   int dims, stride;
@@ -52,7 +57,6 @@ struct WalkOf {
 
   DTAG_MEMBER static float low(const Settings& s, int k) { return s.low[k]; }
   DTAG_MEMBER static float high(const Settings& s, int k) { return s.high[k]; }
-
 
   // The walk of rows `row` on, where this is that of row 0 and `at` the distance between their actions.
   DTAG_MEMBER WalkOf moved(int64_t row, int64_t at) const {
@@ -163,21 +167,28 @@ DTAG_INLINE F update(const Walk& w, const Settings& s, const Clock& clock, int i
   return lr * (s.nesterov ? g + m * s.momentum : m);
 }
 
-// a_{i+1} from g_i. A row with a non-finite entry in g_i ends at a_i; where lr is 0 the action keeps its bits.
+// a_{i+1} from g_i, which becomes dQ/du. A row with a non-finite entry in it ends at a_i; where lr or scale is 0 the action
+// keeps its bits.
 template <class F, class Walk>
 DTAG_FUNCTION void walk_step(const Walk& w, const Settings& s, const Clock& clock, int i) {
+  const bool scaled = w.scaled();
+  if (scaled)
+    for (int k = 0; k < w.dims; ++k) {
+      const int at = k * w.stride;
+      put(w.grad + at, get<F>(w.grad + at) * w.template scale_of<F>(k));
+    }
   auto alive = get_mask<F>(w.alive);
   for (int k = 0; k < w.dims; ++k) alive = alive & is_finite(get<F>(w.grad + k * w.stride));
   alive = Walk::group::all(alive);
   put_mask(w.alive, alive);
   if (!any(alive)) return;
 
-  F divide = spread<F>(1.f), times = spread<F>(1.f);  // shaped gradient: g / divide * times
+  const F zero = spread<F>(0.f), one = spread<F>(1.f);
+  F divide = one, times = one;  // shaped gradient: g / divide * times
   if (s.gradient != Gradient::raw) {
     F largest, root;
     length<F, typename Walk::group>(w.dims, [&](int k) DTAG_LAMBDA { return get<F>(w.grad + k * w.stride); }, largest,
               root);
-    const F zero = spread<F>(0.f), one = spread<F>(1.f);
     if (s.gradient == Gradient::unit) {
       divide = largest;
       times = select(root > zero, one / root, one);
@@ -187,29 +198,42 @@ DTAG_FUNCTION void walk_step(const Walk& w, const Settings& s, const Clock& cloc
       times = select(too_long, s.clip / root, one);
     }
   }
+  const F radius = w.template radius_of<F>(s);
   for (int k = 0; k < w.dims; ++k) {
     const int at = k * w.stride;
     const F old = get<F>(w.action + at), start = get<F>(w.start + at);
     F g = get<F>(w.grad + at);
     if (s.gradient != Gradient::raw) g = g / divide * times;
-    F a = old + update<F>(w, s, clock, i, at, g);
-    if (s.radius_norm == Radius::inf) a = clip(a, start - s.radius, start + s.radius);
+    F step = update<F>(w, s, clock, i, at, g), reach = radius;
+    auto moves = get<F>(w.lr + at) != zero;
+    if (scaled) {
+      const F scale = w.template scale_of<F>(k);
+      moves = moves & (scale != zero);
+      step = step * scale;
+      reach = reach * scale;
+    }
+    F a = old + step;
+    if (s.radius_norm == Radius::inf) a = clip(a, start - reach, start + reach);
     if (s.radius_norm != Radius::l2 && s.low) a = clip(a, spread<F>(w.low(s, k)), spread<F>(w.high(s, k)));
-    put(w.action + at, select(alive & (get<F>(w.lr + at) != spread<F>(0.f)), a, old));
+    put(w.action + at, select(alive & moves, a, old));
   }
   if (s.radius_norm != Radius::l2) return;
   F largest, root;
   length<F, typename Walk::group>(
       w.dims,
       [&](int k) DTAG_LAMBDA {
-        return get<F>(w.action + k * w.stride) - get<F>(w.start + k * w.stride);
+        const F way = get<F>(w.action + k * w.stride) - get<F>(w.start + k * w.stride);
+        if (!scaled) return way;
+        const F scale = w.template scale_of<F>(k);
+        return select(scale > zero, way / scale, zero);
       },
       largest, root);
-  const auto outside = alive & (root > s.radius / largest);
+  const auto outside = alive & (root > radius / largest);
   for (int k = 0; k < w.dims; ++k) {
     const int at = k * w.stride;
     const F old = get<F>(w.action + at), start = get<F>(w.start + at);
-    F a = select(outside, start + (old - start) / largest * (s.radius / root), old);
+    F a = select(outside, start + (old - start) / largest * (radius / root), old);
+    if (scaled) a = select(w.template scale_of<F>(k) > zero, a, old);
     if (s.low) a = select(alive, clip(a, spread<F>(w.low(s, k)), spread<F>(w.high(s, k))), a);
     put(w.action + at, a);
   }

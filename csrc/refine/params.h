@@ -40,6 +40,11 @@ struct Call {
   float lr = 0.f;                      // when lr_values is null
   const float* lr_values = nullptr;    // lr of state b, dimension k: lr_values[b * lr_row_stride + k * lr_dim_stride]
   int64_t lr_row_stride = 0, lr_dim_stride = 0;
+  // The ascent is in u, with a = a_0 + scale * u.
+  float scale = 1.f;                    // when scale_values is null; 1: u is measured as the action
+  const float* scale_values = nullptr;  // as lr_values
+  int64_t scale_row_stride = 0, scale_dim_stride = 0;
+  const float* radius_values = nullptr;  // [B], in units of u, or null: that of the settings
   // Details, all null or all set but for the three traces.
   float* q_first = nullptr;           // [B, M]
   float* q_best = nullptr;            // [B, M]

@@ -99,13 +99,16 @@ def call_arguments(rng, state, action):
         arrays |= {"trace_q": np.ones(points, np.float32)}
         arrays |= {name: np.ones(points * action, np.float32) for name in ("trace_actions", "trace_grad")}
     arguments = {"state_stride": state, "batch": batch, "candidates": candidates, "steps": steps, "lr": 0.1}
+    if rng.random() < 0.3:
+        arrays["scale_values"] = np.ones(action, np.float32)
+        arrays["radius_values"] = np.ones(max(batch, 1), np.float32)
+        arguments["scale_dim_stride"] = 1
     arguments |= {name: x.ctypes.data for name, x in arrays.items()}
     if rng.random() < 0.3:  # these can be recognised as wrong; other wrong addresses and sizes cannot
         name = rng.choice(["states", "actions", "out", "q_first", "trace_q"])
         arguments[name] = rng.choice([0, -1, arguments.get(name, 0) + 1, "x", None, 1 << 70])
-        name = rng.choice(
-            ["state_stride", "batch", "candidates", "steps", "lr", "lr_row_stride", "lr_dim_stride"]
-        )
+        strides = [f"{of}_{per}_stride" for of in ("lr", "scale") for per in ("row", "dim")]
+        name = rng.choice(["state_stride", "batch", "candidates", "steps", "lr", "scale", *strides])
         arguments[name] = rng.choice([-1, 1 << 62, 1 << 70, float("nan"), None, "x"])
     return arguments, arrays
 

@@ -85,7 +85,7 @@ def main(calls=20_000, seed=1, backend="cpu"):
     seen = {"prepared": 0, "general": 0, "refused": 0}
     while sum(seen.values()) < calls:
         critic = critic_of(rng)
-        refiner = Refiner(critic, steps=rng.randint(0, 3), backend=backend)
+        refiner = Refiner(critic, steps=rng.randint(0, 3), scale=rng.choice([None, 0.5]), backend=backend)
         for _ in range(100):
             if rng.random() < 0.1:
                 disturb(rng, critic)

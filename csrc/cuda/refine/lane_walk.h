@@ -2,6 +2,7 @@
 #pragma once
 #include "cuda/refine/ensemble.h"
 #include "cuda/refine/latency_params.h"
+#include "cuda/refine/reach.h"
 #include "cuda/refine/warp_sums.h"
 #include "cuda/vocabulary.h"
 
@@ -28,21 +29,36 @@ struct LaneWalk {
 
   // Bounds of this lane's dimension. Those of lanes without one are 0 and keep them there.
   float lower = 0.f, upper = 0.f;
+  float scale = 1.f, radius = 0.f;  // 1 for lanes without a dimension
+  bool has_scale = false;
 
   struct Walk : WalkOf<float*, int32_t*, LanesOfRow> {
-    float lower, upper;
+    float lower, upper, scale, radius;
+    bool has_scale;
     DTAG_MEMBER float low(const Settings&, int) const { return lower; }
     DTAG_MEMBER float high(const Settings&, int) const { return upper; }
+    DTAG_MEMBER bool scaled() const { return has_scale; }
+    template <class F>
+    DTAG_MEMBER float scale_of(int) const {
+      return scale;
+    }
+    template <class F>
+    DTAG_MEMBER float radius_of(const Settings&) const {
+      return radius;
+    }
   };
   DTAG_MEMBER Walk view() {
     return {{1,   1,      &action, &start,      &best, &grad,    &first_moment, &second_moment,
              &lr, &steps, &alive,  &best_index, &q,    &q_first, &q_best},
             lower,
-            upper};
+            upper,
+            scale,
+            radius,
+            has_scale};
   }
 
-  // Row r as TileRows::begin left it.
-  DTAG_MEMBER void read(const cuda::LatencyMemory& m, const Settings& s, int dims, int r) {
+  // Row r as TileRows::begin left it, of state b; b is not read beyond the caller's.
+  DTAG_MEMBER void read(const cuda::LatencyMemory& m, const Settings& s, const Call& c, int64_t b, int dims, int r) {
     const auto of_row = [&](uint32_t offset) DTAG_LAMBDA { return shared_part<int32_t>(offset, cuda::kLatencyRows) + r; };
     if (lane_index() < dims) {
       action = start = best = number(m.action, dims, r);
@@ -54,6 +70,10 @@ struct LaneWalk {
     }
     steps = *of_row(m.steps);
     alive = *of_row(m.alive);
+    const Reach reach(c, s, alive ? b : 0);
+    radius = reach.radius;
+    has_scale = reach.scaled();
+    if (has_scale && lane_index() < dims) scale = reach.scale(lane_index());
   }
 
   // What TileRows::finish reads.

@@ -84,7 +84,7 @@ class LatencyKernel {
     const bool walks = warp_index() < b_.rows, tells = walks && b_.meet.rank() == 0 && p_.call.trace_q;
     LaneWalk w;
     if (walks) {
-      w.read(b_.m, p_.settings, b_.dims, warp_index());
+      w.read(b_.m, p_.settings, p_.call, rows.row(state, first, warp_index()) / p_.call.candidates, b_.dims, warp_index());
       publish(w);
     }
     sync_block();

@@ -1,6 +1,7 @@
 // Between the caller's arrays and the rows of a tile: one thread walks a row. The candidates of a state stay in one block, in
 // one tile when they fit, so that the best of them is picked in the same launch.
 #pragma once
+#include "cuda/refine/reach.h"
 #include "cuda/refine/tile.h"
 #include "cuda/vocabulary.h"
 
@@ -89,7 +90,8 @@ class TileRows {
     if (r < kRows) {
       const Walk w = walk(r);
       if (c_.trace_q && alive(r)) trace(nullptr, c_.trace_grad, row(from, first, r), i, true, 0.f, w.grad);
-      walk_step<float>(w, s_, clock, i);
+      const int64_t at = row(from, first, r);
+      walk_step<float>(Stepping{w, Reach(c_, s_, at < 0 ? 0 : at / c_.candidates)}, s_, clock, i);
     }
   }
 
@@ -117,6 +119,18 @@ class TileRows {
 
  private:
   using Walk = WalkOf<Shared<float>, Shared<int32_t>>;
+  struct Stepping : Walk {
+    Reach reach;
+    DTAG_MEMBER bool scaled() const { return reach.scaled(); }
+    template <class F>
+    DTAG_MEMBER F scale_of(int k) const {
+      return reach.scale(k);
+    }
+    template <class F>
+    DTAG_MEMBER F radius_of(const Settings&) const {
+      return reach.radius;
+    }
+  };
 
   // Nobody has checked numbers of steps that only the device knows: traces have no room for more.
   DTAG_MEMBER static int between(int x, int low, int high) { return x < low ? low : x > high ? high : x; }

@@ -15,7 +15,7 @@ from .cache import WeakCache
 from .compiled import call_operator, decode, encode
 from .critic import CriticCall, CriticError
 from .explain import Explanation, describe
-from .options import bounds_key
+from .options import bounds_key, split_radius
 from .program import MAX_ACTION, CriticProgram
 from .refiner import DEFAULT_BOUNDS, DefaultBounds, Refiner
 
@@ -31,6 +31,7 @@ def refine(
     *,
     steps: int | Tensor = 10,
     lr: float | Tensor = 0.03,
+    scale: float | Tensor | None = None,
     optimizer: Any = "sgd",
     bounds: Any = DEFAULT_BOUNDS,
     reduce: str | int = "min",
@@ -54,8 +55,11 @@ def refine(
         actions: (B, A), (A,), or (B, M, A) with M candidates per state, of which the best end is returned.
         steps: n >= 0, or integers (B,).
         lr: step size >= 0 in units of action per unit of gradient; also (B,), (A,), (B, 1), (1, A) or (B, A).
-            On a GPU, `steps` and `lr` of several numbers cost least as tensors on the device; from the host
-            they are copied when they are not those of an earlier call.
+        scale: None, or units of action >= 0 per unit of u, the coordinate in which the ascent takes place,
+            a = a_0 + scale * u; of the same shapes as lr. The gradient is dQ/du, steps and radius are in
+            units of u; where it is 0 the action stays as it is.
+            On a GPU, `steps`, `lr`, `scale` and `radius` of several numbers cost least as tensors on the
+            device; from the host they are copied when they are not those of an earlier call.
         optimizer: "sgd", "adam", "rmsprop", or SGD(...), Adam(...), RMSprop(...); its state starts at zero.
         bounds: Gymnasium Box, (low, high) of numbers or (A,) arrays, or None. While left at the default, host
             actions outside (-1, 1) raise; on a GPU only with DTAG_CHECK=1 in the environment.
@@ -63,7 +67,8 @@ def refine(
         taken
             as it is.
         gradient: "raw", "unit" (g / ||g||) or ClipNorm(c).
-        radius: None, r for ||a_i - a_0||_inf <= r, or Radius(r, "l2").
+        radius: None, r for ||a_i - a_0||_inf <= r, or Radius(r, "l2"); r is a number >= 0 or one for each
+            row, (B,) or (B, 1). With a scale, of u: ||(a_i - a_0) / scale|| <= r.
         select: "best" of all iterates (the earliest on ties), or "last".
         precision: "highest" (fp32), "high" (on NVIDIA GPUs bf16x3 or tf32), "medium" (bf16 weights, fp32
             sums), or None for torch.get_float32_matmul_precision().
@@ -80,12 +85,13 @@ def refine(
     Raises:
         ValueError, TypeError: naming the argument, what was given and what is taken.
     """
+    shared, limits = split_radius(radius)
     settings = {
         "bounds": bounds,
         "optimizer": optimizer,
         "reduce": reduce,
         "gradient": gradient,
-        "radius": radius,
+        "radius": shared,
         "select": select,
         "precision": precision,
         "backend": backend,
@@ -96,15 +102,17 @@ def refine(
         weights = [t.detach() for part in parts for t in tensors_of(part)]
         settings |= {"steps": 10 if isinstance(steps, Tensor) else steps}
         settings |= {"lr": 0.03 if isinstance(lr, Tensor) else lr}
+        settings |= {"scale": None if isinstance(scale, Tensor) else scale}
         del settings["bounds"]
         # Dynamo takes an id() for a constant and guards its object; torch 2.11 takes no module for one.
         ids = tuple([id(part) for part in parts])
         handle = _handle(tuple((name, encode(x)) for name, x in settings.items()), bounds, ids)
-        return call_operator(handle, weights, return_info, states, actions, steps, lr)
+        return call_operator(handle, weights, return_info, states, actions, steps, lr, scale, limits)
     settings["precision"] = precision or torch.get_float32_matmul_precision()
-    if type(steps) is int and isinstance(lr, float | int):
-        return _cached(critic, settings, steps=steps, lr=lr)(states, actions)
-    return _cached(critic, settings).run(states, actions, steps=steps, lr=lr)
+    numbers = type(steps) is int and isinstance(lr, float | int) and limits is None
+    if numbers and (scale is None or isinstance(scale, float | int)):
+        return _cached(critic, settings, steps=steps, lr=lr, scale=scale)(states, actions)
+    return _cached(critic, settings).run(states, actions, steps=steps, lr=lr, scale=scale, radius=limits)
 
 
 def _handle(settings: tuple, bounds: Any, ids: tuple[int, ...]) -> int:
@@ -120,19 +128,21 @@ def _handle(settings: tuple, bounds: Any, ids: tuple[int, ...]) -> int:
 _handle._dynamo_marked_constant = True
 
 
-def _cached(critic: Any, settings: dict[str, Any], steps: int = 10, lr: float = 0.03) -> Refiner:
+def _cached(
+    critic: Any, settings: dict[str, Any], steps: int = 10, lr: float = 0.03, scale: float | None = None
+) -> Refiner:
     """The Refiner for these settings, kept as long as the critic lives."""
     if not isinstance(critic, _MODULES):
         Critic(critic, weak=True)  # raises for anything but a sequence of modules
     parts = tuple(critic) if isinstance(critic, _SEQUENCES) else (critic,)
-    key: Hashable = (*settings.values(), steps, lr, type(settings["bounds"]) is DefaultBounds)
+    key: Hashable = (*settings.values(), steps, lr, scale, type(settings["bounds"]) is DefaultBounds)
     try:
         refiner = _refiners.get(parts, key)
     except TypeError:  # a Box or arrays: their contents are the key
         key = (bounds_key(settings["bounds"]), *key[1:])
         refiner = _refiners.get(parts, key)
     if refiner is None:
-        refiner = Refiner._weak(Critic(critic, weak=True), **settings, steps=steps, lr=lr)
+        refiner = Refiner._weak(Critic(critic, weak=True), **settings, steps=steps, lr=lr, scale=scale)
         _refiners.put(parts, key, refiner)
     return refiner
 

@@ -120,6 +120,7 @@ class Binding:
         wanted: str | None,
         steps: int | Tensor,
         lr: float | Tensor,
+        scale: float | Tensor | None = None,
         cpu_kernel: str | None = None,
     ) -> None:
         self.lowering, self.options = lowering, options
@@ -141,7 +142,8 @@ class Binding:
         self.choice: Choice = choose(program, options, device, setting, wanted)
         self.loop_dtype = torch.float32
         if self.choice.backend in FAST_BACKENDS:
-            known = {"steps": steps, "lr": lr} if isinstance(steps, int) and isinstance(lr, float) else {}
+            numbers = isinstance(steps, int) and not isinstance(lr, Tensor) and not isinstance(scale, Tensor)
+            known = {"steps": steps, "lr": lr, "scale": scale} if numbers else {}
             if self.choice.backend == "cpu":
                 known["kernel"] = cpu_kernel
             self.executor = executor_class(self.choice.backend)(

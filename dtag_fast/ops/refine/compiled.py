@@ -70,10 +70,12 @@ def refine_operator(
     weights: list[Tensor],
     steps: Tensor | None,
     lr: Tensor | None,
+    scale: Tensor | None,
+    radius: Tensor | None,
     most_steps: int,
     handle: int,
 ) -> list[Tensor]:
-    """[refined actions, *info]; `steps` and `lr` replace those of the Refiner when given."""
+    """[refined actions, *info]; `steps`, `lr`, `scale`, `radius` replace those of the Refiner when given."""
     refiner = _handles.get(handle)
     if refiner is None:
         raise RuntimeError(
@@ -88,8 +90,9 @@ def refine_operator(
                 "refine "
                 "outside of that graph"
             )
-    own = steps is None and lr is None
-    result = refiner.eager(states, actions) if own else refiner.run(states, actions, steps=steps, lr=lr)
+    numbers = {"steps": steps, "lr": lr, "scale": scale, "radius": radius}
+    own = all(x is None for x in numbers.values())
+    result = refiner.eager(states, actions) if own else refiner.run(states, actions, **numbers)
     if refiner.return_info is False:
         return [result]
     result, info = result
@@ -97,7 +100,7 @@ def refine_operator(
 
 
 @refine_operator.register_fake
-def _(states, actions, weights, steps, lr, most_steps, handle):
+def _(states, actions, weights, steps, lr, scale, radius, most_steps, handle):
     refiner = _handles[handle]
     shape = tuple(actions.shape)
     rows, width = shape[:1] if len(shape) > 1 else (), shape[-1:]
@@ -116,7 +119,9 @@ def _(states, actions, weights, steps, lr, most_steps, handle):
     return [actions.new_empty(rows + width), *(actions.new_empty(s, dtype=d) for s, d in fields)]
 
 
-def call_operator(handle: int, weights: list[Tensor], return_info: Any, states, actions, steps, lr) -> Any:
+def call_operator(
+    handle: int, weights: list[Tensor], return_info: Any, states, actions, steps, lr, scale, radius
+) -> Any:
     """The operator in the shape of `refine`'s result; what torch.compile sees of a call."""
     if not isinstance(states, Tensor) or not isinstance(actions, Tensor):
         raise TypeError("states, actions: under torch.compile and export both must be torch tensors")
@@ -129,6 +134,8 @@ def call_operator(handle: int, weights: list[Tensor], return_info: Any, states, 
         weights,
         steps if per_row else None,
         lr if isinstance(lr, Tensor) else None,
+        scale if isinstance(scale, Tensor) else None,
+        radius,
         0 if per_row else steps,
         handle,
     )

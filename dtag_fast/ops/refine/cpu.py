@@ -44,7 +44,7 @@ class CpuExecutor:
     """A PreparingExecutor (executor.py) over `_C.Plan`.
 
     Args:
-        program, options, precision, steps, lr: as executor.py says.
+        program, options, precision, steps, lr, scale: as executor.py says.
         isa: instruction set, None for `isa()`.
         kernel: "rows" or "tiles" to use that kernel for every batch size, None for the rule.
 
@@ -61,6 +61,7 @@ class CpuExecutor:
         precision: str = "fp32",
         steps: int = 10,
         lr: float = 0.03,
+        scale: float | None = None,
         *,
         isa: str | None = None,
         kernel: str | None = None,
@@ -77,6 +78,7 @@ class CpuExecutor:
             high=options.high.tolist() if bounded else [],
             steps=steps,
             lr=lr,
+            scale=1.0 if scale is None else scale,
             threads=torch.get_num_threads,
             kernel=kernel or "",
             **settings,
@@ -109,11 +111,13 @@ class CpuExecutor:
         *,
         steps: int | Tensor,
         lr: float | Tensor,
+        scale: float | Tensor | None = None,
+        radius: Tensor | None = None,
         info: InfoBuffers | None,
     ) -> None:
         """See Executor.run."""
         most = max(int(steps.max()), 0) if isinstance(steps, Tensor) else steps
-        self._plan.run(**call_arguments(states, actions, out, steps, most, lr, info))
+        self._plan.run(**call_arguments(states, actions, out, steps, most, lr, scale, radius, info))
 
     def prepare_call(
         self,

@@ -75,7 +75,7 @@ class CudaExecutor:
     """An Executor (executor.py) over `_C.CudaPlan`; the program's tensors may be anywhere.
 
     Args:
-        program, options, steps, lr: as executor.py says.
+        program, options, steps, lr, scale: as executor.py says.
         device: where it runs, None for the program's.
         precision: "fp32", "bf16x3" or "bf16": the least that products of hidden layers are computed in. Sums,
             actions, the optimizer's state and Q are float32 in all.
@@ -100,6 +100,7 @@ class CudaExecutor:
         precision: str = "fp32",
         steps: int = 10,
         lr: float = 0.03,
+        scale: float | None = None,
         *,
         device: torch.device | None = None,
         kernel: str | None = None,
@@ -112,7 +113,7 @@ class CudaExecutor:
         settings, self._member = plan_settings(program, options)
         self._core = core
         self._program = program
-        self._steps, self._lr = steps, lr
+        self._steps, self._lr, self._scale = steps, lr, 1.0 if scale is None else scale
         self._forms: dict[str, _Form] = {}
         self._lock = threading.Lock()
         self._streams = streams_of(self.device)
@@ -161,6 +162,8 @@ class CudaExecutor:
         *,
         steps: int | Tensor,
         lr: float | Tensor,
+        scale: float | Tensor | None = None,
+        radius: Tensor | None = None,
         info: InfoBuffers | None,
     ) -> None:
         """See Executor.run."""
@@ -168,7 +171,7 @@ class CudaExecutor:
         if candidates > 1 and _overlap(out, actions):
             # Later rounds of candidates would read what the first has written.
             apart = torch.empty(batch, width, device=out.device)
-            self.run(states, actions, apart, steps=steps, lr=lr, info=info)
+            self.run(states, actions, apart, steps=steps, lr=lr, scale=scale, radius=radius, info=info)
             out.copy_(apart)
             return
         kernel, rows, folded_floats, reason, _ = self._choice(batch, candidates)
@@ -184,7 +187,7 @@ class CudaExecutor:
         with self._lock:  # not between the many copies of a repack in another thread
             workspace = self._workspace(batch, candidates)
             self._plan.run(
-                **call_arguments(states, actions, out, steps, most, lr, info),
+                **call_arguments(states, actions, out, steps, most, lr, scale, radius, info),
                 numbers=form.numbers.data_ptr(),
                 tables=form.tables.data_ptr(),
                 folded=folded.data_ptr(),
@@ -217,6 +220,7 @@ class CudaExecutor:
                 plan=self._plan,
                 steps=self._steps,
                 lr=self._lr,
+                scale=self._scale,
                 only=kernel,
                 only_rows=rows,
                 numbers=form.numbers.data_ptr(),

@@ -5,18 +5,20 @@ Semantics every executor follows to the letter (reference.py is this text in cod
     a_0 = clip(actions, low, high)                         (NaN stays NaN)
     for i in 0..steps:
         q_i, g_i = Q(s, a_i), dQ/da(s, a_i)                of the reduced ensemble
-        u_i      = optimizer(shape(g_i))                   shape: "raw" | "unit" | ClipNorm
-        a_{i+1}  = clip(ball(a_i + u_i, a_0), low, high)
+        u_i      = optimizer(shape(g_i * scale))           shape: "raw" | "unit" | ClipNorm
+        a_{i+1}  = clip(ball(a_i + u_i * scale, a_0), low, high)
 
+- scale: units of action per unit of the coordinate u in which the ascent takes place, a = a_0 + scale * u;
+  1 where none is given. A dimension of scale 0 keeps its bits and has no part in any norm.
 - Reduction: the program's own `reduction`, else `options.reduce`. "min": q of the smallest member and that
   member's gradient, the first on ties, and the first NaN member when there is one (torch.min); "mean": both
   averaged over members; int: that member. "max" mirrors "min".
 - unit: g / ||g||_2, a zero gradient stays zero. ClipNorm(c): g * min(1, c / ||g||_2). The norm must neither
   overflow nor underflow for finite g: take max |g| out of the root.
-- ball: radius "inf": clip to [a_0 - r, a_0 + r]; "l2": d = a - a_0, a_0 + d * (r / ||d||) when ||d|| > r,
-  else a untouched.
-- q_0 not finite: the row ends at a_0. g_i not finite in any entry: the row ends at a_i. A row ends after its
-  own `steps` too; at its last iterate no gradient is needed.
+- ball: radius "inf": clip to [a_0 - r * scale, a_0 + r * scale]; "l2": d = a - a_0, a_0 + d * (r / ||u||)
+  when ||u|| > r with u = d / scale, else a untouched.
+- q_0 not finite: the row ends at a_0. g_i * scale not finite in any entry: the row ends at a_i.
+  A row ends after its own `steps` too; at its last iterate no gradient is needed.
 - select "best": the a_i of greatest finite q_i, the earliest on ties; a_0 when none is finite. "last": the
   a_i where the row ended. `q_best`/`best_index` are Q and index of the iterate returned, in both cases.
 - Candidates: each of the M runs alone; the one of greatest finite q_best wins, the first on ties, candidate 0
@@ -58,10 +60,10 @@ class InfoBuffers:
 class Executor(Protocol):
     """A critic program bound to one set of options.
 
-    Built as `Executor(program, options, precision, steps=10, lr=0.03)`: a CriticProgram, a RefineOptions and
-    "fp32", "tf32" or "bf16". Safe to call from several threads at once. Beside the class, each backend module
-    has `why_not(program, options, device, precision) -> str | None`: None when it can run that, else the
-    reason that `explain` shows; backends.py names both.
+    Built as `Executor(program, options, precision, steps=10, lr=0.03, scale=None)`: a CriticProgram, a
+    RefineOptions and "fp32", "tf32" or "bf16". Safe to call from several threads at once. Beside the class,
+    each backend module has `why_not(program, options, device, precision) -> str | None`: None when it can run
+    that, else the reason that `explain` shows; backends.py names both.
     """
 
     name: str  # "cpu", "torch", ...
@@ -80,13 +82,16 @@ class Executor(Protocol):
         *,
         steps: int | Tensor,
         lr: float | Tensor,
+        scale: float | Tensor | None = None,
+        radius: Tensor | None = None,
         info: InfoBuffers | None,
     ) -> None:
         """Refine `actions` into `out`, never touching `states` or `actions`.
 
         states (B, S) float32 with stride(1) == 1 (rows may be strided); actions (B, M, A) float32 contiguous;
         out (B, A) float32 contiguous; steps int or int32 (B,); lr float or float32 (B, 1) | (1, A) | (B, A),
-        contiguous. All on the executor's device. B >= 1.
+        contiguous; scale None or as lr; radius float32 (B,), limits of rows in place of the one in the
+        options, or None. All on the executor's device. B >= 1.
         """
 
 
@@ -101,7 +106,7 @@ PreparedCall = Callable[[Any, Any, Any], Tensor | None]  # (states, actions, out
 
 
 class PreparingExecutor(Executor, Protocol):
-    """Can also make the whole of a repeated call: one candidate, no info, its own `steps` and `lr`."""
+    """Can also make the whole of a repeated call: one candidate, no info, its own `steps`, `lr`, `scale`."""
 
     def prepare_call(
         self,

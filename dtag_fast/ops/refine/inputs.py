@@ -1,4 +1,4 @@
-"""Checks and conversions of what the user passes in a call: states, actions, steps, lr, out."""
+"""Checks and conversions of what the user passes in a call: states, actions, out, and numbers per row."""
 
 from __future__ import annotations
 
@@ -126,22 +126,54 @@ def check_steps(steps: Any) -> int | Tensor:
 
 def check_lr(lr: Any) -> float | Tensor:
     """A number >= 0, or a float32 tensor of one or two axes (shape checked per call)."""
-    if isinstance(lr, Real) and not isinstance(lr, bool):
-        lr = float(lr)
-        if not (0 <= lr < math.inf):
-            raise ValueError(f"lr: expected a finite number >= 0, got {lr}")
-        return lr
-    if isinstance(lr, Tensor | np.ndarray | list | tuple):
-        lr = torch.as_tensor(lr).detach()
-        if lr.dtype is torch.bool or lr.is_complex():
-            raise TypeError(f"lr: expected real numbers, got dtype {lr.dtype}")
-        if lr.ndim > 2:
-            raise ValueError(f"lr: expected a number, (B,), (A,) or (B, A), got shape {tuple(lr.shape)}")
-        lr = lr.to(torch.float32)
-        if lr.device.type == "cpu" and lr.numel() and not (lr.isfinite().all() and lr.min() >= 0):
-            raise ValueError(f"lr: expected finite numbers >= 0, got {lr.min():g}..{lr.max():g}")
-        return lr
-    raise TypeError(f"lr: expected a number or numbers of shape (B,), (A,) or (B, A), got {lr!r}")
+    return _check_per_dimension("lr", lr)
+
+
+def check_scale(scale: Any) -> float | Tensor | None:
+    """None, a number >= 0, or a float32 tensor of one or two axes (shape checked per call)."""
+    return None if scale is None else _check_per_dimension("scale", scale)
+
+
+def _check_per_dimension(name: str, value: Any) -> float | Tensor:
+    if isinstance(value, Real) and not isinstance(value, bool):
+        value = float(value)
+        if not (0 <= value < math.inf):
+            raise ValueError(f"{name}: expected a finite number >= 0, got {value}")
+        return value
+    if isinstance(value, Tensor | np.ndarray | list | tuple):
+        value = _real_tensor(name, value)
+        if value.ndim > 2:
+            raise ValueError(
+                f"{name}: expected a number, (B,), (A,) or (B, A), got shape {tuple(value.shape)}"
+            )
+        if value.device.type == "cpu" and value.numel() and not (value.isfinite().all() and value.min() >= 0):
+            raise ValueError(f"{name}: expected finite numbers >= 0, got {value.min():g}..{value.max():g}")
+        return value
+    raise TypeError(f"{name}: expected a number or numbers of shape (B,), (A,) or (B, A), got {value!r}")
+
+
+def _real_tensor(name: str, value: Any) -> Tensor:
+    """float32, of anything that torch makes a tensor of."""
+    value = torch.as_tensor(value).detach()
+    if value.dtype is torch.bool or value.is_complex():
+        raise TypeError(f"{name}: expected real numbers, got dtype {value.dtype}")
+    return value.to(torch.float32)
+
+
+def check_row_radius(limit: Any) -> Tensor:
+    """The limits of rows, float32 (B,), each >= 0 or infinite (how many, is checked per call)."""
+    limit = _real_tensor("radius", limit)
+    if limit.ndim not in (1, 2) or (limit.ndim == 2 and limit.shape[1] != 1):
+        raise ValueError(
+            f"radius: expected a number, or one for each row of shape (B,) or (B, 1), got shape "
+            f"{tuple(limit.shape)}; what differs per dimension is `scale`"
+        )
+    if limit.device.type == "cpu" and limit.numel() and not (limit >= 0).all():
+        raise ValueError(
+            f"radius: expected numbers >= 0, got {limit.min():g}..{limit.max():g}; give infinity where a "
+            "row has none"
+        )
+    return limit.reshape(-1)
 
 
 def fit_steps(steps: int | Tensor, batch: int) -> int | Tensor:
@@ -151,32 +183,48 @@ def fit_steps(steps: int | Tensor, batch: int) -> int | Tensor:
     return steps
 
 
+def fit_radius(radius: Tensor | None, batch: int) -> Tensor | None:
+    """Per-row limits must have one entry per row."""
+    if radius is not None and radius.shape[0] != batch:
+        raise ValueError(f"radius: expected {batch} entries, one per row, got {radius.shape[0]}")
+    return None if radius is None else radius.contiguous()
+
+
 def fit_lr(lr: float | Tensor, batch: int, width: int) -> float | Tensor:
     """Per-row and per-dimension lr as a contiguous (B, 1), (1, A) or (B, A) tensor."""
-    if not isinstance(lr, Tensor):
-        return lr
-    if lr.ndim == 0:
-        lr = lr.expand(1, width)
-    elif lr.ndim == 1:
-        per_row, per_dimension = lr.shape[0] == batch, lr.shape[0] == width
+    return _fit_per_dimension("lr", lr, batch, width)
+
+
+def fit_scale(scale: float | Tensor | None, batch: int, width: int) -> float | Tensor | None:
+    """The same of scale."""
+    return _fit_per_dimension("scale", scale, batch, width)
+
+
+def _fit_per_dimension(name: str, value: Any, batch: int, width: int) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    if value.ndim == 0:
+        value = value.expand(1, width)
+    elif value.ndim == 1:
+        per_row, per_dimension = value.shape[0] == batch, value.shape[0] == width
         if per_row and per_dimension and batch > 1:
             raise ValueError(
-                f"lr: {batch} entries fit both the {batch} rows and the {width} action dimensions; "
+                f"{name}: {batch} entries fit both the {batch} rows and the {width} action dimensions; "
                 "give shape (B, 1) or (1, A)"
             )
         if not (per_row or per_dimension):
             raise ValueError(
-                f"lr: expected {batch} entries (one per row) or {width} (one per action dimension), "
-                f"got {lr.shape[0]}"
+                f"{name}: expected {batch} entries (one per row) or {width} (one per action dimension), "
+                f"got {value.shape[0]}"
             )
-        lr = lr[None] if per_dimension else lr[:, None]
-    elif lr.shape[0] not in (1, batch) or lr.shape[1] not in (1, width):
+        value = value[None] if per_dimension else value[:, None]
+    elif value.shape[0] not in (1, batch) or value.shape[1] not in (1, width):
         raise ValueError(
-            f"lr: expected shape (B, 1), (1, A) or (B, A) = ({batch}, {width}), got {tuple(lr.shape)}"
+            f"{name}: expected shape (B, 1), (1, A) or (B, A) = ({batch}, {width}), got {tuple(value.shape)}"
         )
-    if lr.shape == (1, 1):
-        lr = lr.expand(1, width)
-    return lr.contiguous()
+    if value.shape == (1, 1):
+        value = value.expand(1, width)
+    return value.contiguous()
 
 
 def restore(result: Tensor, original: Tensor, bounds: tuple[Tensor, Tensor] | None) -> Tensor:

@@ -12,6 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from .inputs import check_row_radius
 
 
 def _number(name: str, value: Any, low: float, high: float, *, open_high: bool = False) -> float:
@@ -110,15 +113,18 @@ class Radius:
     """`radius=Radius(limit, norm)`: every iterate keeps ||a_i - a_0|| <= limit.
 
     Args:
-        limit: >= 0, in units of the action.
+        limit: >= 0, in units of the action, or with `scale` of u = (a - a_0) / scale; also one for each row,
+            (B,) or (B, 1), infinite where a row has none.
         norm: "inf" bounds each dimension on its own, "l2" the Euclidean length.
     """
 
-    limit: float
+    limit: float | Tensor
     norm: Literal["inf", "l2"] = "inf"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "limit", _number("radius", self.limit, 0, math.inf))
+        several = isinstance(self.limit, Tensor | np.ndarray | list | tuple)
+        checked = check_row_radius(self.limit) if several else _number("radius", self.limit, 0, math.inf)
+        object.__setattr__(self, "limit", checked)
         if self.norm not in ("inf", "l2"):
             raise ValueError(f'radius: expected norm "inf" or "l2", got {self.norm!r}')
 
@@ -170,10 +176,26 @@ def parse_gradient(value: Any) -> Gradient:
 
 
 def parse_radius(value: Any) -> Radius | None:
-    """None, a number (L-infinity) or Radius(limit, norm)."""
+    """None, a number or one for each row (L-infinity), or Radius(limit, norm)."""
     if value is None or isinstance(value, Radius):
         return value
     return Radius(value)
+
+
+_PER_ROW = {norm: Radius(0.0, norm) for norm in ("inf", "l2")}
+
+
+def split_radius(value: Any) -> tuple[Any, Tensor | None]:
+    """`radius` as options have it, which many calls share, and the limits of one call's rows, or None.
+
+    Where there are such, the limit in the options is not read.
+    """
+    if isinstance(value, Radius) and isinstance(value.limit, Tensor):
+        return _PER_ROW[value.norm], value.limit
+    if not isinstance(value, Tensor | np.ndarray | list | tuple):
+        return value, None
+    # A graph that is being traced has no numbers to look at: the call that it makes checks them.
+    return _PER_ROW["inf"], value if torch.compiler.is_compiling() else check_row_radius(value)
 
 
 def parse_select(value: Any) -> Literal["best", "last"]:

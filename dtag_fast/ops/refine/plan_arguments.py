@@ -70,6 +70,8 @@ def call_arguments(
     steps: int | Tensor,
     most_steps: int,
     lr: float | Tensor,
+    scale: float | Tensor | None,
+    radius: Tensor | None,
     info: InfoBuffers | None,
 ) -> dict:
     """The arguments of Executor.run as the compiled plans take them: arrays by address."""
@@ -85,15 +87,18 @@ def call_arguments(
     }
     if isinstance(steps, Tensor):
         call["row_steps"] = steps.data_ptr()
-    if isinstance(lr, Tensor):
-        rows, dims = lr.shape
-        call |= {
-            "lr_values": lr.data_ptr(),
-            "lr_row_stride": dims if rows > 1 else 0,
-            "lr_dim_stride": 1 if dims > 1 else 0,
-        }
-    else:
-        call["lr"] = lr
+    for name, value in (("lr", lr), ("scale", scale)):
+        if isinstance(value, Tensor):
+            row_stride, dim_stride = strides_of(value)
+            call |= {
+                f"{name}_values": value.data_ptr(),
+                f"{name}_row_stride": row_stride,
+                f"{name}_dim_stride": dim_stride,
+            }
+        elif value is not None:
+            call[name] = value
+    if radius is not None:
+        call["radius_values"] = radius.data_ptr()
     if info is not None:
         call |= {
             "q_first": info.q_0.data_ptr(),
@@ -108,6 +113,12 @@ def call_arguments(
                 "trace_grad": info.trace_grad.data_ptr(),
             }
     return call
+
+
+def strides_of(values: Tensor) -> tuple[int, int]:
+    """From one row and one dimension to the next, of (B, 1), (1, A) or (B, A) contiguous numbers."""
+    rows, dims = values.shape
+    return dims if rows > 1 else 0, 1 if dims > 1 else 0
 
 
 def _optimizer(options: RefineOptions) -> dict:

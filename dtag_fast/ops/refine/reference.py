@@ -41,6 +41,8 @@ def action_gradient(
     *,
     steps: int | Tensor,
     lr: float | Tensor,
+    scale: float | Tensor | None = None,
+    radius: Tensor | None = None,
     trace: bool = False,
 ) -> Iterates:
     """Run the loop in the dtype of `actions`.
@@ -48,7 +50,8 @@ def action_gradient(
     Args:
         members: (states (N, S), actions (N, A)) -> Q of every ensemble member (E, N), differentiable in
             actions.
-        steps: int or (N,). lr: number or broadcastable to (N, A).
+        steps: int or (N,). lr: number or broadcastable to (N, A). scale: the same, or None for 1. radius:
+            limits of rows (N,) in place of the options', or None.
 
     Returns:
         Iterates, as executor.py defines them.
@@ -56,7 +59,8 @@ def action_gradient(
     low, high = (_bound(bound, actions) for bound in (options.low, options.high))
     a_0 = a = actions.clamp(low, high) if low is not None else actions.clone()
     n = int(steps.max()) if isinstance(steps, Tensor) else steps
-    update, state = options.optimizer, None
+    update, state, ball = options.optimizer, None, options.radius
+    limit = None if ball is None else ball.limit if radius is None else radius[:, None]
     running = torch.ones(len(a), dtype=torch.bool, device=a.device)  # rows that have an iterate i
     traces: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -73,9 +77,10 @@ def action_gradient(
         )
         if trace:
             traces.append(tuple(_keep(running, x) for x in (a, q, g)))
+        g = g if scale is None else g * scale
         running = running & startable & (i < steps) & g.isfinite().all(-1)
         delta, state = optimizer_step(update, shape_gradient(g, options.gradient), lr, state)
-        a_next = project(a + delta, a_0, options.radius, low, high)
+        a_next = project(along(a, delta, scale), a_0, ball, low, high, limit, scale)
         a = torch.where(running[:, None], a_next, a)
 
     stacked = [torch.stack(x) for x in zip(*traces, strict=True)] if trace else (None, None, None)
@@ -140,14 +145,41 @@ def optimizer_step(optimizer, g: Tensor, lr: float | Tensor, state):
     return lr * g / (v.sqrt() + optimizer.eps), v
 
 
-def project(a: Tensor, a_0: Tensor, radius: Radius | None, low: Tensor | None, high: Tensor | None) -> Tensor:
-    """Onto the ball around a_0, then into the box. a_0 is in the box, so both hold afterwards."""
+def along(a: Tensor, delta: Tensor, scale: float | Tensor | None) -> Tensor:
+    """a moved by `delta` in u, where a = a_0 + scale * u; a dimension of scale 0 keeps its bits."""
+    if scale is None:
+        return a + delta
+    return torch.where(torch.as_tensor(scale, device=a.device) == 0, a, a + scale * delta)
+
+
+def project(
+    a: Tensor,
+    a_0: Tensor,
+    radius: Radius | None,
+    low: Tensor | None,
+    high: Tensor | None,
+    limit: float | Tensor | None = None,
+    scale: float | Tensor | None = None,
+) -> Tensor:
+    """Onto the ball around a_0, then into the box. a_0 is in the box, so both hold afterwards.
+
+    The ball is one of u = (a - a_0) / scale; a dimension of scale 0 has no part in its norm.
+
+    Args:
+        limit: in place of the radius' own, a number or broadcastable to (N, 1).
+        scale: a number or broadcastable to (N, A), None for 1.
+    """
+    if radius is not None:
+        limit = radius.limit if limit is None else limit
+        unit = None if scale is None else torch.as_tensor(scale, dtype=a.dtype, device=a.device)
     if radius is not None and radius.norm == "inf":
-        a = torch.minimum(torch.maximum(a, a_0 - radius.limit), a_0 + radius.limit)
+        reach = limit if unit is None else torch.where(unit == 0, 0.0, limit * unit)  # inf * 0 is NaN
+        a = torch.minimum(torch.maximum(a, a_0 - reach), a_0 + reach)
     elif radius is not None:
         d = a - a_0
-        norm = _norm(d)
-        a = torch.where(norm > radius.limit, a_0 + d * (radius.limit / norm), a)
+        norm = _norm(d if unit is None else torch.where(unit == 0, 0.0, d / unit))
+        outside = norm > limit if unit is None else (norm > limit) & (unit != 0)
+        a = torch.where(outside, a_0 + d * (limit / norm), a)
     return a if low is None else a.clamp(low, high)
 
 
@@ -204,7 +236,9 @@ class TorchExecutor:
         self.members = members
         self.options = options
 
-    def run(self, states, actions, out, *, steps, lr, info: InfoBuffers | None = None) -> None:
+    def run(
+        self, states, actions, out, *, steps, lr, scale=None, radius=None, info: InfoBuffers | None = None
+    ) -> None:
         batch, candidates, width = actions.shape
 
         def per_candidate(x):
@@ -218,6 +252,8 @@ class TorchExecutor:
             self.options,
             steps=per_candidate(steps),
             lr=per_candidate(lr),
+            scale=per_candidate(scale),
+            radius=per_candidate(radius),
             trace=info is not None and info.trace_q is not None,
         )
         q = result.q.view(batch, candidates)

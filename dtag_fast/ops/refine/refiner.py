@@ -38,6 +38,16 @@ class DefaultBounds(NamedTuple):
 
 DEFAULT_BOUNDS = DefaultBounds()
 
+
+class Numbers(NamedTuple):
+    """What may differ between the rows of a call, as `inputs` has checked it."""
+
+    steps: int | Tensor
+    lr: float | Tensor
+    scale: float | Tensor | None
+    radius: Tensor | None  # limits in place of the one in the options
+
+
 _lowerings = WeakCache()
 _warned = WeakCache()
 
@@ -45,8 +55,8 @@ _warned = WeakCache()
 class Refiner:
     """A critic prepared for many calls: `refiner(states, actions, out=None)`.
 
-    Args: those of `refine`. `steps` and `lr` given per row fix the batch size. A Refiner keeps its critic
-    alive.
+    Args: those of `refine`. `steps`, `lr`, `scale` and `radius` given per row fix the batch size. A Refiner
+    keeps its critic alive.
         batch_invariant: on a CPU, take the same kernel for batches of all sizes, so that the bits of a row do
             not depend on how many others there are; otherwise a few rows have a kernel of their own, which
             is faster and rounds differently. No other backend promises this: it changes nothing there.
@@ -68,6 +78,7 @@ class Refiner:
         *,
         steps: int | Tensor = 10,
         lr: float | Tensor = 0.03,
+        scale: float | Tensor | None = None,
         optimizer: Any = "sgd",
         bounds: Any = DEFAULT_BOUNDS,
         reduce: str | int = "min",
@@ -82,6 +93,7 @@ class Refiner:
         settings = {
             "steps": steps,
             "lr": lr,
+            "scale": scale,
             "optimizer": optimizer,
             "bounds": bounds,
             "reduce": reduce,
@@ -108,13 +120,27 @@ class Refiner:
         return refiner
 
     def _setup(
-        self, critic, *, steps, lr, bounds, precision, backend, return_info, batch_invariant=False, **choices
+        self,
+        critic,
+        *,
+        steps,
+        lr,
+        bounds,
+        radius,
+        precision,
+        backend,
+        return_info,
+        scale=None,
+        batch_invariant=False,
+        **choices,
     ) -> None:
         self._critic = critic
         self._kernel = "tiles" if batch_invariant else None
         self.steps, self.lr = inputs.check_steps(steps), inputs.check_lr(lr)
+        self.scale = inputs.check_scale(scale)
+        shared, self.radius = options.split_radius(radius)
         self._bounds, self._only_default = bounds, isinstance(bounds, DefaultBounds)
-        self._options = options.parse_options(**choices)
+        self._options = options.parse_options(radius=shared, **choices)
         options.check_choice("precision", precision, (None, *PRECISIONS))
         options.check_choice("backend", backend, (None, *BACKENDS))
         options.check_choice("return_info", return_info, (False, True, "trace"))
@@ -140,7 +166,15 @@ class Refiner:
             if out is not None:
                 raise ValueError("out: not taken under torch.compile and export; use the returned tensor")
             return call_operator(
-                self.handle, self.weights(), self.return_info, states, actions, self.steps, self.lr
+                self.handle,
+                self.weights(),
+                self.return_info,
+                states,
+                actions,
+                self.steps,
+                self.lr,
+                self.scale,
+                self.radius,
             )
         return self.eager(states, actions, out)
 
@@ -203,6 +237,7 @@ class Refiner:
             wanted=self.backend,
             steps=self.steps,
             lr=self.lr,
+            scale=self.scale,
             cpu_kernel=self._kernel,
         )
         binding.bounds = bounds
@@ -216,13 +251,32 @@ class Refiner:
             )
         return binding
 
-    def run(self, states: Any, actions: Any, out: Any = None, *, steps: Any = None, lr: Any = None) -> Any:
-        """As a call, in eager mode, with other `steps` and `lr` than those of the Refiner when given."""
-        steps = self.steps if steps is None else inputs.check_steps(steps)
-        lr = self.lr if lr is None else inputs.check_lr(lr)
-        return_info = self.return_info
+    def run(
+        self,
+        states: Any,
+        actions: Any,
+        out: Any = None,
+        *,
+        steps: Any = None,
+        lr: Any = None,
+        scale: Any = None,
+        radius: Any = None,
+    ) -> Any:
+        """As a call, in eager mode, with other numbers than those of the Refiner where they are given.
+
+        Args:
+            steps, lr, scale: as in `refine`. radius: other limits, in the norm of the Refiner's radius.
+        """
         s, a = inputs.as_tensor("states", states), inputs.as_tensor("actions", actions)
         inputs.check_pair(s, a)
+        own = Numbers(self.steps, self.lr, self.scale, self.radius)
+        numbers = Numbers(
+            own.steps if steps is None else inputs.check_steps(steps),
+            own.lr if lr is None else inputs.check_lr(lr),
+            own.scale if scale is None else inputs.check_scale(scale),
+            own.radius if radius is None else self._limits(radius, len(a) if a.ndim > 1 else 1),
+        )
+        return_info = self.return_info
         shape = (*a.shape[:-2], a.shape[-1]) if a.ndim == 3 else tuple(a.shape)
         if out is not None:
             inputs.check_out(out, shape, actions)
@@ -231,18 +285,30 @@ class Refiner:
         binding = self.binding(s.shape[-1], a.shape[-1], s.device)
         single, multi = a.ndim == 1, a.ndim == 3
         rows = a.view(1, 1, -1) if single else a if multi else a[:, None]  # (B, M, A)
-        buffers = self._buffers(rows, steps, return_info)
-        result = self._run(binding, s[None] if single else s, rows, out, steps, lr, buffers).view(shape)
+        buffers = self._buffers(rows, numbers.steps, return_info)
+        result = self._run(binding, s[None] if single else s, rows, out, numbers, buffers).view(shape)
         if out is None:
             out = result.numpy() if isinstance(actions, np.ndarray) else result
         elif isinstance(out, np.ndarray):
             out[...] = result.numpy()
         elif result.data_ptr() != out.data_ptr() or not out.is_contiguous():
             out.copy_(result)
-        self._remember(binding, s, a, steps, lr, return_info)
+        if all(x is y for x, y in zip(numbers, own, strict=True)) and not return_info:
+            self._remember(binding, s, a)
         if not return_info:
             return out
         return out, to_info(buffers, multi=multi, single=single, numpy=isinstance(actions, np.ndarray))
+
+    def _limits(self, radius: Any, batch: int) -> Tensor:
+        """The limits of a call's rows, of a radius in the norm that this Refiner was made for."""
+        own = self._options.radius
+        given = options.parse_radius(radius)
+        if own is None or (isinstance(radius, options.Radius) and given.norm != own.norm):
+            has = "no radius" if own is None else f'a radius in the "{own.norm}" norm'
+            raise ValueError(
+                f"radius: this Refiner has {has}, which a call cannot change; make a Refiner with the other"
+            )
+        return given.limit if isinstance(given.limit, Tensor) else torch.full((batch,), given.limit)
 
     def _buffers(self, rows: Tensor, steps, return_info):
         batch, candidates, width = rows.shape
@@ -253,14 +319,19 @@ class Refiner:
             return None
         return allocate(batch, candidates, width, steps, return_info == "trace", rows.device)
 
-    def _run(self, binding: Binding, states, actions, out, steps, lr, buffers) -> Tensor:
+    def _run(self, binding: Binding, states, actions, out, numbers: Numbers, buffers) -> Tensor:
         """Refine (B, M, A) `actions` of any floating dtype into a (B, A) tensor of that dtype."""
         batch, candidates, width = actions.shape
-        steps, lr = inputs.fit_steps(steps, batch), inputs.fit_lr(lr, batch, width)
-        if isinstance(steps, Tensor):
-            steps = self._copies.on(actions.device, "steps", steps)
-        if isinstance(lr, Tensor):
-            lr = self._copies.on(actions.device, "lr", lr)
+        numbers = Numbers(
+            inputs.fit_steps(numbers.steps, batch),
+            inputs.fit_lr(numbers.lr, batch, width),
+            inputs.fit_scale(numbers.scale, batch, width),
+            inputs.fit_radius(numbers.radius, batch),
+        )
+        given = {
+            name: self._copies.on(actions.device, name, value) if isinstance(value, Tensor) else value
+            for name, value in numbers._asdict().items()
+        }
         dtype = binding.loop_dtype
         s = states.to(dtype)
         s = s if s.stride(-1) == 1 or s.shape[-1] == 1 else s.contiguous()
@@ -269,7 +340,7 @@ class Refiner:
         direct = exact and dtype is torch.float32 and isinstance(out, Tensor) and out.is_contiguous()
         target = out.view(batch, width) if direct else torch.empty(batch, width, dtype=dtype, device=a.device)
         if batch:
-            binding.executor.run(s, a, target, steps=steps, lr=lr, info=buffers)
+            binding.executor.run(s, a, target, **given, info=buffers)
         if exact:
             return target.to(torch.float32)
         if candidates == 1:
@@ -281,11 +352,14 @@ class Refiner:
             binding.bounds = tuple(torch.tensor(bound, device=a.device) for bound in binding.bounds)
         return inputs.restore(target, original, binding.bounds)
 
-    def _remember(self, binding: Binding, s: Tensor, a: Tensor, steps, lr, return_info) -> None:
-        """Let calls of this shape take the short path."""
+    def _remember(self, binding: Binding, s: Tensor, a: Tensor) -> None:
+        """Let calls of this shape, without info and with the Refiner's own numbers, take the short path.
+
+        It carries no numbers per row: those may change between calls, and are read at each.
+        """
         prepare = getattr(binding.executor, "prepare_call", None)
-        plain = steps is self.steps and lr is self.lr and isinstance(steps, int) and isinstance(lr, float)
-        if prepare is None or not plain or return_info or a.ndim > 2 or a.numel() == 0:
+        several = any(isinstance(x, Tensor) for x in (self.steps, self.lr, self.scale, self.radius))
+        if prepare is None or several or a.ndim > 2 or a.numel() == 0:
             return
         if a.dtype is not torch.float32:
             return

@@ -23,7 +23,7 @@ from dtag_fast.ops import triton_support
 
 from .executor import InfoBuffers
 from .options import SGD, Adam, RefineOptions
-from .plan_arguments import radius_norm, reduction_of, walk_settings
+from .plan_arguments import radius_norm, reduction_of, strides_of, walk_settings
 from .program import CriticProgram
 from .streams import streams_of
 from .triton_layout import DTYPES, Layout, Weights, layout_of
@@ -93,7 +93,7 @@ class TritonExecutor:
 
     Args:
         program, options, precision: as executor.py says; precision "fp32", "tf32" or "bf16".
-        steps, lr: not used, a call brings its own.
+        steps, lr, scale: not used, a call brings its own.
 
     Raises:
         ValueError: a member number outside the ensemble.
@@ -108,6 +108,7 @@ class TritonExecutor:
         precision: str = "fp32",
         steps: int = 10,
         lr: float = 0.03,
+        scale: float | None = None,
     ) -> None:
         reduce = reduction_of(program, options)
         self.device, self.precision = program.device, precision
@@ -151,6 +152,8 @@ class TritonExecutor:
         *,
         steps: int | Tensor,
         lr: float | Tensor,
+        scale: float | Tensor | None = None,
+        radius: Tensor | None = None,
         info: InfoBuffers | None,
     ) -> None:
         """See Executor.run. Waits for nothing on the host."""
@@ -161,7 +164,9 @@ class TritonExecutor:
         per_row, lr_tensor = isinstance(steps, Tensor), isinstance(lr, Tensor)
         traced = info is not None and info.trace_q is not None
         known_steps = info.trace_q.shape[0] - 1 if traced else None if per_row else steps
-        lr_rows, lr_dims = lr.shape if lr_tensor else (1, 1)
+        lr_strides = strides_of(lr) if lr_tensor else (0, 0)
+        scales = isinstance(scale, Tensor)
+        scale_strides = strides_of(scale) if scales else (0, 0)
         details = [info and getattr(info, field.name) for field in fields(InfoBuffers)]
         on_gpu = self.device.type == "cuda"
         with self._lock, torch.cuda.device(self.device) if on_gpu else nullcontext():
@@ -179,8 +184,11 @@ class TritonExecutor:
                 0 if known_steps is None else known_steps,
                 lr if lr_tensor else None,
                 0.0 if lr_tensor else lr,
-                lr_dims if lr_rows > 1 else 0,
-                1 if lr_dims > 1 else 0,
+                *lr_strides,
+                scale if scales else None,
+                1.0 if scales or scale is None else scale,
+                *scale_strides,
+                radius,
                 self._weights.vectors,
                 self._weights.matrices,
                 self._bounds,
@@ -195,6 +203,7 @@ class TritonExecutor:
                 ROWS=tiles.rows,
                 SLOTS=tiles.slots,
                 DOTS=self._dots,
+                SCALED=scale is not None and (scales or scale != 1.0),
                 **launch_options(tiles.rows, self.precision, hip=torch.version.hip is not None),
             )
 

@@ -24,9 +24,10 @@ def is_finite(x):
 
 @triton.jit
 def ascend(
-    a_0, n, r_steps, r_valid, r_flat, flat_rows, lr, vectors, matrices, floats, operands, low, high,
-    trace_actions, trace_q, trace_grad,
+    a_0, n, r_steps, r_valid, r_flat, flat_rows, lr, scale, limit, vectors, matrices, floats, operands, low,
+    high, trace_actions, trace_q, trace_grad,
     STRUCTURE: tl.constexpr, OPTIONS: tl.constexpr, ROWS: tl.constexpr, DOTS: tl.constexpr,
+    SCALED: tl.constexpr,
 ):  # fmt: skip
     """The loop. Returns of each row q_0, and a, q and index of the iterate that is its result."""
     WIDTH: tl.constexpr = STRUCTURE.action_padded
@@ -57,10 +58,14 @@ def ascend(
             tl.store(trace_actions + cells, tl.where(running[:, None], a, nan), mask=r_valid[:, None] & own)
             known = running[:, None] & (i < n)  # of the last iterate no gradient was asked for
             tl.store(trace_grad + cells, tl.where(known, g, nan), mask=r_valid[:, None] & own)
+        if SCALED:
+            g = g * scale
         steep = tl.max(tl.where(is_finite(g) | (own == 0), 0, 1), 1)
         running = running & is_finite(q_0) & (i < r_steps) & (steep == 0)
         delta, m, v = optimizer_step(shape_gradient(g, OPTIONS), lr, m, v, i, OPTIONS)
-        a_next = project(tl.where(delta == 0, a, a + delta), a_0, low, high, OPTIONS)
+        if SCALED:
+            delta = tl.where(scale == 0, 0.0, delta * scale)
+        a_next = project(tl.where(delta == 0, a, a + delta), a_0, low, high, limit, scale, OPTIONS, SCALED)
         a = tl.where(running[:, None] & own, a_next, a)
     return q_0, best_a, best_q, best_index
 
@@ -68,10 +73,11 @@ def ascend(
 @triton.jit
 def refine_tile(
     tile, states, state_stride, actions, out, steps, n, lr_values, lr_number, lr_row_stride, lr_dim_stride,
-    vectors, matrices, bounds, floats, operands, q_0, q_best, best_index, best_candidate,
-    trace_actions, trace_q, trace_grad, batch, candidates,
+    scale_values, scale_number, scale_row_stride, scale_dim_stride, radius_values, vectors, matrices, bounds,
+    floats, operands, q_0, q_best, best_index, best_candidate, trace_actions, trace_q, trace_grad, batch,
+    candidates,
     STRUCTURE: tl.constexpr, OPTIONS: tl.constexpr, ROWS: tl.constexpr, SLOTS: tl.constexpr,
-    DOTS: tl.constexpr,
+    DOTS: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
     """Refines the candidates of ROWS / SLOTS states and writes the winners."""
     WIDTH: tl.constexpr = STRUCTURE.action_padded
@@ -100,6 +106,15 @@ def refine_tile(
         lr = tl.load(lr_values + cells, mask=present[:, None] & own, other=0.0)
     else:
         lr = tl.zeros((1, 1), tl.float32) + lr_number
+    if scale_values is not None:
+        cells = r_state[:, None] * scale_row_stride + dims[None, :] * scale_dim_stride
+        scale = tl.load(scale_values + cells, mask=present[:, None] & own, other=1.0)
+    else:
+        scale = tl.zeros((1, 1), tl.float32) + scale_number
+    if radius_values is not None:
+        limit = tl.load(radius_values + r_state, mask=present, other=0.0)[:, None]
+    else:
+        limit = OPTIONS.radius
     flat_rows = batch.to(tl.int64) * candidates
 
     top_q = tl.full((ROWS,), float("-inf"), tl.float32)
@@ -113,8 +128,8 @@ def refine_tile(
         a_0 = tl.load(actions + cells, mask=valid[:, None] & own, other=0.0)
         a_0 = tl.where(a_0 < low, low, tl.where(a_0 > high, high, a_0))  # NaN stays
         row_q_0, a, q, index = ascend(
-            a_0, n, r_steps, valid, r_flat, flat_rows, lr, vectors, matrices, floats, operands, low, high,
-            trace_actions, trace_q, trace_grad, STRUCTURE, OPTIONS, ROWS, DOTS,
+            a_0, n, r_steps, valid, r_flat, flat_rows, lr, scale, limit, vectors, matrices, floats, operands,
+            low, high, trace_actions, trace_q, trace_grad, STRUCTURE, OPTIONS, ROWS, DOTS, SCALED,
         )  # fmt: skip
         if q_0 is not None:
             tl.store(q_0 + r_flat, row_q_0, mask=valid)
@@ -143,22 +158,24 @@ def refine_tile(
 # Sizes that vary from call to call: no new compilation when one of them becomes 1 or a multiple of 16.
 @triton.jit(
     do_not_specialize=[
-        "state_stride", "steps_number", "lr_number", "lr_row_stride", "lr_dim_stride", "batch", "candidates",
-        "tiles",
+        "state_stride", "steps_number", "lr_number", "lr_row_stride", "lr_dim_stride", "scale_number",
+        "scale_row_stride", "scale_dim_stride", "batch", "candidates", "tiles",
     ]
 )  # fmt: skip
 def refine_kernel(
     states, state_stride, actions, out, steps, steps_number, lr_values, lr_number, lr_row_stride,
-    lr_dim_stride, vectors, matrices, bounds, floats, operands, q_0, q_best, best_index, best_candidate,
+    lr_dim_stride, scale_values, scale_number, scale_row_stride, scale_dim_stride, radius_values, vectors,
+    matrices, bounds, floats, operands, q_0, q_best, best_index, best_candidate,
     trace_actions, trace_q, trace_grad, batch, candidates, tiles,
     STRUCTURE: tl.constexpr, OPTIONS: tl.constexpr, ROWS: tl.constexpr, SLOTS: tl.constexpr,
-    DOTS: tl.constexpr,
+    DOTS: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
     """See Executor.run (executor.py) for the semantics.
 
     Args:
         states, actions, out, q_0 ... trace_grad: as Executor.run has them; None for what is not asked for.
         steps: int32 (B,) or None for steps_number. lr_values: float32 or None for lr_number.
+        scale_values: the same, not read unless SCALED. radius_values: float32 (B,) or None for OPTIONS'.
         vectors, matrices, floats, operands: triton_layout.py; bounds: float32 (2, action_padded).
         PRECISION: of products of hidden layers, a name that tl.dot takes. EXACT: of those with the state and
             the action, which must tell neighbouring actions apart.
@@ -169,7 +186,8 @@ def refine_kernel(
     for tile in range(instance, tiles, tl.num_programs(0)):
         refine_tile(
             tile, states, state_stride, actions, out, steps, steps_number, lr_values, lr_number,
-            lr_row_stride, lr_dim_stride, vectors, matrices, bounds, floats, operands, q_0, q_best,
-            best_index, best_candidate, trace_actions, trace_q, trace_grad, batch, candidates,
-            STRUCTURE, OPTIONS, ROWS, SLOTS, DOTS,
+            lr_row_stride, lr_dim_stride, scale_values, scale_number, scale_row_stride, scale_dim_stride,
+            radius_values, vectors, matrices, bounds, floats, operands, q_0, q_best, best_index,
+            best_candidate, trace_actions, trace_q, trace_grad, batch, candidates,
+            STRUCTURE, OPTIONS, ROWS, SLOTS, DOTS, SCALED,
         )  # fmt: skip

@@ -54,14 +54,24 @@ def optimizer_step(g, lr, m, v, i, OPTIONS: tl.constexpr):
 
 
 @triton.jit
-def project(a, a_0, low, high, OPTIONS: tl.constexpr):
-    """Onto the ball around a_0, then into the box; NaN stays."""
+def project(a, a_0, low, high, limit, scale, OPTIONS: tl.constexpr, SCALED: tl.constexpr):
+    """Onto the ball around a_0, then into the box; NaN stays. limit: of the ball, a number or (ROWS, 1), in
+    units of u = (a - a_0) / scale; scale (ROWS or 1, action_padded), not read unless SCALED."""
     if OPTIONS.ball == "inf":
-        a = tl.where(a < a_0 - OPTIONS.radius, a_0 - OPTIONS.radius, a)
-        a = tl.where(a > a_0 + OPTIONS.radius, a_0 + OPTIONS.radius, a)
+        if SCALED:
+            limit = tl.where(scale == 0, 0.0, limit * scale)  # infinity times 0 would be NaN
+        a = tl.where(a < a_0 - limit, a_0 - limit, a)
+        a = tl.where(a > a_0 + limit, a_0 + limit, a)
     elif OPTIONS.ball == "l2":
         d = a - a_0
-        length = norm(d)
-        ratio = tl.div_rn(tl.zeros_like(length) + OPTIONS.radius, tl.where(length > 0, length, 1.0))
-        a = tl.where(length > OPTIONS.radius, a_0 + d * ratio, a)
+        if SCALED:
+            unit = tl.broadcast_to(tl.where(scale == 0, 1.0, scale), d.shape)
+            length = norm(tl.where(scale == 0, 0.0, tl.div_rn(d, unit)))
+        else:
+            length = norm(d)
+        ratio = tl.div_rn(tl.zeros_like(length) + limit, tl.where(length > 0, length, 1.0))
+        outside = length > limit
+        if SCALED:
+            outside = outside & (scale != 0)
+        a = tl.where(outside, a_0 + d * ratio, a)
     return tl.where(a < low, low, tl.where(a > high, high, a))

@@ -15,6 +15,7 @@ from dtag_fast.ops.refine.executor import InfoBuffers
 from dtag_fast.ops.refine.options import SGD, Adam, ClipNorm, Radius, RefineOptions, RMSprop
 from dtag_fast.ops.refine.program import Activation, CriticProgram, LayerNorm, Linear
 from dtag_fast.ops.refine.reference import (
+    along,
     evaluate_program,
     optimizer_step,
     project,
@@ -92,8 +93,8 @@ def on_device(program, device):
     return CriticProgram(program.state_dim, program.action_dim, members, program.reduction)
 
 
-def traced(executor, states, actions, steps, lr, device="cpu"):
-    """out (B, A) and all details of one call, on the host."""
+def traced(executor, states, actions, steps, lr, device="cpu", **reach):
+    """out (B, A) and all details of one call, on the host. reach: scale and radius."""
     b, m, a = actions.shape
     n = int(steps.max()) if torch.is_tensor(steps) else steps
 
@@ -109,15 +110,16 @@ def traced(executor, states, actions, steps, lr, device="cpu"):
         empty(n + 1, b, m),
         empty(n + 1, b, m, a),
     )
-    out = refined(executor, states, actions, steps, lr, device, info)
+    out = refined(executor, states, actions, steps, lr, device, info, **reach)
     return out, InfoBuffers(**{name: t.cpu() for name, t in vars(info).items()})
 
 
-def refined(executor, states, actions, steps, lr, device="cpu", info=None):
+def refined(executor, states, actions, steps, lr, device="cpu", info=None, **reach):
     """out (B, A) of one call, on the host."""
     out = torch.empty(actions.shape[0], actions.shape[2], device=device)
     states, actions, steps, lr = (moved(x, device) for x in (states, actions, steps, lr))
-    executor.run(states, actions, out, steps=steps, lr=lr, info=info)
+    reach = {name: moved(x, device) for name, x in reach.items()}
+    executor.run(states, actions, out, steps=steps, lr=lr, info=info, **reach)
     return out.cpu()
 
 
@@ -164,7 +166,7 @@ GRADIENTS = ["raw", "unit", ClipNorm(0.3)]
 RADII = [None, Radius(0.15), Radius(0.2, "l2")]
 
 
-def replay(info, options, steps, lr, candidate):
+def replay(info, options, steps, lr, candidate, scale=None, radius=None):
     """All a_{i+1} and the index of the result, in float64 from the traced a_i, q_i, g_i."""
     actions, q, g = (t[:, :, candidate].double() for t in (info.trace_actions, info.trace_q, info.trace_grad))
     batch = q.shape[1]
@@ -172,8 +174,11 @@ def replay(info, options, steps, lr, candidate):
     per_row = steps if torch.is_tensor(steps) else torch.full((batch,), steps)
     state, expected = None, [actions[0]]
     for i in range(len(q) - 1):
-        delta, state = optimizer_step(options.optimizer, shape_gradient(g[i], options.gradient), lr, state)
-        expected.append(project(actions[i] + delta, actions[0], options.radius, low, high))
+        shaped = shape_gradient(g[i] if scale is None else g[i] * scale, options.gradient)
+        delta, state = optimizer_step(options.optimizer, shaped, lr, state)
+        a_next = along(actions[i], delta, scale)
+        limit = None if radius is None else radius.double()[:, None]
+        expected.append(project(a_next, actions[0], options.radius, low, high, limit, scale))
     index = torch.zeros(batch, dtype=torch.int64)
     for b in range(batch):
         n = int(per_row[b])
@@ -287,6 +292,67 @@ def check_settings_of_rows(make, program, candidates, seed, device="cpu"):
     assert torch.equal(out, info.trace_actions[info.best_index[rows, winner].long(), rows, winner])
     assert torch.equal(refined(executor, states, actions, steps, lr, device), out)
     return states, info
+
+
+def scales(form, batch, width, generator):
+    """Scales of each form that a call takes; those that differ per dimension hold zeros."""
+    x = 0.2 + 1.3 * torch.rand(batch, width, generator=generator)
+    x = x * (torch.rand(batch, width, generator=generator) > 0.2)
+    return {"number": 0.4, "rows": x.amax(1, keepdim=True), "dims": x[:1], "both": x}[form]
+
+
+SCALE_FORMS = ["number", "rows", "dims", "both"]
+
+
+def check_scale_and_radius(make, pick, device="cpu", hidden=(24,)):
+    """Steps in u with a = a_0 + scale * u follow the formulas, the radius of each row holds in u, a dimension
+    of scale 0 keeps its bits. The combination is number `pick` of a round through all options."""
+    program = make_program(hidden=hidden, members=2)
+    states, actions = make_inputs(program, 11, candidates=2)
+    actions[0, :, :2] = torch.tensor([-0.0, 0.0])
+    rng = torch.Generator().manual_seed(pick)
+    scale = scales(SCALE_FORMS[pick % 4], 11, 6, rng)
+    norm = ["inf", "l2"][pick // 4 % 2]
+    options = make_options(
+        optimizer=OPTIMIZERS[pick % len(OPTIMIZERS)],
+        gradient=GRADIENTS[pick % len(GRADIENTS)],
+        radius=Radius(0.15, norm) if pick % 3 == 0 else Radius(0.0, norm),
+        select=["best", "last"][pick // 2 % 2],
+    )
+    radius = None
+    if pick % 3:
+        radius = torch.rand(11, generator=rng) * 0.3
+        radius[3], radius[4] = 0.0, torch.inf
+    lr = 0.01 + 0.1 * torch.rand(11, 6, generator=rng)
+    executor = make(program, options)
+    reach = {"scale": scale, "radius": radius}
+    out, info = traced(executor, states, actions, 4, lr, device, **reach)
+    exact = scale.double() if torch.is_tensor(scale) else torch.tensor(scale, dtype=torch.float64)
+    frozen = (exact == 0).expand(11, 6)
+    limit = torch.tensor(0.15) if radius is None else radius
+    for m in range(2):
+        expected, index = replay(info, options, 4, lr.double(), m, exact, radius)
+        for i, e in enumerate(expected):
+            running = ~info.trace_q[i, :, m].isnan()
+            torch.testing.assert_close(
+                info.trace_actions[i, running, m].double(), e[running], rtol=1e-5, atol=2e-6
+            )
+        assert torch.equal(info.best_index[:, m].long(), index)
+        away = (info.trace_actions[:, :, m].double() - actions[:, m]) / exact.where(exact > 0, 1.0)
+        length = away.abs().amax(-1) if norm == "inf" else away.norm(dim=-1)
+        assert (length.nan_to_num() <= limit * (1 + 1e-5) + 1e-6).all()
+        bits, at_first = info.trace_actions[:, :, m].view(torch.int32), actions[:, m].view(torch.int32)
+        standing = frozen & ~info.trace_q[:, :, m, None].isnan()
+        assert ((bits == at_first) | ~standing).all()
+        assert (length.nan_to_num().amax(0) > 0.01).sum() >= 7  # most rows went somewhere
+    assert torch.equal(refined(executor, states, actions, 4, lr, device, **reach), out)
+    # One of a number is none, to the last bit, and so is a radius that repeats the options'.
+    plain = make(program, make_options(optimizer=options.optimizer, radius=Radius(0.15, norm)))
+    before = refined(plain, states, actions, 4, lr, device)
+    assert torch.equal(refined(plain, states, actions, 4, lr, device, scale=1.0), before)
+    assert torch.equal(refined(plain, states, actions, 4, lr, device, radius=torch.full((11,), 0.15)), before)
+    ones = refined(plain, states, actions, 4, lr, device, scale=torch.ones(11, 1))
+    torch.testing.assert_close(ones, before, rtol=1e-6, atol=1e-6)
 
 
 def check_radius_and_box(make, device="cpu", hidden=(24,)):

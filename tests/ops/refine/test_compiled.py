@@ -78,6 +78,22 @@ def test_per_row_settings_compile():
     assert torch.equal(compiled(states, actions, steps, lr), run(states, actions, steps, lr))
 
 
+@pytest.mark.parametrize("norm", ["inf", "l2"])
+def test_scale_and_radius_of_rows_compile(norm):
+    torch._dynamo.reset()  # or what the other norm had as constants becomes symbolic
+    critic, (states, actions) = critic_of(), inputs()
+    scale, limit = torch.rand(4, 3), torch.rand(4) * 0.1
+    radius = limit if norm == "inf" else Radius(limit, norm)
+    run = lambda s, a, scale: refine(critic, s, a, scale=scale, radius=radius, lr=0.3)  # noqa: E731
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    expected = run(states, actions, scale)
+    assert torch.equal(compiled(states, actions, scale), expected)
+    assert not torch.equal(expected, refine(critic, states, actions, lr=0.3))
+    refiner = Refiner(critic, scale=0.5, radius=radius)
+    compiled = torch.compile(lambda s, a: refiner(s, a), fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(states, actions), refiner(states, actions))
+
+
 def test_a_compiled_function_follows_the_critic_it_is_given():
     compiled = torch.compile(lambda c, s, a: refine(c, s, a), fullgraph=True, backend="aot_eager")
     critics, (states, actions) = [critic_of(0), critic_of(1)], inputs()
@@ -106,7 +122,7 @@ def test_operator_passes_opcheck():
         # "torch" has the gradient of the last iterate too: opcheck takes NaN for a difference
         refiner = Refiner(critic_of(), steps=4, return_info=return_info, backend="torch")
         for given in (actions, actions[:, None].repeat(1, 2, 1)):
-            arguments = (states, given, refiner.weights(), *own, 4, refiner.handle)
+            arguments = (states, given, refiner.weights(), *own, None, None, 4, refiner.handle)
             torch.library.opcheck(torch.ops.dtag_fast.refine.default, arguments)
 
 
@@ -117,7 +133,7 @@ def test_a_graph_whose_critic_is_gone_says_so():
     del refiner
     gc.collect()
     with pytest.raises(RuntimeError, match="no longer exists"):
-        torch.ops.dtag_fast.refine(states, actions, weights, None, None, 10, handle)
+        torch.ops.dtag_fast.refine(states, actions, weights, None, None, None, None, 10, handle)
 
 
 def test_weights_changed_inside_the_graph_are_refused():
@@ -125,7 +141,7 @@ def test_weights_changed_inside_the_graph_are_refused():
     refiner = Refiner(critic_of())
     weights = [w + 1 for w in refiner.weights()]
     with pytest.raises(RuntimeError, match="changed inside the compiled graph"):
-        torch.ops.dtag_fast.refine(states, actions, weights, None, None, 10, refiner.handle)
+        torch.ops.dtag_fast.refine(states, actions, weights, None, None, None, None, 10, refiner.handle)
 
 
 @pytest.mark.skipif(not hasattr(torch.Tag, "cudagraph_unsafe"), reason="this torch has no such tag")

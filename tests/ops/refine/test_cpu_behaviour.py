@@ -286,6 +286,7 @@ def make_plan(**kwargs):
         ({"low": [float("nan")] * 6, "high": [0.0] * 6}, "neither be NaN"),
         ({"steps": -1}, "steps"),
         ({"lr": -0.1}, "lr"),
+        ({"scale": -0.1}, "scale"),
         ({"kernel": "columns"}, "kernel"),
     ],
 )
@@ -319,6 +320,10 @@ def test_wrong_calls_are_refused():
         {"state_stride": -17},
         {"lr": float("nan")},
         {"lr_values": at, "lr_row_stride": 999},
+        {"scale": -1.0},
+        {"scale_values": at, "scale_row_stride": 999},
+        {"scale_values": at, "scale_dim_stride": 2},
+        {"radius_values": at + 2},
         {"q_first": at},
         {"trace_q": at},
     ):

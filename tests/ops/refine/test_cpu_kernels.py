@@ -17,6 +17,7 @@ from kernel_checks import (
     check_own_reduction,
     check_radius_and_box,
     check_rows_not_finite,
+    check_scale_and_radius,
     check_steps,
     exact,
     make_inputs,
@@ -171,6 +172,13 @@ def test_an_infinite_weight_spoils_its_own_unit_only(isa, kernel):
 @pytest.mark.parametrize("radius", RADII, ids=str)
 def test_every_step_follows_the_formulas(isa, kernel, optimizer, gradient, radius):
     check_steps(maker(isa=isa, kernel=kernel), optimizer, gradient, radius)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("pick", range(21))
+def test_scale_and_radius_of_each_row(isa, kernel, pick):
+    check_scale_and_radius(maker(isa=isa, kernel=kernel), pick)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -14,6 +14,7 @@ from kernel_checks import (
     check_gradient_not_finite,
     check_radius_and_box,
     check_rows_not_finite,
+    check_scale_and_radius,
     check_settings_of_rows,
     check_steps,
     make_inputs,
@@ -133,6 +134,11 @@ def test_every_step_follows_the_formulas(pick):
 @pytest.mark.parametrize("select", SELECTS)
 def test_no_steps_or_no_lr_gives_back_the_bits(select):
     check_bits_of_a_0(hopper, select, DEVICE, hidden=(24, 24))
+
+
+@pytest.mark.parametrize("pick", range(6))
+def test_scale_and_radius_of_each_row(pick):
+    check_scale_and_radius(hopper, pick, DEVICE, hidden=(24, 24))
 
 
 def test_no_iterate_leaves_ball_or_box():

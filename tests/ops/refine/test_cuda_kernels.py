@@ -22,6 +22,7 @@ from kernel_checks import (
     check_own_reduction,
     check_radius_and_box,
     check_rows_not_finite,
+    check_scale_and_radius,
     check_steps,
     make_inputs,
     make_member,
@@ -224,6 +225,12 @@ def test_every_step_follows_the_formulas(make, kernel, rows, optimizer, gradient
     turn = OPTIMIZERS.index(optimizer) + GRADIENTS.index(gradient)
     for radius in RADII if kernel == "generic" else RADII[turn % 3 : turn % 3 + 1]:
         check_steps(two_layers(make, kernel, rows), optimizer, gradient, radius, DEVICE)
+
+
+@pytest.mark.parametrize("kernel, rows", KERNELS)
+@pytest.mark.parametrize("pick", range(12))
+def test_scale_and_radius_of_each_row(make, kernel, rows, pick):
+    check_scale_and_radius(two_layers(make, kernel, rows), pick, DEVICE)
 
 
 @pytest.mark.parametrize("kernel, rows", KERNELS)

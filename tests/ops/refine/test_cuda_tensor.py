@@ -15,6 +15,7 @@ from kernel_checks import (
     check_gradient_not_finite,
     check_radius_and_box,
     check_rows_not_finite,
+    check_scale_and_radius,
     check_settings_of_rows,
     check_steps,
     make_inputs,
@@ -187,6 +188,12 @@ def test_every_step_follows_the_formulas(precision, pick):
 @pytest.mark.parametrize("select", SELECTS)
 def test_no_steps_or_no_lr_gives_back_the_bits(precision, select):
     check_bits_of_a_0(partial(tensor, precision=precision), select, DEVICE)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("pick", range(6))
+def test_scale_and_radius_of_each_row(precision, pick):
+    check_scale_and_radius(partial(tensor, precision=precision), pick, DEVICE)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

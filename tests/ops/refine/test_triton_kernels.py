@@ -17,6 +17,7 @@ from kernel_checks import (
     check_own_reduction,
     check_radius_and_box,
     check_rows_not_finite,
+    check_scale_and_radius,
     check_steps,
     exact,
     make_inputs,
@@ -128,6 +129,11 @@ def test_every_step_follows_the_formulas(optimizer, gradient):
     some = (OPTIMIZERS.index(optimizer) + GRADIENTS.index(gradient)) % len(RADII)
     for radius in RADII if DEVICE == "cuda" else RADII[some : some + 1]:
         check_steps(make, optimizer, gradient, radius, DEVICE)
+
+
+@pytest.mark.parametrize("pick", range(21) if DEVICE == "cuda" else range(1, 21, 3))
+def test_scale_and_radius_of_each_row(pick):
+    check_scale_and_radius(make, pick, DEVICE)
 
 
 def test_the_radius_and_the_box_hold():

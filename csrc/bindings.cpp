@@ -39,11 +39,13 @@ PYBIND11_MODULE(_C, m) {
   plan.def(py::init([](int state_dim, int action_dim, const py::sequence& members, const std::string& isa,
                        const std::string& precision, const std::string& reduce, const std::string& optimizer,
                        const py::dict& optimizer_options, const std::string& gradient, double clip, const std::string& radius_norm,
-                       double radius, const std::string& select, const std::vector<float>& low, const std::vector<float>& high,
+                       double radius, const std::string& select, const py::sequence& variants, const std::vector<float>& low,
+                       const std::vector<float>& high,
                        int64_t steps, double lr, double scale, py::object threads, const std::string& kernel) {
              return std::make_unique<PyPlan>(
                  state_dim, action_dim, members, isa, precision,
-                 settings_from(reduce, optimizer, optimizer_options, gradient, clip, radius_norm, radius, select), low, high, steps,
+                 settings_of(settings_from(reduce, optimizer, optimizer_options, gradient, clip, radius_norm, radius, select), variants),
+                 low, high, steps,
                  lr, scale, std::move(threads), kernel);
            }),
            py::kw_only(), py::arg("state_dim"), py::arg("action_dim"), py::arg("members"), py::arg("isa") = "",

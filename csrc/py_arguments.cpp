@@ -174,8 +174,27 @@ Settings settings_from(const std::string& reduce, const std::string& optimizer, 
   s.radius_norm = one_of<Radius>("radius_norm", radius_norm, {{"none", Radius::none}, {"inf", Radius::inf}, {"l2", Radius::l2}});
   s.radius = number("radius", radius, 0., 1e38);
   s.select = one_of<Select>("select", select, {{"best", Select::best}, {"last", Select::last}});
-  s.reduce = one_of<Reduce>("reduce", reduce, {{"min", Reduce::min}, {"max", Reduce::max}, {"mean", Reduce::mean}});
+  s.reduce = one_of<Reduce>("reduce", reduce, {{"min", Reduce::min}, {"max", Reduce::max}, {"mean", Reduce::mean}, {"member", Reduce::member}});
   return s;
+}
+
+std::vector<Settings> settings_of(const Settings& alone, const py::sequence& variants) {
+  std::vector<Settings> list;
+  for (const py::handle& item : variants) {
+    const auto given = as<py::dict>("variants", item);
+    const auto value = [&]<class T>(const char* name, T fallback) {
+      return given.contains(name) ? as<T>(std::string("variants: ") + name, given[name]) : fallback;
+    };
+    Settings s = settings_from(value("reduce", std::string("min")), value("optimizer", std::string("sgd")),
+                               value("optimizer_options", py::dict()), value("gradient", std::string("raw")), value("clip", 1.),
+                               value("radius_norm", std::string("none")), value("radius", 0.), value("select", std::string("best")));
+    s.member = value("member", 0);
+    list.push_back(s);
+  }
+  if (list.size() > size_t(kMaxVariants))
+    throw py::value_error("variants: expected up to " + std::to_string(kMaxVariants) + ", got " + std::to_string(list.size()));
+  if (list.empty()) list.push_back(alone);
+  return list;
 }
 
 Call PyCall::checked(int state_dim, int action_dim) const {
@@ -197,6 +216,7 @@ Call PyCall::checked(int state_dim, int action_dim) const {
   call.scale_row_stride = scale_row_stride;
   call.scale_dim_stride = scale_dim_stride;
   call.radius_values = address<const float>("radius_values", radius_values);
+  call.row_variants = address<const int32_t>("row_variants", row_variants);
   call.q_first = address<float>("q_first", q_first);
   call.q_best = address<float>("q_best", q_best);
   call.best_index = address<int32_t>("best_index", best_index);

@@ -99,6 +99,9 @@ Settings settings_from(const std::string& reduce, const std::string& optimizer, 
                        const std::string& gradient, double clip, const std::string& radius_norm, double radius,
                        const std::string& select);
 
+// A list of such dicts, each also with `member`, that of reduce = "member"; an empty one is `alone`.
+std::vector<Settings> settings_of(const Settings& alone, const py::sequence& variants);
+
 // One call as Python gives it, arrays by address, 0 for none; checked against the program's dimensions.
 struct PyCall {
   uintptr_t states;
@@ -112,16 +115,16 @@ struct PyCall {
   double scale;
   uintptr_t scale_values;
   int64_t scale_row_stride, scale_dim_stride;
-  uintptr_t radius_values;
+  uintptr_t radius_values, row_variants;
   uintptr_t q_first, q_best, best_index, best_candidate, trace_actions, trace_q, trace_grad;
   Call checked(int state_dim, int action_dim) const;
 };
 
-// Settings, bound and passed on by name: the arguments of settings_from.
+// Settings, bound and passed on by name: the arguments of settings_from, and variants.
 #define DTAG_SETTINGS_ARGUMENTS                                                                                            \
   pybind11::arg("reduce") = "min", pybind11::arg("optimizer") = "sgd", pybind11::arg("optimizer_options") = pybind11::dict(), \
   pybind11::arg("gradient") = "raw", pybind11::arg("clip") = 1.0, pybind11::arg("radius_norm") = "none",                    \
-  pybind11::arg("radius") = 0.0, pybind11::arg("select") = "best"
+  pybind11::arg("radius") = 0.0, pybind11::arg("select") = "best", pybind11::arg("variants") = pybind11::list()
 
 // Defines run(): the arguments of PyCall, then those of `extra`, handed to plan.run(PyCall, Extra...).
 template <class... Extra, class Class, class... Arguments>
@@ -131,17 +134,17 @@ void define_run(Class& plan_class, const char* doc, const Arguments&... extra) {
       [](typename Class::type& plan, uintptr_t states, int64_t state_stride, uintptr_t actions, uintptr_t out, int64_t batch,
          int64_t candidates, int64_t steps, uintptr_t row_steps, double lr, uintptr_t lr_values, int64_t lr_row_stride,
          int64_t lr_dim_stride, double scale, uintptr_t scale_values, int64_t scale_row_stride, int64_t scale_dim_stride,
-         uintptr_t radius_values, uintptr_t q_first, uintptr_t q_best, uintptr_t best_index, uintptr_t best_candidate,
+         uintptr_t radius_values, uintptr_t row_variants, uintptr_t q_first, uintptr_t q_best, uintptr_t best_index, uintptr_t best_candidate,
          uintptr_t trace_actions, uintptr_t trace_q, uintptr_t trace_grad, Extra... more) {
         plan.run(PyCall{states, state_stride, actions, out, batch, candidates, steps, row_steps, lr, lr_values, lr_row_stride,
-                        lr_dim_stride, scale, scale_values, scale_row_stride, scale_dim_stride, radius_values, q_first, q_best, best_index, best_candidate, trace_actions, trace_q, trace_grad},
+                        lr_dim_stride, scale, scale_values, scale_row_stride, scale_dim_stride, radius_values, row_variants, q_first, q_best, best_index, best_candidate, trace_actions, trace_q, trace_grad},
                  more...);
       },
       py::kw_only(), py::arg("states"), py::arg("state_stride"), py::arg("actions"), py::arg("out"), py::arg("batch"),
       py::arg("candidates") = 1, py::arg("steps"), py::arg("row_steps") = 0, py::arg("lr") = 0.0, py::arg("lr_values") = 0,
       py::arg("lr_row_stride") = 0, py::arg("lr_dim_stride") = 0, py::arg("scale") = 1.0,
       py::arg("scale_values") = 0, py::arg("scale_row_stride") = 0, py::arg("scale_dim_stride") = 0,
-      py::arg("radius_values") = 0, py::arg("q_first") = 0, py::arg("q_best") = 0,
+      py::arg("radius_values") = 0, py::arg("row_variants") = 0, py::arg("q_first") = 0, py::arg("q_best") = 0,
       py::arg("best_index") = 0, py::arg("best_candidate") = 0, py::arg("trace_actions") = 0, py::arg("trace_q") = 0,
       py::arg("trace_grad") = 0, extra..., doc);
 }

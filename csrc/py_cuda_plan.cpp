@@ -21,10 +21,14 @@ cuda::Kernel kernel_of(const std::string& name) {
 }  // namespace
 
 PyCudaPlan::PyCudaPlan(int state_dim, int action_dim, const py::sequence& members, const std::string& precision,
-                       const Settings& settings, bool bounded, int device, bool clusters)
-    : state_dim_(state_dim), action_dim_(action_dim), device_(device), settings_(settings) {
+                       std::vector<Settings> settings, bool bounded, int device, bool clusters)
+    : state_dim_(state_dim), action_dim_(action_dim), device_(device), settings_(std::move(settings)) {
   const int parts = one_of<int>("precision", precision, {{"fp32", 0}, {"bf16x3", 2}, {"bf16", 1}});
   const Program program = structure_from(state_dim, action_dim, members);
+  for (const Settings& s : settings_)
+    if (s.reduce == Reduce::member && (s.member < 0 || size_t(s.member) >= program.members.size()))
+      throw py::value_error("member: expected one of " + std::to_string(program.members.size()) + ", got " +
+                            std::to_string(s.member));
   traits_ = cuda::device_traits(device);
   traits_.clusters = traits_.clusters && clusters;
   layout_ = cuda::Layout(program, bounded);
@@ -57,12 +61,23 @@ py::list PyCudaPlan::pieces(const std::string& kernel) const {
   return list;
 }
 
+py::bytes PyCudaPlan::settings_table(uintptr_t numbers) const {
+  std::vector<Settings> table = settings_;
+  const float* first = reinterpret_cast<const float*>(numbers);
+  for (Settings& s : table) {
+    s.low = layout_.low < 0 ? nullptr : first + layout_.low;
+    s.high = layout_.high < 0 ? nullptr : first + layout_.high;
+  }
+  return {reinterpret_cast<const char*>(table.data()), table.size() * sizeof(Settings)};
+}
+
 int64_t PyCudaPlan::numbers(const std::string& kernel) const { return pieces_of(kernel).numbers; }
 
 cuda::Choice PyCudaPlan::choose(int64_t states, int candidates, const std::string& only, int only_rows,
                                 std::vector<std::string>* why) const {
   const cuda::Layouts layouts{layout_, latency_, tensor_ ? &*tensor_ : nullptr, hopper_ ? &*hopper_ : nullptr};
-  return cuda::choose(layouts, action_dim_, traits_, states, candidates, {kernel_of(only), only_rows}, why);
+  return cuda::choose(layouts, action_dim_, traits_, states, candidates, {kernel_of(only), only_rows}, why,
+                      settings_.size() > 1);
 }
 
 py::tuple PyCudaPlan::choice(int64_t states, int candidates, const std::string& only, int only_rows) const {
@@ -88,13 +103,15 @@ int64_t PyCudaPlan::workspace_bytes(int64_t states, int candidates, const std::s
 
 void PyCudaPlan::run(const PyCall& given, uintptr_t numbers, uintptr_t tables, uintptr_t folded, int64_t folded_floats,
                      uintptr_t stream, const std::string& only, int only_rows, uintptr_t workspace,
-                     int64_t workspace_bytes) const {
+                     int64_t workspace_bytes, uintptr_t variants) const {
   const Call call = given.checked(state_dim_, action_dim_);
   if (call.batch == 0) return;
   const cuda::Choice choice = choose(call.batch, call.candidates, only, only_rows, nullptr);
   if (choice.kernel == cuda::Kernel::none) throw py::value_error(choice.reason);
-  const DeviceArrays arrays{numbers, tables, folded, folded_floats, workspace, workspace_bytes};
+  const DeviceArrays arrays{numbers, tables, folded, folded_floats, workspace, workspace_bytes, variants};
   arrays.check(choice);
+  if (settings_.size() > 1 && (!call.row_variants || !variants || variants % alignof(Settings)))
+    throw py::value_error("row_variants, variants: expected which of the plan's settings each row has, and their table");
   launch(call, choice, arrays, reinterpret_cast<void*>(stream));
 }
 
@@ -102,7 +119,7 @@ void PyCudaPlan::launch(const Call& call, const cuda::Choice& choice, const Devi
   const float* first = reinterpret_cast<const float*>(arrays.numbers);
   const auto* tables = reinterpret_cast<const unsigned char*>(arrays.tables);
   auto* folded = reinterpret_cast<float*>(arrays.folded);
-  Settings settings = settings_;
+  Settings settings = settings_.front();
   const auto take_bounds = [&](const auto& layout) {
     settings.low = layout.low < 0 ? nullptr : first + layout.low;
     settings.high = layout.high < 0 ? nullptr : first + layout.high;
@@ -134,7 +151,9 @@ void PyCudaPlan::launch(const Call& call, const cuda::Choice& choice, const Devi
     return;
   }
   take_bounds(layout_);
-  const cuda::GenericParams params{layout_.program(tables, first), settings, call, choice.tile, folded};
+  const cuda::GenericParams params{layout_.program(tables, first), settings, call, choice.tile,
+                                   settings_.size() > 1 ? reinterpret_cast<const Settings*>(arrays.variants) : nullptr,
+                                   int32_t(settings_.size()), folded};
   cuda::launch_generic(params, choice, device_, stream);
 }
 
@@ -224,11 +243,13 @@ void add_cuda_plan(py::module_& m) {
                                              "dtag_fast.ops.refine.cuda.");
   plan.def(py::init([](int state_dim, int action_dim, const py::sequence& members, const std::string& precision, const std::string& reduce,
                        const std::string& optimizer, const py::dict& optimizer_options, const std::string& gradient, double clip,
-                       const std::string& radius_norm, double radius, const std::string& select, bool bounded, int device,
+                       const std::string& radius_norm, double radius, const std::string& select, const py::sequence& variants,
+                       bool bounded, int device,
                        bool clusters) {
              return std::make_unique<PyCudaPlan>(
                  state_dim, action_dim, members, precision,
-                 settings_from(reduce, optimizer, optimizer_options, gradient, clip, radius_norm, radius, select), bounded, device,
+                 settings_of(settings_from(reduce, optimizer, optimizer_options, gradient, clip, radius_norm, radius, select), variants),
+                 bounded, device,
                  clusters);
            }),
            py::kw_only(), py::arg("state_dim"), py::arg("action_dim"), py::arg("members"), py::arg("precision"),
@@ -237,6 +258,8 @@ void add_cuda_plan(py::module_& m) {
       .def("pieces", &PyCudaPlan::pieces, py::arg("kernel"),
            "[(what, numbers, member, layer, offset, rows, columns, padded, from)]: the matrices of a kernel's array of numbers "
            "(csrc/cuda/refine/pieces.h).")
+      .def("settings_table", &PyCudaPlan::settings_table, py::arg("numbers"),
+           "The variants as the generic kernel reads them, to be copied to the device, whose numbers lie at this address.")
       .def("numbers", &PyCudaPlan::numbers, py::arg("kernel"), "Floats of a kernel's array of numbers.")
       .def("renew", &PyCudaPlan::renew, "Calls prepared so far are not taken any more: the caller is about to write the numbers.")
       .def("choice", &PyCudaPlan::choice, py::arg("states"), py::arg("candidates"), py::arg("only") = "",
@@ -244,10 +267,11 @@ void add_cuda_plan(py::module_& m) {
       .def("workspace_bytes", &PyCudaPlan::workspace_bytes, py::arg("states"), py::arg("candidates"), py::arg("only") = "",
            py::arg("only_rows") = 0,
            "Bytes of `workspace`: zeros before and after every call that uses it, one call at a time.");
-  define_run<uintptr_t, uintptr_t, uintptr_t, int64_t, uintptr_t, const std::string&, int, uintptr_t, int64_t>(
+  define_run<uintptr_t, uintptr_t, uintptr_t, int64_t, uintptr_t, const std::string&, int, uintptr_t, int64_t, uintptr_t>(
       plan, "Queues one call on the stream; arrays by device address, 0 for none (refine/params.h).", py::arg("numbers"),
       py::arg("tables"), py::arg("folded"), py::arg("folded_floats"), py::arg("stream") = 0, py::arg("only") = "",
-      py::arg("only_rows") = 0, py::arg("workspace") = 0, py::arg("workspace_bytes") = 0);
+      py::arg("only_rows") = 0, py::arg("workspace") = 0, py::arg("workspace_bytes") = 0,
+      py::arg("variants") = 0);
   define_prepare_call<PyCudaPlan, int64_t, double, double, const std::string&, int, uintptr_t, uintptr_t, uintptr_t, int64_t, py::object,
                       py::object, py::object, bool, int, uintptr_t, py::object>(
       m, "prepare_cuda_call", &prepare_device_call, py::arg("steps"), py::arg("lr"), py::arg("scale"), py::arg("only"), py::arg("only_rows"),

@@ -16,6 +16,7 @@ struct DeviceArrays {
   int64_t folded_floats = 0;
   uintptr_t workspace = 0;
   int64_t workspace_bytes = 0;
+  uintptr_t variants = 0;  // what settings_table() gave, where rows have settings of their own
 
   // Throws where the kernel needs others.
   void check(const cuda::Choice& choice) const;
@@ -24,7 +25,7 @@ struct DeviceArrays {
 class PyCudaPlan {
  public:
   // precision: "fp32", "bf16x3" or "bf16", what the kernels may compute in, or better; members as in structure_from.
-  PyCudaPlan(int state_dim, int action_dim, const py::sequence& members, const std::string& precision, const Settings& settings,
+  PyCudaPlan(int state_dim, int action_dim, const py::sequence& members, const std::string& precision, std::vector<Settings> settings,
              bool bounded, int device, bool clusters);
 
   // Of a kernel's form of the critic: the structure; [(what, numbers, member, layer, offset, rows, columns, padded, from)];
@@ -32,6 +33,8 @@ class PyCudaPlan {
   py::bytes tables(const std::string& kernel) const;
   py::list pieces(const std::string& kernel) const;
   int64_t numbers(const std::string& kernel) const;
+  // The settings as the generic kernel reads them, whose numbers lie at this address on the device.
+  py::bytes settings_table(uintptr_t numbers) const;
 
   // (kernel or "none", rows, floats of `folded`, how or why not, [why not another])
   py::tuple choice(int64_t states, int candidates, const std::string& only, int only_rows) const;
@@ -39,7 +42,7 @@ class PyCudaPlan {
   // Bytes of `workspace` that a call needs.
   int64_t workspace_bytes(int64_t states, int candidates, const std::string& only, int only_rows) const;
   void run(const PyCall& call, uintptr_t numbers, uintptr_t tables, uintptr_t folded, int64_t folded_floats, uintptr_t stream,
-           const std::string& only, int only_rows, uintptr_t workspace, int64_t workspace_bytes) const;
+           const std::string& only, int only_rows, uintptr_t workspace, int64_t workspace_bytes, uintptr_t variants) const;
   // Queues the chosen kernel; arrays must be as it needs them.
   void launch(const Call& call, const cuda::Choice& choice, const DeviceArrays& arrays, void* stream) const;
 
@@ -50,7 +53,7 @@ class PyCudaPlan {
 
  private:
   int state_dim_, action_dim_, device_;
-  Settings settings_;
+  std::vector<Settings> settings_;  // several: variants, among which the rows of every call choose
   const cuda::Pieces& pieces_of(const std::string& kernel) const;
 
   cuda::Layout layout_;

@@ -5,7 +5,7 @@
 namespace dtag {
 
 PyPlan::PyPlan(int state_dim, int action_dim, const py::sequence& members, const std::string& isa, const std::string& precision,
-               const Settings& settings, const std::vector<float>& low, const std::vector<float>& high, int64_t steps, double lr,
+               const std::vector<Settings>& settings, const std::vector<float>& low, const std::vector<float>& high, int64_t steps, double lr,
                double scale, py::object threads, const std::string& kernel)
     : threads_(std::move(threads)) {
   const auto numerics = one_of<Precision>("precision", precision, {{"fp32", Precision::fp32}, {"bf16", Precision::bf16}});

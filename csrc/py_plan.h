@@ -17,7 +17,7 @@ namespace dtag {
 class PyPlan {
  public:
   PyPlan(int state_dim, int action_dim, const py::sequence& members, const std::string& isa, const std::string& precision,
-         const Settings& settings, const std::vector<float>& low, const std::vector<float>& high, int64_t steps, double lr,
+         const std::vector<Settings>& settings, const std::vector<float>& low, const std::vector<float>& high, int64_t steps, double lr,
          double scale, py::object threads, const std::string& kernel);
 
   void repack(const py::sequence& members);

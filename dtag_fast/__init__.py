@@ -18,6 +18,7 @@ _EXPORTS = {
         "RMSprop",
         "ClipNorm",
         "Radius",
+        "Variant",
         "RefineInfo",
         "CriticProgram",
     )

@@ -23,7 +23,8 @@ struct Team {
 // candidate_out [B, M, A] and candidate_q [B, M]; with M = 1 to call.out.
 struct Job {
   const Packed* packed = nullptr;
-  const Settings* settings = nullptr;
+  const Settings* settings = nullptr;  // as many as the plan has
+  int32_t settings_count = 1;
   const Call* call = nullptr;
   float* candidate_out = nullptr;
   float* candidate_q = nullptr;

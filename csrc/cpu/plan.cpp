@@ -79,9 +79,9 @@ void run_chunks(void* context, int) {
 
 }  // namespace
 
-Plan::Plan(Program program, Settings settings, std::vector<float> low, std::vector<float> high, Precision precision,
+Plan::Plan(Program program, std::vector<Settings> settings, std::vector<float> low, std::vector<float> high, Precision precision,
            const Kernels& kernels, std::optional<KernelKind> only)
-    : program_(std::move(program)), settings_(settings), low_(std::move(low)), high_(std::move(high)),
+    : program_(std::move(program)), settings_(std::move(settings)), low_(std::move(low)), high_(std::move(high)),
       precision_(precision), kernels_(kernels), only_(only) {
   program_.validate();
   const size_t dims = size_t(program_.action_dim);
@@ -90,8 +90,16 @@ Plan::Plan(Program program, Settings settings, std::vector<float> low, std::vect
                                 std::to_string(low_.size()) + " and " + std::to_string(high_.size()));
   for (size_t k = 0; k < low_.size(); ++k)
     if (!(low_[k] <= high_[k])) throw std::invalid_argument("low, high: low must not exceed high and neither be NaN");
-  settings_.low = low_.empty() ? nullptr : low_.data();
-  settings_.high = low_.empty() ? nullptr : high_.data();
+  if (settings_.empty() || settings_.size() > size_t(kMaxVariants))
+    throw std::invalid_argument("variants: expected 1 to " + std::to_string(kMaxVariants) + " settings, got " +
+                                std::to_string(settings_.size()));
+  for (Settings& s : settings_) {
+    s.low = low_.empty() ? nullptr : low_.data();
+    s.high = low_.empty() ? nullptr : high_.data();
+    if (s.reduce == Reduce::member && (s.member < 0 || size_t(s.member) >= program_.members.size()))
+      throw std::invalid_argument("member: expected one of " + std::to_string(program_.members.size()) + ", got " +
+                                  std::to_string(s.member));
+  }
   for (const auto& stages : program_.members)
     for (size_t l = 0; l < stages.size(); ++l) {
       const int in = l == 0 ? program_.action_dim : stages[l].in;
@@ -148,9 +156,12 @@ void Plan::Prepared::run(const Call& call) const {
   const int dims = plan_->action_dim();
   const int64_t rows = call.batch * call.candidates;
   if (rows == 0) return;
+  if (plan_->settings_.size() > 1 && !call.row_variants)
+    throw std::invalid_argument("row_variants: expected which of the plan's settings each row has");
   Job job;
   job.packed = &packing_->view();
-  job.settings = &plan_->settings_;
+  job.settings = plan_->settings_.data();
+  job.settings_count = int32_t(plan_->settings_.size());
   job.call = &call;
   if (call.candidates > 1) {
     float* memory = scratch(size_t(rows) * size_t(dims + 1) * 4, 1);

@@ -15,8 +15,9 @@ enum class Precision { fp32, bf16 };
 
 class Plan {
  public:
-  // `only`: use this kernel whatever the batch size (tests). Throws std::invalid_argument.
-  Plan(Program program, Settings settings, std::vector<float> low, std::vector<float> high, Precision precision,
+  // Several settings are variants, among which the rows of every call choose. `only`: use this kernel whatever the batch size
+  // (tests). Throws std::invalid_argument.
+  Plan(Program program, std::vector<Settings> settings, std::vector<float> low, std::vector<float> high, Precision precision,
        const Kernels& kernels, std::optional<KernelKind> only = {});
 
   // Takes the numbers of a program of the same structure; calls under way finish with the old ones.
@@ -53,7 +54,7 @@ class Plan {
   struct Shape shape(int64_t rows, int64_t steps, int threads) const;
 
   Program program_;
-  Settings settings_;
+  std::vector<Settings> settings_;
   std::vector<float> low_, high_;
   Precision precision_;
   const Kernels& kernels_;

@@ -69,7 +69,7 @@ class RowKernel {
   int64_t scratch_bytes() const { return scratch_bytes_; }
 
   void run(const Job& job, int64_t row, const Team& team) {
-    const Settings& s = *job.settings;
+    const Settings& s = job.settings[variant_of(job, row)];
     const int n = job.call->steps;
     walk_.scale = has_scale(*job.call) ? scale_ : nullptr;
     walk_.radius = job.call->radius_values ? radius_ : nullptr;
@@ -82,7 +82,7 @@ class RowKernel {
     }
     Clock clock;
     for (int i = 0; i <= n; ++i) {
-      if (i < n || last_q_needed(job)) evaluate(s.reduce, i < n, team);
+      if (i < n || last_q_needed(job, s)) evaluate(s, i < n, team);
       if (team.rank == 0) trace_point(job, row, i, walk_);
       walk_observe<float>(walk_, s, i);
       if (i == n || !*walk_.alive) break;
@@ -162,14 +162,17 @@ class RowKernel {
   }
 
   // q of the row and, in a team, the gradients it may need: each thread's own candidates, before the others are known.
-  void evaluate(Reduce reduce, bool with_gradient, const Team& team) {
-    for (int m = team.rank; m < p_.member_count; m += team.size) q_member_[m] = forward(m);
-    if (team.size > 1) exchange(reduce, with_gradient, team);
-    choice_ = 0;
-    float q = q_member_[0];
+  void evaluate(const Settings& s, bool with_gradient, const Team& team) {
+    const Reduce reduce = s.reduce;
+    const bool one = reduce == Reduce::member;
+    for (int m = team.rank; m < p_.member_count; m += team.size)
+      if (!one || m == s.member) q_member_[m] = forward(m);
+    if (team.size > 1) exchange(s, with_gradient, team);
+    choice_ = one ? s.member : 0;
+    float q = q_member_[choice_];
     const float share = 1.f / float(p_.member_count);
     if (reduce == Reduce::mean) q *= share;
-    for (int m = 1; m < p_.member_count; ++m) {
+    for (int m = 1; m < p_.member_count && !one; ++m) {
       if (reduce == Reduce::mean) {
         q += q_member_[m] * share;
       } else if (beats(reduce, q_member_[m], q)) {
@@ -200,11 +203,14 @@ class RowKernel {
     return team.exchange + (int64_t(meetings_ & 1) * p_.member_count + m) * (p_.action_dim + 1);
   }
 
-  void exchange(Reduce reduce, bool with_gradient, const Team& team) {
+  void exchange(const Settings& s, bool with_gradient, const Team& team) {
+    const Reduce reduce = s.reduce;
+    const bool one = reduce == Reduce::member;
     ++meetings_;
-    int best = team.rank;
+    int best = one ? s.member : team.rank;
     for (int m = team.rank; m < p_.member_count; m += team.size) {
-      if (beats(reduce, q_member_[m], q_member_[best])) best = m;
+      if (one && m != best) continue;
+      if (!one && beats(reduce, q_member_[m], q_member_[best])) best = m;
       shared(team, m)[0] = q_member_[m];
     }
     for (int m = team.rank; with_gradient && m < p_.member_count; m += team.size) {
@@ -213,7 +219,8 @@ class RowKernel {
       for (int k = 0; k < p_.action_dim; ++k) shared(team, m)[1 + k] = grad_member_[k];
     }
     team.meet(team.barrier, team.size);
-    for (int m = 0; m < p_.member_count; ++m) q_member_[m] = shared(team, m)[0];
+    for (int m = 0; m < p_.member_count; ++m)
+      if (!one || m == best) q_member_[m] = shared(team, m)[0];
   }
 
   const Packed& p_;

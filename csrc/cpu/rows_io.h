@@ -45,6 +45,13 @@ static void read_row(const Job& job, int64_t row, const Walk& w) {
   *w.best_index = 0;
 }
 
+// Which of the job's settings a row has.
+DTAG_INLINE int variant_of(const Job& job, int64_t row) {
+  if (!job.call->row_variants) return 0;
+  const int32_t v = job.call->row_variants[row / job.call->candidates];
+  return v < 0 ? 0 : v < job.settings_count ? v : job.settings_count - 1;
+}
+
 // A row that stands at a_i: its action and Q go to the trace.
 static void trace_point(const Job& job, int64_t row, int i, const Walk& w) {
   const Call& c = *job.call;
@@ -74,8 +81,8 @@ static void write_row(const Job& job, int64_t row, const Walk& w) {
 }
 
 // Whether Q of the last iterate is needed: not for "last" when nobody asks.
-DTAG_INLINE bool last_q_needed(const Job& job) {
-  return job.settings->select == Select::best || job.call->q_first || job.candidate_q;
+DTAG_INLINE bool last_q_needed(const Job& job, const Settings& s) {
+  return s.select == Select::best || job.call->q_first || job.candidate_q;
 }
 
 }  // namespace dtag::DTAG_ISA

@@ -18,6 +18,9 @@ class TileKernel {
                walk_.lr, scale_, grad_compact_);
     arena.take(n, walk_.q, walk_.q_first, walk_.q_best, radius_);
     arena.take(n, walk_.alive, walk_.best_index, walk_.steps, choice_, chosen_, chosen_rows_);
+    arena.take(n, variant_, reduce_, member_);
+    arena.take(n, seeds_);
+    arena.take(kMaxVariants, clocks_);
     arena.take(p_.max_width * n, grad_in_, grad_out_);
     arena.take(p_.units * n, units_);
     arena.take(p_.max_saved_units * strips_ * kCompactStrip, compact_);
@@ -25,6 +28,7 @@ class TileKernel {
     arena.take(int64_t(p_.max_width / 2 + 1) * kStrip, pairs_);
     arena.take(2 * n / kLanes, moves_);
     arena.take(strips_, live_);
+    arena.take(n / kLanes, alike_);
     scratch_bytes_ = int64_t(arena.at - reinterpret_cast<uintptr_t>(scratch));
     walk_.dims = p_.action_dim;
     walk_.stride = kStrip;
@@ -33,23 +37,28 @@ class TileKernel {
 
   // Rows begin..end of the job, at most `rows` of them.
   void run(const Job& job, int64_t begin, int64_t end) {
-    const Settings& s = *job.settings;
     const int n = job.call->steps;
     count_ = int(end - begin);
     vectors_ = (count_ + kLanes - 1) / kLanes;
+    settings_ = job.settings;
     read(job, begin);
-    for (int v = 0; v < vectors_; ++v) walk_begin<vf>(walk(v * kLanes), s);
+    find_variants(job, begin);
+    const Settings& first = settings_[variant_[0]];  // what bounds there are, all have
+    for (int v = 0; v < vectors_; ++v) walk_begin<vf>(walk(v * kLanes), first);
     fold_states(job, begin);
-    Clock clock;
+    for (int k = 0; k < job.settings_count; ++k) clocks_[k] = Clock{};
     for (int i = 0; i <= n && find_live(); ++i) {
-      if (i < n || last_q_needed(job)) evaluate(s.reduce);
+      if (i < n || last_q_needed(job, first) || mixed_) mixed_ ? evaluate_mixed() : evaluate(first);
       for (int r = 0; r < count_; ++r) trace_point(job, begin + r, i, walk(r));
-      for (int v = 0; v < vectors_; ++v) walk_observe<vf>(walk(v * kLanes), s, i);
+      over_rows([&]<class F>(const Walk& w, int variant) DTAG_LAMBDA { walk_observe<F>(w, settings_[variant], i); });
       if (i == n || !find_live()) break;
-      gradient(s.reduce);
+      mixed_ ? gradient_mixed() : gradient(first);
       for (int r = 0; r < count_; ++r) trace_gradient(job, begin + r, i, walk(r));
-      clock.tick(s);
-      for (int v = 0; v < vectors_; ++v) walk_step<vf>(walk(v * kLanes), s, clock, i);
+      for (int k = 0; k < job.settings_count; ++k)
+        if (settings_[k].optimizer == Optimizer::adam) clocks_[k].tick(settings_[k]);
+      over_rows([&]<class F>(const Walk& w, int variant) DTAG_LAMBDA {
+        walk_step<F>(w, settings_[variant], clocks_[variant], i);
+      });
     }
     for (int r = 0; r < count_; ++r) write_row(job, begin + r, walk(r));
   }
@@ -71,6 +80,39 @@ class TileKernel {
     if (walk_.scale) __builtin_memset(scale_, 0, size_t(strips) * size_t(p_.action_dim) * kStrip * 4);
     if (walk_.radius) __builtin_memset(radius_, 0, size_t(strips) * kStrip * 4);
     for (int r = 0; r < count_; ++r) read_row(job, begin + r, walk(r));
+  }
+
+  // Whose settings each row has, and where they are not the same.
+  void find_variants(const Job& job, int64_t begin) {
+    const int places = vectors_ * kLanes;
+    mixed_ = false;
+    for (int r = 0; r < places; ++r) {
+      variant_[r] = variant_of(job, begin + (r < count_ ? r : r / kLanes * kLanes));
+      mixed_ |= variant_[r] != variant_[0];
+    }
+    for (int v = 0; v < vectors_; ++v) {
+      alike_[v] = true;
+      for (int l = 1; l < kLanes; ++l) alike_[v] &= variant_[v * kLanes + l] == variant_[v * kLanes];
+    }
+    for (int r = 0; mixed_ && r < places; ++r) {
+      const Settings& s = settings_[variant_[r]];
+      reduce_[r] = int32_t(s.reduce);
+      member_[r] = s.member;
+    }
+  }
+
+  // Calls f.operator()<vf>(walk, variant) for each vector whose rows are alike; else <float> for each row: a step is short
+  // beside the products, and what a lane computes is what a row alone would.
+  template <class Body>
+  DTAG_MEMBER void over_rows(Body f) const {
+    for (int v = 0; v < vectors_; ++v) {
+      const int first = v * kLanes;
+      if (alike_[v]) {
+        f.template operator()<vf>(walk(first), variant_[first]);
+        continue;
+      }
+      for (int r = first; r < first + kLanes; ++r) f.template operator()<float>(walk(r), variant_[r]);
+    }
   }
 
   void fold_states(const Job& job, int64_t begin) {
@@ -103,15 +145,17 @@ class TileKernel {
   }
 
   // q of every row and the member it comes from.
-  void evaluate(Reduce reduce) {
+  void evaluate(const Settings& s) {
+    const Reduce reduce = s.reduce;
     const float share = 1.f / float(p_.member_count);
     for (int m = 0; m < p_.member_count; ++m) {
-      const PackedMember& member = p_.members[m];
-      forward(member, rows_, vectors_, live_, walk_.action, units_, pairs_);
-      const float* q_member = units_ + member.stages[member.depth - 1].value * rows_;
+      if (reduce == Reduce::member && m != s.member) continue;
+      const float* q_member = q_of(m);
       for (int v = 0; v < vectors_ * kLanes; v += kLanes) {
         const vf q = load(q_member + v), old = load(walk_.q + v);
-        if (reduce == Reduce::mean) {
+        if (reduce == Reduce::member) {
+          store(walk_.q + v, q);
+        } else if (reduce == Reduce::mean) {
           store(walk_.q + v, m == 0 ? q * share : fma(q, splat(share), old));
         } else if (m == 0) {
           store(walk_.q + v, q);
@@ -125,11 +169,60 @@ class TileKernel {
     }
   }
 
-  void gradient(Reduce reduce) {
+  // The same where the rows' settings differ.
+  void evaluate_mixed() {
+    const float share = 1.f / float(p_.member_count);
+    for (int m = 0; m < p_.member_count; ++m) {
+      const float* q_member = q_of(m);
+      for (int v = 0; v < vectors_ * kLanes; v += kLanes) {
+        const vf q = load(q_member + v), old = load(walk_.q + v);
+        const vi reduce = load<vi>(reduce_ + v);
+        const vi mean = reduce == int32_t(Reduce::mean);
+        const vf sum = m == 0 ? q * share : fma(q, splat(share), old);
+        vi take = vi{} - 1;
+        if (m > 0)
+          take = ((reduce == int32_t(Reduce::min)) & beats(Reduce::min, q, old)) |
+                 ((reduce == int32_t(Reduce::max)) & beats(Reduce::max, q, old)) |
+                 ((reduce == int32_t(Reduce::member)) & (load<vi>(member_ + v) == m));
+        store(walk_.q + v, select(mean, sum, select(take, q, old)));
+        store(choice_ + v, take ? vi{} + m : load<vi>(choice_ + v));
+      }
+    }
+  }
+
+  // Each member's gradient of the rows that chose it and of those that take the mean.
+  void gradient_mixed() {
+    const float share = 1.f / float(p_.member_count);
+    const auto takes_mean = [&](int row) DTAG_LAMBDA { return reduce_[row] == int32_t(Reduce::mean); };
+    for (int m = 0; m < p_.member_count; ++m) {
+      for (int v = 0; v < vectors_ * kLanes; v += kLanes)
+        store(chosen_ + v, load<vi>(walk_.alive + v) & ((load<vi>(reduce_ + v) == int32_t(Reduce::mean)) |
+                                                        (load<vi>(choice_ + v) == m)));
+      int move_count;
+      const int n = plan_moves(chosen_, vectors_, chosen_rows_, moves_, &move_count);
+      if (n == 0) continue;
+      for (int t = 0; t < (n + kStrip - 1) / kStrip * kStrip; ++t)
+        seeds_[t] = t < n && takes_mean(chosen_rows_[t]) ? share : 1.f;
+      compact_backward(p_.members[m], n, move_count, seeds_);
+      spread_gradient(n, [&](int row) DTAG_LAMBDA { return m > 0 && takes_mean(row); });
+    }
+  }
+
+  // Member m forward; where its Q of each row stands.
+  const float* q_of(int m) {
+    const PackedMember& member = p_.members[m];
+    forward(member, rows_, vectors_, live_, walk_.action, units_, pairs_);
+    return units_ + member.stages[member.depth - 1].value * rows_;
+  }
+
+  void gradient(const Settings& s) {
+    const Reduce reduce = s.reduce;
     const Saved dense{units_, rows_, kStrip, false};
     const int width = p_.max_width;
-    if (p_.member_count == 1)
-      return backward(p_.members[0], dense, vectors_, live_, 1.f, width, grad_in_, grad_out_, walk_.grad, pairs_);
+    if (p_.member_count == 1 || reduce == Reduce::member) {
+      const PackedMember& member = p_.members[reduce == Reduce::member ? s.member : 0];
+      return backward(member, dense, vectors_, live_, 1.f, width, grad_in_, grad_out_, walk_.grad, pairs_);
+    }
     for (int m = 0; m < p_.member_count; ++m) {
       const PackedMember& member = p_.members[m];
       if (reduce == Reduce::mean) {
@@ -150,16 +243,29 @@ class TileKernel {
         backward(member, dense, vectors_, nullptr, 1.f, width, grad_in_, grad_out_, walk_.grad, pairs_);
         return;
       }
-      const int64_t compact_rows = int64_t(strips_) * kCompactStrip;
-      compact_saved(member, moves_, move_count, units_, rows_, compact_, compact_rows);
-      const Saved saved{compact_, compact_rows, kCompactStrip, true};
-      backward(member, saved, (n + kLanes - 1) / kLanes, nullptr, 1.f, width, grad_in_, grad_out_, grad_compact_,
-               pairs_);
-      for (int t = 0; t < n; ++t) {
-        const Walk to = walk(chosen_rows_[t]);
-        const float* from = grad_compact_ + int64_t(t / kStrip) * p_.action_dim * kStrip + t % kStrip;
-        for (int k = 0; k < p_.action_dim; ++k) to.grad[k * kStrip] = from[k * kStrip];
-      }
+      compact_backward(member, n, move_count, nullptr);
+      spread_gradient(n, [](int) DTAG_LAMBDA { return false; });
+    }
+  }
+
+  // Brings the `n` chosen rows together for their gradients, times 1 or each row's own seed.
+  void compact_backward(const PackedMember& member, int n, int move_count, const float* seeds) {
+    const int64_t compact_rows = int64_t(strips_) * kCompactStrip;
+    compact_saved(member, moves_, move_count, units_, rows_, compact_, compact_rows);
+    const Saved saved{compact_, compact_rows, kCompactStrip, true};
+    backward(member, saved, (n + kLanes - 1) / kLanes, nullptr, 1.f, p_.max_width, grad_in_, grad_out_, grad_compact_,
+             pairs_, seeds);
+  }
+
+  // And back to the rows; adds(row): to what stands there.
+  template <class Adds>
+  DTAG_MEMBER void spread_gradient(int n, Adds adds) const {
+    for (int t = 0; t < n; ++t) {
+      const Walk to = walk(chosen_rows_[t]);
+      const float* from = grad_compact_ + int64_t(t / kStrip) * p_.action_dim * kStrip + t % kStrip;
+      const bool add = adds(chosen_rows_[t]);
+      for (int k = 0; k < p_.action_dim; ++k)
+        to.grad[k * kStrip] = add ? to.grad[k * kStrip] + from[k * kStrip] : from[k * kStrip];
     }
   }
 
@@ -167,6 +273,12 @@ class TileKernel {
   const int64_t rows_;
   const int strips_;
   int count_ = 0, vectors_ = 0;  // of the tile at hand
+  bool mixed_ = false;           // its rows have different settings
+  const Settings* settings_ = nullptr;
+  Clock* clocks_;  // of each of the settings
+  int32_t *variant_, *reduce_, *member_;  // of each row; the last two where it is mixed
+  float* seeds_;
+  bool* alike_;  // the rows of a vector have the same settings
   int64_t scratch_bytes_ = 0;
   Walk walk_{};  // of row 0; its action arrays are [strip][A][kStrip]
   float *scale_, *radius_;  // of the walk, where the call gives them

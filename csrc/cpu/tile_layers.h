@@ -152,13 +152,15 @@ static void forward(const PackedMember& m, int64_t rows, int vectors, const bool
   }
 }
 
-// dQ/da times `seed` into grad_action. g and spare: max_width units each.
+// dQ/da times `seed`, or each row's own of `seeds`, into grad_action. g and spare: max_width units each.
 static void backward(const PackedMember& m, const Saved& saved, int vectors, const bool* live, float seed,
-                     int max_width, float* g, float* spare, float* grad_action, uint32_t* pairs) {
+                     int max_width, float* g, float* spare, float* grad_action, uint32_t* pairs,
+                     const float* seeds = nullptr) {
   const int64_t strip_floats = int64_t(max_width) * kStrip;
   int64_t taken = m.saved_units;
   for (int s = 0; s * kVectors < vectors; ++s)
-    for (int v = 0; v < kStrip; v += kLanes) store(g + s * strip_floats + v, splat(seed));
+    for (int v = 0; v < kStrip; v += kLanes)
+      store(g + s * strip_floats + v, seeds ? load(seeds + s * kStrip + v) : splat(seed));
   for (int l = m.depth - 1; l >= 0; --l) {
     const PackedStage& stage = m.stages[l];
     const PackedStage* before = l > 0 && only_relu(m.stages[l - 1]) ? &m.stages[l - 1] : nullptr;

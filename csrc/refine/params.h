@@ -8,9 +8,11 @@ enum class Optimizer : int32_t { sgd, adam, rmsprop };
 enum class Gradient : int32_t { raw, unit, clip_norm };
 enum class Radius : int32_t { none, inf, l2 };
 enum class Select : int32_t { best, last };
-enum class Reduce : int32_t { min, max, mean };  // one member alone is a program with one member
+enum class Reduce : int32_t { min, max, mean, member };  // member: among variants; else a program has that one alone
 
-// How the ascent moves; fixed for the life of a plan. Formulas: torch.optim with maximize=True, state zero at each call.
+constexpr int32_t kMaxVariants = 64;  // settings among which the rows of a call choose
+
+// How the ascent moves; fixed for the life of a plan, which may have several of them (variants). Formulas: torch.optim with maximize=True, state zero at each call.
 struct Settings {
   Optimizer optimizer = Optimizer::sgd;
   float momentum = 0.f;  // sgd
@@ -23,6 +25,7 @@ struct Settings {
   float radius = 0.f;
   Select select = Select::best;
   Reduce reduce = Reduce::min;
+  int32_t member = 0;  // of Reduce::member
   const float* low = nullptr;  // [A] or null: no bounds
   const float* high = nullptr;
 };
@@ -45,6 +48,7 @@ struct Call {
   const float* scale_values = nullptr;  // as lr_values
   int64_t scale_row_stride = 0, scale_dim_stride = 0;
   const float* radius_values = nullptr;  // [B], in units of u, or null: that of the settings
+  const int32_t* row_variants = nullptr;  // [B], which of the plan's settings; null where it has one
   // Details, all null or all set but for the three traces.
   float* q_first = nullptr;           // [B, M]
   float* q_best = nullptr;            // [B, M]

@@ -36,7 +36,9 @@ simt::Shape shape_of(const Choice& choice, int cluster, int threads) {
 
 template <class Tile>
 void launch(const GenericParams& params, const Choice& choice) {
-  simt::launch(shape_of(choice, 1, kThreads), [&] { gpu::generic_kernel<Tile>(params); });
+  simt::launch(shape_of(choice, 1, kThreads), [&] {
+    params.variants ? gpu::generic_kernel<Tile, true>(params) : gpu::generic_kernel<Tile, false>(params);
+  });
 }
 
 }  // namespace

@@ -125,7 +125,13 @@ Result call(Plan& plan, Call c, bool details, int threads) {
 
 void one_case(const Kernels& kernels) {
   const Program program = random_program();
-  const Settings settings = random_settings();
+  std::vector<Settings> settings{random_settings()};
+  while (below(3) == 0) settings.push_back(random_settings());
+  for (Settings& s : settings)
+    if (settings.size() > 1 && below(4) == 0) {
+      s.reduce = Reduce::member;
+      s.member = below(int(program.members.size()));
+    }
   const int dims = program.action_dim;
   std::vector<float> low, high;
   if (below(4)) {
@@ -166,6 +172,9 @@ void one_case(const Kernels& kernels) {
   c.scale_dim_stride = c.lr_dim_stride;
   c.scale = one_of({0.f, 0.5f, 1.f, 1.f});
   c.radius_values = below(3) ? nullptr : radius.get();
+  std::vector<int32_t> variants;
+  for (int64_t b = 0; b < c.batch; ++b) variants.push_back(below(int(settings.size())));
+  c.row_variants = settings.size() > 1 ? variants.data() : nullptr;
 
   for (Plan* plan : {&rows, &tiles}) {
     const Result first = call(*plan, c, true, 1), again = call(*plan, c, false, 1 + below(3));
@@ -176,7 +185,7 @@ void one_case(const Kernels& kernels) {
     }
     for (int64_t i = 0; i < first.q_best.size; ++i) {
       const float q = first.q_best.get()[i], start = first.q_first.get()[i];
-      require(settings.select == Select::last || !std::isfinite(start) || q >= start, "Q became worse");
+      require(settings[size_t(variants[size_t(i / c.candidates)])].select == Select::last || !std::isfinite(start) || q >= start, "Q became worse");
       require(first.index[size_t(i)] >= 0 && first.index[size_t(i)] <= c.steps, "best_index is out of range");
     }
   }

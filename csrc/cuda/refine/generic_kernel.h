@@ -11,12 +11,12 @@ namespace dtag::gpu {
 
 // `folded`: where the states' share is, [out][rows] for each member. `read_state(s, row)` gives the states, for which all units
 // serve as room.
-template <class Tile, class State>
-DTAG_INLINE void evaluate(const cuda::GenericParams& g, float* folded, Evaluate what, State read_state) {
+template <class Tile, bool mixed, class State, class SettingsOf>
+DTAG_INLINE void evaluate(const cuda::GenericParams& g, float* folded, Evaluate what, State read_state, SettingsOf settings_of) {
   const DeviceProgram& p = g.program;
   const TileMemory& m = g.memory;
   const Reduce reduce = g.settings.reduce;
-  const bool mean = reduce == Reduce::mean, folds = what == Evaluate::states, with_gradient = what == Evaluate::gradient;
+  const bool mean = mixed || reduce == Reduce::mean, folds = what == Evaluate::states, with_gradient = what == Evaluate::gradient;
   const float share = mean ? 1.f / float(p.member_count) : 1.f;
   for (int e = 0; e < p.member_count; ++e) {
     const DeviceMember& member = p.members[e];
@@ -61,7 +61,8 @@ DTAG_INLINE void evaluate(const cuda::GenericParams& g, float* folded, Evaluate 
       } else {
         if (step == turn) {  // dQ/dQ, times this member's share
           const Shared<float> q = shared_part<float>(f.y, Tile::kRows);
-          if (thread_index() < Tile::kRows) q[thread_index()] = share;
+          if (thread_index() < Tile::kRows)
+            q[thread_index()] = mixed && settings_of(thread_index()).reduce != Reduce::mean ? 1.f : share;
           sync_block();
         }
         ops_backward<Tile>(p, m, stage, p.units);
@@ -71,7 +72,7 @@ DTAG_INLINE void evaluate(const cuda::GenericParams& g, float* folded, Evaluate 
         f.padded = stage.in_padded;
         f.x = f.y;
         f.y = l > 0 ? unit_offset<Tile>(m, before.value) : m.grad;
-        f.finish = l == 0 ? mean && e > 0 ? Finish::add : Finish::to_chosen : before.relu ? Finish::mask : Finish::store;
+        f.finish = l == 0 ? mixed ? Finish::as_taken : mean && e > 0 ? Finish::add : Finish::to_chosen : before.relu ? Finish::mask : Finish::store;
       }
       product<Tile>(f);
       if (folds || back) continue;
@@ -79,17 +80,23 @@ DTAG_INLINE void evaluate(const cuda::GenericParams& g, float* folded, Evaluate 
       if (step + 1 < turn) continue;
       if (thread_index() < Tile::kRows) {
         const int r = thread_index();
-        join_member<Tile>(m, reduce, e, share, r, shared_part<float>(f.y, Tile::kRows)[r]);
+        const float q = shared_part<float>(f.y, Tile::kRows)[r];
+        if constexpr (mixed)
+          join_member<Tile>(m, settings_of(r), e, share, r, q);
+        else
+          join_member<Tile>(m, reduce, e, share, r, q);
       }
       sync_block();
     }
   }
 }
 
-template <class Tile>
+// mixed: each row has one of g.variants.
+template <class Tile, bool mixed>
 DTAG_KERNEL(cuda::kThreads)
 generic_kernel(const DTAG_GRID_CONSTANT cuda::GenericParams g) {
-  const TileRows<Tile> rows(g.call, g.settings, g.memory, g.program.action_dim);
+  const TileRows<Tile, TileMemory, WholeBlock, mixed> rows(g.call, mixed ? *g.variants : g.settings, g.memory,
+                                                           g.program.action_dim, Tile::kRows, true, g.variant_count);
   const DeviceProgram& p = g.program;
   float* folded = g.folded + int64_t(block_index()) * p.base_units * Tile::kRows;
   for (int64_t tile = block_index(); tile < rows.tile_count(); tile += block_count()) {
@@ -97,17 +104,19 @@ generic_kernel(const DTAG_GRID_CONSTANT cuda::GenericParams g) {
       const int64_t state = tile * rows.states_each();
       rows.begin(state, first);
       const auto read_state = [&](int s, int r) DTAG_LAMBDA { return rows.state(state, r, s); };
+      const auto settings_of = [&](int r) DTAG_LAMBDA -> const Settings& { return rows.settings_of(state, r); };
       Clock clock;
       int i = first == 0 ? -1 : 0;
       for (bool more = true; more && (i < 0 || rows.any_walking()); ++i) {
         if (i >= 0) more = rows.any_going_on(i);
         const Evaluate what = i < 0 ? Evaluate::states : more ? Evaluate::gradient : Evaluate::q;
-        if (more || rows.last_q_needed()) evaluate<Tile>(g, folded, what, read_state);
+        if (more || rows.last_q_needed()) evaluate<Tile, mixed>(g, folded, what, read_state, settings_of);
         if (i < 0) continue;
         rows.observe(state, first, i);
         if (more) {
           // Doubles are slow on many devices: only where rows are walked.
-          if (g.settings.optimizer == Optimizer::adam && thread_index() < Tile::kRows) clock.tick(g.settings);
+          if (thread_index() < Tile::kRows && settings_of(thread_index()).optimizer == Optimizer::adam)
+            clock.tick(settings_of(thread_index()));
           rows.step(state, first, i, clock);
         }
       }

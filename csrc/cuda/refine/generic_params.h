@@ -12,6 +12,8 @@ struct GenericParams {
   Settings settings;
   Call call;
   TileMemory memory;
+  const Settings* variants;  // [variant_count] in device memory, their bounds too; null: all rows have `settings`
+  int32_t variant_count;
   float* folded;  // [blocks][base_units][rows]: the state's share of the first layers
 };
 

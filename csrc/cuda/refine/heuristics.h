@@ -327,9 +327,20 @@ struct Layouts {
   const HopperLayout* hopper;
 };
 
-// The kernel of fewest predicted clocks; `why`, if given, gets a reason for each kernel that was not taken.
+// The kernel of fewest predicted clocks; `why`, if given, gets a reason for each kernel that was not taken. mixed: rows have
+// settings of their own.
 inline Choice choose(const Layouts& layouts, int action_dim, const DeviceTraits& device, int64_t states, int candidates,
-                     Only only = {}, std::vector<std::string>* why = nullptr) {
+                     Only only = {}, std::vector<std::string>* why = nullptr, bool mixed = false) {
+  if (mixed) {
+    const std::string others = "the latency, tensor and Hopper kernels refine rows of one variant";
+    if (only.kernel == Kernel::none || only.kernel == Kernel::generic) {
+      if (why) why->push_back(others);
+      return choose_generic(layouts.generic, action_dim, device, states, candidates, only.rows);
+    }
+    Choice none;
+    none.reason = others;
+    return none;
+  }
   const auto may = [&](Kernel kernel) { return only.kernel == Kernel::none || only.kernel == kernel; };
   std::vector<Choice> choices;
   if (may(Kernel::latency)) choices.push_back(choose_latency(layouts.latency, device, states, candidates, only.rows));

@@ -26,7 +26,7 @@ DeviceTraits device_traits(int device) {
   traits.cooperative = attribute(cudaDevAttrCooperativeLaunch, device) != 0;
   const OnDevice guard(device);
   cudaFuncAttributes attributes;  // asked for so that a device without code is refused here, not at the first call
-  check(cudaFuncGetAttributes(&attributes, gpu::generic_kernel<Tile64>), "the CUDA kernels of this build");
+  check(cudaFuncGetAttributes(&attributes, gpu::generic_kernel<Tile64, false>), "the CUDA kernels of this build");
   return traits;
 }
 
@@ -41,8 +41,11 @@ bool is_capturing(void* stream) {
 
 void launch_generic(const GenericParams& params, const Choice& choice, int device, void* stream) {
   const auto with_tile = [&]<class Tile>() {
-    launch<gpu::generic_kernel<Tile>>(params, {choice.blocks, kThreads, choice.shared_bytes()}, device, stream,
-                                      "launch of the generic kernel");
+    const Grid grid{choice.blocks, kThreads, choice.shared_bytes()};
+    if (params.variants)
+      launch<gpu::generic_kernel<Tile, true>>(params, grid, device, stream, "launch of the generic kernel");
+    else
+      launch<gpu::generic_kernel<Tile, false>>(params, grid, device, stream, "launch of the generic kernel");
   };
   switch (choice.rows) {
     case 64: return with_tile.template operator()<Tile64>();

@@ -16,6 +16,7 @@ enum class Finish {
   to_global,   // global_y = sum
   to_chosen,   // y = sum in the rows of `take`
   add,         // y += sum
+  as_taken,    // y = sum or y += sum or neither, as `take` says of the row (ensemble.h)
 };
 
 struct Product {
@@ -55,6 +56,8 @@ DTAG_INLINE void finish(const Product& p, int o, int r, Float4 sum) {
         sum.v[j] = old.v[j] <= 0.f ? 0.f : sum.v[j];
       else if (p.finish == Finish::add)
         sum.v[j] += old.v[j];
+      else if (p.finish == Finish::as_taken)
+        sum.v[j] = take[j] == 0 ? old.v[j] : take[j] == 1 ? sum.v[j] : sum.v[j] + old.v[j];
       else
         sum.v[j] = take[j] ? sum.v[j] : old.v[j];
     }

@@ -19,16 +19,18 @@ struct OneWarpgroup {
   DTAG_MEMBER static bool sync_or(bool x) { return sync_warpgroup_or(x); }
 };
 
-// Memory: has the arrays of TileMemory up to `winner_q`.
-template <class Tile, class Memory = cuda::TileMemory, class Team = WholeBlock>
+// Memory: has the arrays of TileMemory up to `winner_q`. mixed: each state has one of several settings.
+template <class Tile, class Memory = cuda::TileMemory, class Team = WholeBlock, bool mixed = false>
 class TileRows {
  public:
   static constexpr int kRows = Tile::kRows;
 
-  // Of the tile's rows, `rows` are used. Where several blocks walk the same rows, one `tells` the caller.
-  DTAG_MEMBER TileRows(const Call& call, const Settings& settings, const Memory& memory, int dims, int rows = kRows, bool tells = true)
+  // Of the tile's rows, `rows` are used. Where several blocks walk the same rows, one `tells` the caller. settings: if mixed,
+  // the first of `variants`.
+  DTAG_MEMBER TileRows(const Call& call, const Settings& settings, const Memory& memory, int dims, int rows = kRows,
+                       bool tells = true, int variants = 1)
       : c_(call), s_(settings), m_(memory), dims_(dims), candidates_(call.candidates < rows ? call.candidates : rows),
-        used_(rows / candidates_ * candidates_), tells_(tells) {}
+        used_(rows / candidates_ * candidates_), tells_(tells), variants_(variants) {}
 
   // A tile holds states_each() states with candidates_each() candidates; more candidates come in several rounds.
   DTAG_MEMBER int candidates_each() const { return candidates_; }
@@ -48,6 +50,14 @@ class TileRows {
     return r < used_ && b < c_.batch && candidate < c_.candidates ? b * c_.candidates + candidate : -1;
   }
 
+  // Those of row r; of a place without a row, any.
+  DTAG_MEMBER const Settings& settings_of(int64_t from, int r) const {
+    if constexpr (!mixed) return s_;
+    const int64_t b = from + r / candidates_;
+    // Nobody has checked what only the device knows.
+    return (&s_)[between(c_.row_variants[b < c_.batch ? b : 0], 0, variants_ - 1)];
+  }
+
   DTAG_MEMBER void begin(int64_t from, int first) const {
     const int r = Team::thread();
     if (r < kRows) {
@@ -62,7 +72,7 @@ class TileRows {
       *w.alive = at < 0 ? 0 : -1;
       *w.best_index = 0;
       *w.q = 0.f;
-      walk_begin<float>(w, s_);
+      walk_begin<float>(w, settings_of(from, r));
     }
     Team::sync();
   }
@@ -73,14 +83,14 @@ class TileRows {
     return Team::sync_or(Team::thread() < kRows && alive(Team::thread()) && *walk(Team::thread()).steps > i);
   }
   // Not for "last" when nobody asks.
-  DTAG_MEMBER bool last_q_needed() const { return s_.select == Select::best || c_.q_first || c_.candidates > 1; }
+  DTAG_MEMBER bool last_q_needed() const { return mixed || s_.select == Select::best || c_.q_first || c_.candidates > 1; }
 
   DTAG_MEMBER void observe(int64_t from, int first, int i) const {
     const int r = Team::thread();
     if (r >= kRows) return;
     const Walk w = walk(r);
     if (c_.trace_q) trace(c_.trace_q, c_.trace_actions, row(from, first, r), i, alive(r), *w.q, w.action);
-    walk_observe<float>(w, s_, i);
+    walk_observe<float>(w, settings_of(from, r), i);
     // Until the step is known to come: the gradient of the last iterate is not computed.
     if (c_.trace_q) trace(nullptr, c_.trace_grad, row(from, first, r), i, false, 0.f, w.grad);
   }
@@ -91,7 +101,8 @@ class TileRows {
       const Walk w = walk(r);
       if (c_.trace_q && alive(r)) trace(nullptr, c_.trace_grad, row(from, first, r), i, true, 0.f, w.grad);
       const int64_t at = row(from, first, r);
-      walk_step<float>(Stepping{w, Reach(c_, s_, at < 0 ? 0 : at / c_.candidates)}, s_, clock, i);
+      const Settings& s = settings_of(from, r);
+      walk_step<float>(Stepping{w, Reach(c_, s, at < 0 ? 0 : at / c_.candidates)}, s, clock, i);
     }
   }
 
@@ -184,6 +195,7 @@ class TileRows {
   const Memory& m_;
   int dims_, candidates_, used_;  // used_: rows of the tile
   bool tells_;
+  int variants_;
 };
 
 }  // namespace dtag::gpu

@@ -3,7 +3,7 @@
 from .api import explain, refine
 from .explain import Explanation
 from .info import RefineInfo
-from .options import SGD, Adam, ClipNorm, Radius, RMSprop
+from .options import SGD, Adam, ClipNorm, Radius, RMSprop, Variant
 from .program import Activation, CriticProgram, LayerNorm, Linear
 from .refiner import Refiner
 
@@ -20,6 +20,7 @@ __all__ = [
     "Radius",
     "RefineInfo",
     "Refiner",
+    "Variant",
     "explain",
     "refine",
 ]

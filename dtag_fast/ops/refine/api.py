@@ -15,7 +15,7 @@ from .cache import WeakCache
 from .compiled import call_operator, decode, encode
 from .critic import CriticCall, CriticError
 from .explain import Explanation, describe
-from .options import bounds_key, split_radius
+from .options import Variant, bounds_key, split_radius
 from .program import MAX_ACTION, CriticProgram
 from .refiner import DEFAULT_BOUNDS, DefaultBounds, Refiner
 
@@ -38,6 +38,8 @@ def refine(
     gradient: Any = "raw",
     radius: Any = None,
     select: str = "best",
+    variants: Sequence[Variant] | None = None,
+    variant: Any = None,
     precision: str | None = None,
     backend: str | None = None,
     return_info: bool | str = False,
@@ -70,6 +72,9 @@ def refine(
         radius: None, r for ||a_i - a_0||_inf <= r, or Radius(r, "l2"); r is a number >= 0 or one for each
             row, (B,) or (B, 1). With a scale, of u: ||(a_i - a_0) / scale|| <= r.
         select: "best" of all iterates (the earliest on ties), or "last".
+        variants: None, or up to 64 Variant(...), each of an optimizer, gradient, reduce, radius and select,
+            which are then left out here: rows of one call, of one kernel launch, under different ones.
+        variant: with `variants`, which of them each row has, integers (B,).
         precision: "highest" (fp32), "high" (on NVIDIA GPUs bf16x3 or tf32), "medium" (bf16 weights, fp32
             sums), or None for torch.get_float32_matmul_precision().
         backend: None for the first of these that can run the call, or its name to insist; see `explain`.
@@ -93,6 +98,7 @@ def refine(
         "gradient": gradient,
         "radius": shared,
         "select": select,
+        "variants": tuple(variants) if isinstance(variants, list) else variants,
         "precision": precision,
         "backend": backend,
         "return_info": return_info,
@@ -107,12 +113,14 @@ def refine(
         # Dynamo takes an id() for a constant and guards its object; torch 2.11 takes no module for one.
         ids = tuple([id(part) for part in parts])
         handle = _handle(tuple((name, encode(x)) for name, x in settings.items()), bounds, ids)
-        return call_operator(handle, weights, return_info, states, actions, steps, lr, scale, limits)
+        return call_operator(handle, weights, return_info, states, actions, steps, lr, scale, limits, variant)
     settings["precision"] = precision or torch.get_float32_matmul_precision()
-    numbers = type(steps) is int and isinstance(lr, float | int) and limits is None
+    numbers = type(steps) is int and isinstance(lr, float | int) and limits is None and variant is None
     if numbers and (scale is None or isinstance(scale, float | int)):
         return _cached(critic, settings, steps=steps, lr=lr, scale=scale)(states, actions)
-    return _cached(critic, settings).run(states, actions, steps=steps, lr=lr, scale=scale, radius=limits)
+    return _cached(critic, settings).run(
+        states, actions, steps=steps, lr=lr, scale=scale, radius=limits, variant=variant
+    )
 
 
 def _handle(settings: tuple, bounds: Any, ids: tuple[int, ...]) -> int:

@@ -129,11 +129,12 @@ class Binding:
             raise ValueError(
                 f"states: expected the critic's device, {lowering.device}, got {device}; use .to()"
             )
-        if isinstance(options.reduce, int) and not 0 <= options.reduce < lowering.outputs:
-            raise ValueError(
-                f"reduce: expected a member in 0..{lowering.outputs - 1}, as the critic returns "
-                f"{lowering.outputs} Q, got {options.reduce}"
-            )
+        for one in options.each():
+            if isinstance(one.reduce, int) and not 0 <= one.reduce < lowering.outputs:
+                raise ValueError(
+                    f"reduce: expected a member in 0..{lowering.outputs - 1}, as the critic returns "
+                    f"{lowering.outputs} Q, got {one.reduce}"
+                )
         program, snapshot, self.watch = lowered, None, None
         if isinstance(lowered, Lowered):
             self.watch = Watch(lowered.slots)

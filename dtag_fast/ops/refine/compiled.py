@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .info import RefineInfo
-from .options import SGD, Adam, ClipNorm, Radius, RMSprop
+from .options import SGD, Adam, ClipNorm, Radius, RMSprop, Variant
 
 _handles: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 _numbers = itertools.count(1)
@@ -42,12 +42,18 @@ def encode(option: Any) -> Any:
         return ("RMSprop", option.alpha, option.eps)
     if isinstance(option, ClipNorm):
         return ("ClipNorm", option.limit)
+    if isinstance(option, list | tuple):
+        return ("variants", *(tuple((name, encode(x)) for name, x in vars(v).items()) for v in option))
     return ("Radius", option.limit, option.norm) if isinstance(option, Radius) else option
 
 
 def decode(option: Any) -> Any:
     """The inverse of `encode`."""
-    return _OPTIONS[option[0]](*option[1:]) if isinstance(option, tuple) else option
+    if not isinstance(option, tuple):
+        return option
+    if option[0] == "variants":
+        return [Variant(**{name: decode(x) for name, x in fields}) for fields in option[1:]]
+    return _OPTIONS[option[0]](*option[1:])
 
 
 def info_fields(dims: int, return_info: Any) -> tuple[str, ...]:
@@ -72,10 +78,11 @@ def refine_operator(
     lr: Tensor | None,
     scale: Tensor | None,
     radius: Tensor | None,
+    variant: Tensor | None,
     most_steps: int,
     handle: int,
 ) -> list[Tensor]:
-    """[refined actions, *info]; `steps`, `lr`, `scale`, `radius` replace those of the Refiner when given."""
+    """[refined actions, *info]; numbers of rows replace those of the Refiner when given."""
     refiner = _handles.get(handle)
     if refiner is None:
         raise RuntimeError(
@@ -90,7 +97,7 @@ def refine_operator(
                 "refine "
                 "outside of that graph"
             )
-    numbers = {"steps": steps, "lr": lr, "scale": scale, "radius": radius}
+    numbers = {"steps": steps, "lr": lr, "scale": scale, "radius": radius, "variant": variant}
     own = all(x is None for x in numbers.values())
     result = refiner.eager(states, actions) if own else refiner.run(states, actions, **numbers)
     if refiner.return_info is False:
@@ -100,7 +107,7 @@ def refine_operator(
 
 
 @refine_operator.register_fake
-def _(states, actions, weights, steps, lr, scale, radius, most_steps, handle):
+def _(states, actions, weights, steps, lr, scale, radius, variant, most_steps, handle):
     refiner = _handles[handle]
     shape = tuple(actions.shape)
     rows, width = shape[:1] if len(shape) > 1 else (), shape[-1:]
@@ -120,7 +127,7 @@ def _(states, actions, weights, steps, lr, scale, radius, most_steps, handle):
 
 
 def call_operator(
-    handle: int, weights: list[Tensor], return_info: Any, states, actions, steps, lr, scale, radius
+    handle: int, weights: list[Tensor], return_info: Any, states, actions, steps, lr, scale, radius, variant
 ) -> Any:
     """The operator in the shape of `refine`'s result; what torch.compile sees of a call."""
     if not isinstance(states, Tensor) or not isinstance(actions, Tensor):
@@ -136,6 +143,7 @@ def call_operator(
         lr if isinstance(lr, Tensor) else None,
         scale if isinstance(scale, Tensor) else None,
         radius,
+        variant,
         0 if per_row else steps,
         handle,
     )

@@ -113,11 +113,12 @@ class CpuExecutor:
         lr: float | Tensor,
         scale: float | Tensor | None = None,
         radius: Tensor | None = None,
+        variant: Tensor | None = None,
         info: InfoBuffers | None,
     ) -> None:
         """See Executor.run."""
         most = max(int(steps.max()), 0) if isinstance(steps, Tensor) else steps
-        self._plan.run(**call_arguments(states, actions, out, steps, most, lr, scale, radius, info))
+        self._plan.run(**call_arguments(states, actions, out, steps, most, lr, scale, radius, variant, info))
 
     def prepare_call(
         self,

@@ -49,6 +49,10 @@ class _Form:
         self.tables = torch.frombuffer(bytearray(plan.tables(kernel)), dtype=torch.uint8).to(device)
         self.numbers = torch.zeros(plan.numbers(kernel), dtype=torch.float32, device=device)
         self._pieces = plan.pieces(kernel)
+        self.variants = torch.empty(0, dtype=torch.uint8)
+        if options.variants:
+            table = bytearray(plan.settings_table(self.numbers.data_ptr()))
+            self.variants = torch.frombuffer(table, dtype=torch.uint8).to(device)
         for what, _, _, _, offset, _, columns, _, _ in self._pieces:
             if what in ("low", "high"):
                 bound = torch.from_numpy(options.low if what == "low" else options.high)
@@ -164,6 +168,7 @@ class CudaExecutor:
         lr: float | Tensor,
         scale: float | Tensor | None = None,
         radius: Tensor | None = None,
+        variant: Tensor | None = None,
         info: InfoBuffers | None,
     ) -> None:
         """See Executor.run."""
@@ -171,7 +176,8 @@ class CudaExecutor:
         if candidates > 1 and _overlap(out, actions):
             # Later rounds of candidates would read what the first has written.
             apart = torch.empty(batch, width, device=out.device)
-            self.run(states, actions, apart, steps=steps, lr=lr, scale=scale, radius=radius, info=info)
+            numbers = {"steps": steps, "lr": lr, "scale": scale, "radius": radius, "variant": variant}
+            self.run(states, actions, apart, **numbers, info=info)
             out.copy_(apart)
             return
         kernel, rows, folded_floats, reason, _ = self._choice(batch, candidates)
@@ -187,7 +193,7 @@ class CudaExecutor:
         with self._lock:  # not between the many copies of a repack in another thread
             workspace = self._workspace(batch, candidates)
             self._plan.run(
-                **call_arguments(states, actions, out, steps, most, lr, scale, radius, info),
+                **call_arguments(states, actions, out, steps, most, lr, scale, radius, variant, info),
                 numbers=form.numbers.data_ptr(),
                 tables=form.tables.data_ptr(),
                 folded=folded.data_ptr(),
@@ -197,6 +203,7 @@ class CudaExecutor:
                 only_rows=rows,
                 workspace=workspace.data_ptr(),
                 workspace_bytes=workspace.nbytes,
+                variants=form.variants.data_ptr(),
             )
 
     def prepare_call(

@@ -84,6 +84,7 @@ class Executor(Protocol):
         lr: float | Tensor,
         scale: float | Tensor | None = None,
         radius: Tensor | None = None,
+        variant: Tensor | None = None,
         info: InfoBuffers | None,
     ) -> None:
         """Refine `actions` into `out`, never touching `states` or `actions`.
@@ -91,7 +92,9 @@ class Executor(Protocol):
         states (B, S) float32 with stride(1) == 1 (rows may be strided); actions (B, M, A) float32 contiguous;
         out (B, A) float32 contiguous; steps int or int32 (B,); lr float or float32 (B, 1) | (1, A) | (B, A),
         contiguous; scale None or as lr; radius float32 (B,), limits of rows in place of the one in the
-        options, or None. All on the executor's device. B >= 1.
+        options, or None; variant int32 (B,), whose of `options.variants` each row has, None where there are
+        none. On a GPU nobody has looked whether there is such a one: the nearest is taken. All on the
+        executor's device. B >= 1.
         """
 
 

@@ -176,6 +176,31 @@ def check_row_radius(limit: Any) -> Tensor:
     return limit.reshape(-1)
 
 
+def check_variant(variant: Any, count: int) -> Tensor | None:
+    """None, or an int32 tensor (B,) of positions among `count` variants (how many, is checked per call)."""
+    if variant is None:
+        return None
+    if not isinstance(variant, Tensor | np.ndarray | list | tuple):
+        raise TypeError(f"variant: expected integers of shape (B,), one for each row, got {variant!r}")
+    variant = torch.as_tensor(variant)
+    if variant.dtype not in (torch.int32, torch.int64, torch.int16, torch.int8, torch.uint8):
+        raise TypeError(f"variant: expected integers, got dtype {variant.dtype}")
+    if variant.ndim != 1:
+        raise ValueError(f"variant: expected shape (B,), one for each row, got {tuple(variant.shape)}")
+    if variant.device.type == "cpu" and variant.numel():
+        low, high = int(variant.min()), int(variant.max())
+        if low < 0 or high >= count:
+            raise ValueError(f"variant: expected integers in 0..{count - 1}, got {low}..{high}")
+    return variant.to(torch.int32).contiguous()
+
+
+def fit_variant(variant: Tensor | None, batch: int) -> Tensor | None:
+    """Positions must have one entry per row."""
+    if variant is not None and variant.shape[0] != batch:
+        raise ValueError(f"variant: expected {batch} entries, one per row, got {variant.shape[0]}")
+    return variant
+
+
 def fit_steps(steps: int | Tensor, batch: int) -> int | Tensor:
     """Per-row steps must have one entry per row."""
     if isinstance(steps, Tensor) and steps.shape[0] != batch:

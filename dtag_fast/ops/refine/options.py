@@ -6,7 +6,7 @@ Formulas are those of torch.optim with maximize=True; optimizer state is zero at
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Literal
 
@@ -129,14 +129,47 @@ class Radius:
             raise ValueError(f'radius: expected norm "inf" or "l2", got {self.norm!r}')
 
 
+MAX_VARIANTS = 64  # refine/params.h holds as many
+
 Optimizer = SGD | Adam | RMSprop
 Gradient = Literal["raw", "unit"] | ClipNorm
 Reduce = Literal["min", "mean"] | int
 
 
+@dataclass(frozen=True)
+class Variant:
+    """What rows of one call may differ in beside numbers: `refine(..., variants=[...], variant=index)`.
+
+    Args: those of `refine`, with its defaults; `radius` is one number or Radius, not one for each row.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+
+    optimizer: Any = "sgd"
+    gradient: Any = "raw"
+    reduce: Any = "min"
+    radius: Any = None
+    select: Any = "best"
+
+    def __post_init__(self) -> None:
+        radius, limits = split_radius(self.radius)
+        if limits is not None:
+            raise ValueError(
+                f"radius: a Variant has one number, got {len(limits)} of them; make a Variant for each"
+            )
+        checked = parse_choices(self.optimizer, self.reduce, self.gradient, radius, self.select)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+
 @dataclass(frozen=True, eq=False)
 class RefineOptions:
-    """Checked options for the backends. `low`, `high`: float32 (A,) arrays (+-inf allowed) or None."""
+    """Checked options for the backends. `low`, `high`: float32 (A,) arrays (+-inf allowed) or None.
+
+    variants: what rows choose among at every call, at least two; then the five options beside bounds are not
+    read. Empty where all rows have these.
+    """
 
     optimizer: Optimizer = SGD()
     reduce: Reduce = "min"
@@ -145,6 +178,11 @@ class RefineOptions:
     select: Literal["best", "last"] = "best"
     low: np.ndarray | None = None
     high: np.ndarray | None = None
+    variants: tuple[Variant, ...] = ()
+
+    def each(self) -> tuple[RefineOptions, ...]:
+        """The options that rows have: of every variant, or these alone."""
+        return tuple(replace(self, variants=(), **vars(v)) for v in self.variants) or (self,)
 
 
 _OPTIMIZERS = {"sgd": SGD, "adam": Adam, "rmsprop": RMSprop}
@@ -205,15 +243,39 @@ def parse_select(value: Any) -> Literal["best", "last"]:
     raise _unknown("select", value, '"best" or "last"', str)
 
 
-def parse_options(*, optimizer: Any, reduce: Any, gradient: Any, radius: Any, select: Any) -> RefineOptions:
-    """Everything that does not depend on the critic's dimensions."""
-    return RefineOptions(
-        optimizer=parse_optimizer(optimizer),
-        reduce=parse_reduce(reduce),
-        gradient=parse_gradient(gradient),
-        radius=parse_radius(radius),
-        select=parse_select(select),
-    )
+def parse_choices(optimizer: Any, reduce: Any, gradient: Any, radius: Any, select: Any) -> dict[str, Any]:
+    """The options by name, each as the backends know it."""
+    return {
+        "optimizer": parse_optimizer(optimizer),
+        "reduce": parse_reduce(reduce),
+        "gradient": parse_gradient(gradient),
+        "radius": parse_radius(radius),
+        "select": parse_select(select),
+    }
+
+
+def parse_options(
+    *, optimizer: Any, reduce: Any, gradient: Any, radius: Any, select: Any, variants: Any = None
+) -> RefineOptions:
+    """Everything that does not depend on the critic's dimensions. One variant is options for all rows."""
+    choices = parse_choices(optimizer, reduce, gradient, radius, select)
+    if variants is None:
+        return RefineOptions(**choices)
+    if not isinstance(variants, list | tuple) or not all(isinstance(v, Variant) for v in variants):
+        raise TypeError(f"variants: expected a list of Variant(...), got {variants!r}")
+    if not 1 <= len(variants) <= MAX_VARIANTS:
+        raise ValueError(
+            f"variants: expected 1 to {MAX_VARIANTS} of them, got {len(variants)}; numbers that differ from "
+            "row to row (steps, lr, scale) need no variant"
+        )
+    for name, default in vars(Variant()).items():
+        if choices[name] != default:
+            raise ValueError(
+                f"{name}: with `variants` each row has that of its variant, got {choices[name]!r} beside "
+                "them; leave it out"
+            )
+    first = vars(variants[0])
+    return RefineOptions(**first) if len(variants) == 1 else RefineOptions(variants=tuple(variants))
 
 
 def check_choice(name: str, value: Any, taken: tuple) -> None:

@@ -52,15 +52,23 @@ def plan_settings(program: CriticProgram, options: RefineOptions) -> tuple[dict,
     Raises:
         ValueError: for a member number outside the ensemble.
     """
+    if options.variants:
+        return {"variants": [_variant(program, one) for one in options.each()]}, None
     reduce = reduction_of(program, options)
     member = reduce if isinstance(reduce, int) else None
-    settings = {
-        "reduce": "min" if member is not None else reduce,
-        "radius_norm": radius_norm(options),
-        **walk_settings(options),
-        **_optimizer(options),
-    }
-    return settings, member
+    return _ways(options) | {"reduce": "min" if member is not None else reduce}, member
+
+
+def _variant(program: CriticProgram, options: RefineOptions) -> dict:
+    """The same of one among several: its member is chosen where the rows are."""
+    reduce = reduction_of(program, options)
+    chosen = {"reduce": "member", "member": reduce} if isinstance(reduce, int) else {"reduce": reduce}
+    return _ways(options) | chosen
+
+
+def _ways(options: RefineOptions) -> dict:
+    """All but the reduction."""
+    return {"radius_norm": radius_norm(options), **walk_settings(options), **_optimizer(options)}
 
 
 def call_arguments(
@@ -72,6 +80,7 @@ def call_arguments(
     lr: float | Tensor,
     scale: float | Tensor | None,
     radius: Tensor | None,
+    variant: Tensor | None,
     info: InfoBuffers | None,
 ) -> dict:
     """The arguments of Executor.run as the compiled plans take them: arrays by address."""
@@ -99,6 +108,8 @@ def call_arguments(
             call[name] = value
     if radius is not None:
         call["radius_values"] = radius.data_ptr()
+    if variant is not None:
+        call["row_variants"] = variant.data_ptr()
     if info is not None:
         call |= {
             "q_first": info.q_0.data_ptr(),

@@ -227,6 +227,42 @@ def evaluate_program(program: CriticProgram, states: Tensor, actions: Tensor) ->
     return q if program.reduction is None else reduce_members(q, program.reduction)[None]
 
 
+def _each_variant(
+    members: Members,
+    states: Tensor,
+    actions: Tensor,
+    options: tuple[RefineOptions, ...],
+    variant: Tensor | None,
+    numbers: dict,
+    trace: bool,
+) -> Iterates:
+    """Iterates of rows (N,) under the options that `variant` (N,) names, one loop for each of them."""
+    if len(options) == 1:
+        return action_gradient(members, states, actions, options[0], **numbers, trace=trace)
+    steps, total = numbers["steps"], len(actions)
+    n = int(steps.max()) if isinstance(steps, Tensor) else steps
+    scalars = [torch.empty_like(actions[:, 0]) for _ in range(2)]
+    traces = [None] * 3
+    if trace:
+        shapes = [actions.shape, (total,), actions.shape]
+        traces = [actions.new_full((n + 1, *shape), torch.nan) for shape in shapes]
+    index = torch.empty(total, dtype=torch.int32, device=actions.device)
+    whole = Iterates(torch.empty_like(actions), scalars[0], index, scalars[1], *traces)
+    nearest = variant.clamp(0, len(options) - 1)
+    for position in nearest.unique().tolist():
+        rows = torch.nonzero(nearest == position)[:, 0]
+        own = {
+            name: x[rows] if isinstance(x, Tensor) and len(x) == total else x for name, x in numbers.items()
+        }
+        found = action_gradient(members, states[rows], actions[rows], options[position], **own, trace=trace)
+        for target, part in zip(whole[:4], found[:4], strict=True):
+            target[rows] = part
+        for target, part in zip(whole[4:], found[4:], strict=True):
+            if trace:
+                target[: len(part), rows] = part
+    return whole
+
+
 class TorchExecutor:
     """The "torch" backend: the loop above over a callable `members`, in the dtype the inputs come in."""
 
@@ -237,7 +273,17 @@ class TorchExecutor:
         self.options = options
 
     def run(
-        self, states, actions, out, *, steps, lr, scale=None, radius=None, info: InfoBuffers | None = None
+        self,
+        states,
+        actions,
+        out,
+        *,
+        steps,
+        lr,
+        scale=None,
+        radius=None,
+        variant=None,
+        info: InfoBuffers | None = None,
     ) -> None:
         batch, candidates, width = actions.shape
 
@@ -245,15 +291,14 @@ class TorchExecutor:
             rowwise = isinstance(x, Tensor) and len(x) == batch
             return x.repeat_interleave(candidates, 0) if rowwise and candidates > 1 else x
 
-        result = action_gradient(
+        numbers = {"steps": steps, "lr": lr, "scale": scale, "radius": radius}
+        result = _each_variant(
             self.members,
             per_candidate(states),
             actions.reshape(-1, width),
-            self.options,
-            steps=per_candidate(steps),
-            lr=per_candidate(lr),
-            scale=per_candidate(scale),
-            radius=per_candidate(radius),
+            self.options.each(),
+            per_candidate(variant),
+            {name: per_candidate(value) for name, value in numbers.items()},
             trace=info is not None and info.trace_q is not None,
         )
         q = result.q.view(batch, candidates)

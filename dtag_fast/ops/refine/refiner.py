@@ -25,6 +25,7 @@ from .compiled import call_operator, register
 from .device_copies import DeviceCopies
 from .executor import PreparedCall
 from .info import allocate, to_info
+from .options import Variant
 from .program import CriticProgram
 from .streams import streams_of
 
@@ -46,6 +47,7 @@ class Numbers(NamedTuple):
     lr: float | Tensor
     scale: float | Tensor | None
     radius: Tensor | None  # limits in place of the one in the options
+    variant: Tensor | None
 
 
 _lowerings = WeakCache()
@@ -57,6 +59,7 @@ class Refiner:
 
     Args: those of `refine`. `steps`, `lr`, `scale` and `radius` given per row fix the batch size. A Refiner
     keeps its critic alive.
+        variant: which of `variants` each row has; a call may give others (`run`).
         batch_invariant: on a CPU, take the same kernel for batches of all sizes, so that the bits of a row do
             not depend on how many others there are; otherwise a few rows have a kernel of their own, which
             is faster and rounds differently. No other backend promises this: it changes nothing there.
@@ -85,6 +88,8 @@ class Refiner:
         gradient: Any = "raw",
         radius: Any = None,
         select: str = "best",
+        variants: Sequence[Variant] | None = None,
+        variant: Any = None,
         precision: str | None = None,
         backend: str | None = None,
         return_info: bool | str = False,
@@ -100,6 +105,8 @@ class Refiner:
             "gradient": gradient,
             "radius": radius,
             "select": select,
+            "variants": variants,
+            "variant": variant,
             "precision": precision,
             "backend": backend,
             "return_info": return_info,
@@ -131,16 +138,23 @@ class Refiner:
         backend,
         return_info,
         scale=None,
+        variant=None,
         batch_invariant=False,
         **choices,
     ) -> None:
         self._critic = critic
+        self._invariant = batch_invariant
         self._kernel = "tiles" if batch_invariant else None
         self.steps, self.lr = inputs.check_steps(steps), inputs.check_lr(lr)
         self.scale = inputs.check_scale(scale)
         shared, self.radius = options.split_radius(radius)
         self._bounds, self._only_default = bounds, isinstance(bounds, DefaultBounds)
         self._options = options.parse_options(radius=shared, **choices)
+        if self._options.variants and self.radius is not None:
+            raise ValueError("radius: with `variants` each row has that of its variant; leave it out")
+        self._count = len(choices["variants"]) if choices.get("variants") is not None else 0
+        self.variant = self._check_variant(variant)
+        self._alone: dict[int, Refiner] = {}
         options.check_choice("precision", precision, (None, *PRECISIONS))
         options.check_choice("backend", backend, (None, *BACKENDS))
         options.check_choice("return_info", return_info, (False, True, "trace"))
@@ -175,6 +189,7 @@ class Refiner:
                 self.lr,
                 self.scale,
                 self.radius,
+                self.variant,
             )
         return self.eager(states, actions, out)
 
@@ -189,6 +204,8 @@ class Refiner:
     def refresh(self) -> None:
         """Read the critic's numbers again, whatever their versions say."""
         with self._lock:
+            for alone in self._alone.values():
+                alone.refresh()
             parts = self._critic.parts()
             structure = () if self._critic.is_program else structure_of(parts)
             for binding in self._bindings.values():
@@ -261,21 +278,29 @@ class Refiner:
         lr: Any = None,
         scale: Any = None,
         radius: Any = None,
+        variant: Any = None,
     ) -> Any:
         """As a call, in eager mode, with other numbers than those of the Refiner where they are given.
 
         Args:
-            steps, lr, scale: as in `refine`. radius: other limits, in the norm of the Refiner's radius.
+            steps, lr, scale, variant: as in `refine`. radius: other limits, in the norm of the Refiner's
+                radius.
         """
         s, a = inputs.as_tensor("states", states), inputs.as_tensor("actions", actions)
         inputs.check_pair(s, a)
-        own = Numbers(self.steps, self.lr, self.scale, self.radius)
+        own = Numbers(self.steps, self.lr, self.scale, self.radius, self.variant)
         numbers = Numbers(
             own.steps if steps is None else inputs.check_steps(steps),
             own.lr if lr is None else inputs.check_lr(lr),
             own.scale if scale is None else inputs.check_scale(scale),
             own.radius if radius is None else self._limits(radius, len(a) if a.ndim > 1 else 1),
+            own.variant if variant is None else self._check_variant(variant),
         )
+        if self._options.variants:
+            only = self._only_variant(numbers.variant, len(a) if a.ndim > 1 else 1)
+            if only is not None:
+                given = {"steps": numbers.steps, "lr": numbers.lr, "scale": numbers.scale}
+                return self._refiner_of(only).run(states, actions, out, **given)
         return_info = self.return_info
         shape = (*a.shape[:-2], a.shape[-1]) if a.ndim == 3 else tuple(a.shape)
         if out is not None:
@@ -303,12 +328,51 @@ class Refiner:
         """The limits of a call's rows, of a radius in the norm that this Refiner was made for."""
         own = self._options.radius
         given = options.parse_radius(radius)
+        if self._options.variants:
+            raise ValueError("radius: with `variants` each row has that of its variant; leave it out")
         if own is None or (isinstance(radius, options.Radius) and given.norm != own.norm):
             has = "no radius" if own is None else f'a radius in the "{own.norm}" norm'
             raise ValueError(
                 f"radius: this Refiner has {has}, which a call cannot change; make a Refiner with the other"
             )
         return given.limit if isinstance(given.limit, Tensor) else torch.full((batch,), given.limit)
+
+    def _check_variant(self, variant: Any) -> Tensor | None:
+        """Positions of rows among the variants; None where there is one, which all rows have."""
+        if variant is not None and self._count == 0:
+            raise ValueError("variant: expected with `variants`, among which it tells what each row has")
+        checked = inputs.check_variant(variant, self._count)
+        return checked if self._options.variants else None
+
+    def _only_variant(self, variant: Tensor | None, batch: int) -> int | None:
+        """The one that all rows have, where the host can tell; None where they differ."""
+        if variant is None:
+            raise ValueError(
+                f"variant: expected which of the {self._count} variants each row has, integers (B,)"
+            )
+        variant = inputs.fit_variant(variant, batch)
+        if variant.device.type != "cpu" or batch == 0:
+            return None
+        first = int(variant[0])
+        return first if bool((variant == first).all()) else None
+
+    def _refiner_of(self, index: int) -> Refiner:
+        """What refines a batch of one variant alone, as a Refiner without variants would."""
+        with self._lock:
+            if index not in self._alone:
+                self._alone[index] = Refiner._weak(
+                    self._critic,
+                    steps=self.steps if isinstance(self.steps, int) else 10,
+                    lr=self.lr if isinstance(self.lr, float) else 0.03,
+                    scale=self.scale if isinstance(self.scale, float) else None,
+                    bounds=self._bounds,
+                    precision=self.precision,
+                    backend=self.backend,
+                    return_info=self.return_info,
+                    batch_invariant=self._invariant,
+                    **vars(self._options.variants[index]),
+                )
+            return self._alone[index]
 
     def _buffers(self, rows: Tensor, steps, return_info):
         batch, candidates, width = rows.shape
@@ -327,6 +391,7 @@ class Refiner:
             inputs.fit_lr(numbers.lr, batch, width),
             inputs.fit_scale(numbers.scale, batch, width),
             inputs.fit_radius(numbers.radius, batch),
+            inputs.fit_variant(numbers.variant, batch),
         )
         given = {
             name: self._copies.on(actions.device, name, value) if isinstance(value, Tensor) else value
@@ -359,7 +424,7 @@ class Refiner:
         """
         prepare = getattr(binding.executor, "prepare_call", None)
         several = any(isinstance(x, Tensor) for x in (self.steps, self.lr, self.scale, self.radius))
-        if prepare is None or several or a.ndim > 2 or a.numel() == 0:
+        if prepare is None or several or self._options.variants or a.ndim > 2 or a.numel() == 0:
             return
         if a.dtype is not torch.float32:
             return

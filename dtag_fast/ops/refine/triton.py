@@ -154,6 +154,7 @@ class TritonExecutor:
         lr: float | Tensor,
         scale: float | Tensor | None = None,
         radius: Tensor | None = None,
+        variant: Tensor | None = None,
         info: InfoBuffers | None,
     ) -> None:
         """See Executor.run. Waits for nothing on the host."""

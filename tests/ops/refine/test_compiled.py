@@ -122,7 +122,7 @@ def test_operator_passes_opcheck():
         # "torch" has the gradient of the last iterate too: opcheck takes NaN for a difference
         refiner = Refiner(critic_of(), steps=4, return_info=return_info, backend="torch")
         for given in (actions, actions[:, None].repeat(1, 2, 1)):
-            arguments = (states, given, refiner.weights(), *own, None, None, 4, refiner.handle)
+            arguments = (states, given, refiner.weights(), *own, None, None, None, 4, refiner.handle)
             torch.library.opcheck(torch.ops.dtag_fast.refine.default, arguments)
 
 
@@ -133,7 +133,7 @@ def test_a_graph_whose_critic_is_gone_says_so():
     del refiner
     gc.collect()
     with pytest.raises(RuntimeError, match="no longer exists"):
-        torch.ops.dtag_fast.refine(states, actions, weights, None, None, None, None, 10, handle)
+        torch.ops.dtag_fast.refine(states, actions, weights, None, None, None, None, None, 10, handle)
 
 
 def test_weights_changed_inside_the_graph_are_refused():
@@ -141,7 +141,7 @@ def test_weights_changed_inside_the_graph_are_refused():
     refiner = Refiner(critic_of())
     weights = [w + 1 for w in refiner.weights()]
     with pytest.raises(RuntimeError, match="changed inside the compiled graph"):
-        torch.ops.dtag_fast.refine(states, actions, weights, None, None, None, None, 10, refiner.handle)
+        torch.ops.dtag_fast.refine(states, actions, weights, None, None, None, None, None, 10, refiner.handle)
 
 
 @pytest.mark.skipif(not hasattr(torch.Tag, "cudagraph_unsafe"), reason="this torch has no such tag")

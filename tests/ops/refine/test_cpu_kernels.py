@@ -19,6 +19,7 @@ from kernel_checks import (
     check_rows_not_finite,
     check_scale_and_radius,
     check_steps,
+    check_variants,
     exact,
     make_inputs,
     make_options,
@@ -179,6 +180,16 @@ def test_every_step_follows_the_formulas(isa, kernel, optimizer, gradient, radiu
 @pytest.mark.parametrize("pick", range(21))
 def test_scale_and_radius_of_each_row(isa, kernel, pick):
     check_scale_and_radius(maker(isa=isa, kernel=kernel), pick)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("rows", "candidates"), [(6, 1), (11, 2), (70, 1), (90, 3)])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_rows_of_different_variants_go_as_each_goes_alone(isa, kernel, rows, candidates, activation):
+    norm = "affine" if activation == "tanh" else None
+    kinds = {"hidden": (40, 24), "activations": ((activation, ()),), "norm": norm}
+    check_variants(maker(isa=isa, kernel=kernel), rows=rows, candidates=candidates, bits=True, **kinds)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -24,6 +24,7 @@ from kernel_checks import (
     check_rows_not_finite,
     check_scale_and_radius,
     check_steps,
+    check_variants,
     make_inputs,
     make_member,
     make_options,
@@ -231,6 +232,11 @@ def test_every_step_follows_the_formulas(make, kernel, rows, optimizer, gradient
 @pytest.mark.parametrize("pick", range(12))
 def test_scale_and_radius_of_each_row(make, kernel, rows, pick):
     check_scale_and_radius(two_layers(make, kernel, rows), pick, DEVICE)
+
+
+@pytest.mark.parametrize("kernel, rows", GENERIC)
+def test_rows_of_different_variants_go_as_each_goes_alone(make, kernel, rows):
+    check_variants(partial(make, kernel=kernel, rows=rows), DEVICE, bits=True, hidden=(40, 24))
 
 
 @pytest.mark.parametrize("kernel, rows", KERNELS)

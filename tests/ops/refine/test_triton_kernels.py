@@ -19,6 +19,7 @@ from kernel_checks import (
     check_rows_not_finite,
     check_scale_and_radius,
     check_steps,
+    check_variants,
     exact,
     make_inputs,
     make_member,
@@ -134,6 +135,11 @@ def test_every_step_follows_the_formulas(optimizer, gradient):
 @pytest.mark.parametrize("pick", range(21) if DEVICE == "cuda" else range(1, 21, 3))
 def test_scale_and_radius_of_each_row(pick):
     check_scale_and_radius(make, pick, DEVICE)
+
+
+@pytest.mark.parametrize("candidates", [1, 2])
+def test_rows_of_different_variants_go_as_each_goes_alone(candidates):
+    check_variants(make, DEVICE, candidates=candidates)
 
 
 def test_the_radius_and_the_box_hold():

@@ -22,7 +22,7 @@ from triton.compiler import CompiledKernel
 
 from dtag_fast.ops.refine.options import RefineOptions
 from dtag_fast.ops.refine.program import Activation, CriticProgram, Linear
-from dtag_fast.ops.refine.triton import kernel_options
+from dtag_fast.ops.refine.triton import kernel_options, shared_reduction
 from dtag_fast.ops.refine.triton_kernel import refine_kernel
 from dtag_fast.ops.refine.triton_layout import layout_of
 from dtag_fast.ops.refine.triton_tiles import ROWS, dots_for, launch_options
@@ -94,7 +94,7 @@ def compile_kernel(
     """
     hip = target.backend == "hip"
     constants = {
-        "STRUCTURE": layout_of(program, program.reduction or options.reduce, precision).structure,
+        "STRUCTURE": layout_of(program, shared_reduction(program, options), precision).structure,
         "OPTIONS": kernel_options(options),
         "ROWS": rows,
         "SLOTS": slots,
@@ -104,6 +104,8 @@ def compile_kernel(
     types = dict.fromkeys(NUMBERS, "i32") | dict.fromkeys(FLOATS, "*fp32") | {"lr_number": "fp32"}
     types |= {"scale_number": "fp32"}
     types |= dict.fromkeys(("matrices", "operands"), "*bf16" if precision == "bf16" else "*fp32")
+    if options.variants:
+        types |= {"variants": "*fp32", "row_variants": "*i32"}
     if everything:
         types |= dict.fromkeys(OPTIONAL_FLOATS, "*fp32") | dict.fromkeys(OPTIONAL_INTEGERS, "*i32")
     return compiled(refine_kernel, types, constants, target, launch_options(rows, precision, hip=hip))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import threading
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ def why_not(
     if precision not in DTYPES:
         return f"it computes in fp32, tf32 or bf16, {precision} was asked for"
     if program is not None and options is not None:
-        layout = layout_of(program, program.reduction or options.reduce, precision)
+        layout = layout_of(program, shared_reduction(program, options), precision)
         packed = max(layout.vectors, layout.matrices)
         if packed > MAX_ELEMENTS:
             return f"the critic is too large: {packed} packed weights, at most {MAX_ELEMENTS} are taken"
@@ -66,12 +66,21 @@ class KernelOptions:
     ball: str  # "none", "inf", "l2"
     radius: float
     select: str
+    mixed: bool = False  # rows differ in all of these: they are in a table (triton_variants.py)
+    variants: int = 0
+    columns: int = 0
 
 
 def kernel_options(options: RefineOptions) -> KernelOptions:
     """The options in the kernel's form."""
+    if options.variants:
+        from .triton_variants import COLUMNS  # Triton takes seconds to import
+
+        plain = kernel_options(RefineOptions())
+        return replace(plain, mixed=True, variants=len(options.variants), columns=COLUMNS)
     optimizer, names = options.optimizer, {f.name for f in fields(KernelOptions)}
     values: dict[str, Any] = dict.fromkeys(names, 0.0) | {"nesterov": False}
+    values |= {"mixed": False, "variants": 0, "columns": 0}
     if isinstance(optimizer, SGD):
         values |= {"optimizer": "sgd", "first": optimizer.momentum, "nesterov": optimizer.nesterov}
     elif isinstance(optimizer, Adam):
@@ -81,6 +90,15 @@ def kernel_options(options: RefineOptions) -> KernelOptions:
     else:
         values |= {"optimizer": "rmsprop", "first": optimizer.alpha, "eps": optimizer.eps}
     return KernelOptions(**values | {"ball": radius_norm(options)} | walk_settings(options))
+
+
+def shared_reduction(program: CriticProgram, options: RefineOptions) -> str | int:
+    """What the kernel is compiled for: "mixed" where rows may differ in it."""
+    if options.variants and program.reduction is None:
+        for one in options.each():
+            reduction_of(program, one)  # refuses members that are not there
+        return "mixed"
+    return reduction_of(program, options)
 
 
 def _log(beta: float) -> float:
@@ -110,10 +128,15 @@ class TritonExecutor:
         lr: float = 0.03,
         scale: float | None = None,
     ) -> None:
-        reduce = reduction_of(program, options)
+        reduce = shared_reduction(program, options)
         self.device, self.precision = program.device, precision
         self._options = kernel_options(options)
         self._layout = layout_of(program, reduce, precision)
+        self._table = None
+        if options.variants:
+            from .triton_variants import table_of
+
+            self._table = table_of(program, options)
         self._bounds = _bounds(options, self._layout, self.device)
         on_gpu = self.device.type == "cuda"
         self._multiprocessors = (
@@ -190,6 +213,8 @@ class TritonExecutor:
                 1.0 if scales or scale is None else scale,
                 *scale_strides,
                 radius,
+                self._table,
+                variant,
                 self._weights.vectors,
                 self._weights.matrices,
                 self._bounds,

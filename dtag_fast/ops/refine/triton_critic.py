@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from .triton_activations import activations
+from .triton_variants import joined, of_all
 
 
 @triton.constexpr_function
@@ -246,10 +247,11 @@ def member_value_and_gradient(
 
 @triton.jit
 def value_and_gradient(
-    a, wants_gradient, vectors, matrices, floats, operands, STRUCTURE: tl.constexpr, ROWS: tl.constexpr,
-    DOTS: tl.constexpr,
+    a, wants_gradient, vectors, matrices, floats, operands, r_line, STRUCTURE: tl.constexpr,
+    ROWS: tl.constexpr, DOTS: tl.constexpr,
 ):  # fmt: skip
-    """Reduced Q (ROWS,) and its gradient (ROWS, action_padded), as executor.py defines the reduction."""
+    """Reduced Q (ROWS,) and its gradient (ROWS, action_padded), as executor.py defines the reduction; where
+    that is "mixed", as each row's variant does (triton_variants.py)."""
     WIDTH: tl.constexpr = STRUCTURE.action_padded
     q = tl.zeros((ROWS,), tl.float32)
     g = tl.zeros((ROWS, WIDTH), tl.float32)
@@ -259,7 +261,10 @@ def value_and_gradient(
                 a, wants_gradient, vectors, matrices, floats, operands, e, group_of(STRUCTURE, i), STRUCTURE,
                 ROWS, DOTS,
             )  # fmt: skip
-            if STRUCTURE.reduce == "mean":
+            if STRUCTURE.reduce == "mixed":
+                number = group_of(STRUCTURE, i).first + e
+                q, g = joined(q, g, q_e, g_e, number, number == 0, r_line)
+            elif STRUCTURE.reduce == "mean":
                 q += q_e
                 g += g_e
             else:
@@ -271,4 +276,6 @@ def value_and_gradient(
     if STRUCTURE.reduce == "mean":
         q = q / STRUCTURE.members
         g = g / STRUCTURE.members
+    elif STRUCTURE.reduce == "mixed":
+        q, g = of_all(q, g, STRUCTURE.members, r_line)
     return q, g

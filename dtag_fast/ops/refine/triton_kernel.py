@@ -13,6 +13,7 @@ import triton.language as tl
 
 from .triton_critic import fold_states, group_of, value_and_gradient
 from .triton_steps import optimizer_step, project, shape_gradient
+from .triton_variants import LAST, RADIUS, of_rows
 
 NO_CANDIDATE = tl.constexpr(2**31 - 1)
 
@@ -24,8 +25,8 @@ def is_finite(x):
 
 @triton.jit
 def ascend(
-    a_0, n, r_steps, r_valid, r_flat, flat_rows, lr, scale, limit, vectors, matrices, floats, operands, low,
-    high, trace_actions, trace_q, trace_grad,
+    a_0, n, r_steps, r_valid, r_flat, flat_rows, lr, scale, limit, r_line, vectors, matrices, floats,
+    operands, low, high, trace_actions, trace_q, trace_grad,
     STRUCTURE: tl.constexpr, OPTIONS: tl.constexpr, ROWS: tl.constexpr, DOTS: tl.constexpr,
     SCALED: tl.constexpr,
 ):  # fmt: skip
@@ -41,10 +42,14 @@ def ascend(
     m = tl.zeros((ROWS, WIDTH), tl.float32)
     v = tl.zeros((ROWS, WIDTH), tl.float32)
     for i in range(0, n + 1):
-        q, g = value_and_gradient(a, i < n, vectors, matrices, floats, operands, STRUCTURE, ROWS, DOTS)
+        q, g = value_and_gradient(
+            a, i < n, vectors, matrices, floats, operands, r_line, STRUCTURE, ROWS, DOTS
+        )
         q_0 = tl.where(i == 0, q, q_0)
         takes = running & (i > 0)
-        if OPTIONS.select == "best":
+        if OPTIONS.mixed:
+            takes = takes & ((tl.load(r_line + LAST) != 0) | (is_finite(q) & (q > best_q)))
+        elif OPTIONS.select == "best":
             takes = takes & is_finite(q) & (q > best_q)
         takes = takes | (i == 0)
         best_a = tl.where(takes[:, None], a, best_a)
@@ -62,10 +67,12 @@ def ascend(
             g = g * scale
         steep = tl.max(tl.where(is_finite(g) | (own == 0), 0, 1), 1)
         running = running & is_finite(q_0) & (i < r_steps) & (steep == 0)
-        delta, m, v = optimizer_step(shape_gradient(g, OPTIONS), lr, m, v, i, OPTIONS)
+        delta, m, v = optimizer_step(shape_gradient(g, r_line, OPTIONS), lr, m, v, i, r_line, OPTIONS)
         if SCALED:
             delta = tl.where(scale == 0, 0.0, delta * scale)
-        a_next = project(tl.where(delta == 0, a, a + delta), a_0, low, high, limit, scale, OPTIONS, SCALED)
+        a_next = project(
+            tl.where(delta == 0, a, a + delta), a_0, low, high, limit, scale, r_line, OPTIONS, SCALED
+        )
         a = tl.where(running[:, None] & own, a_next, a)
     return q_0, best_a, best_q, best_index
 
@@ -73,9 +80,9 @@ def ascend(
 @triton.jit
 def refine_tile(
     tile, states, state_stride, actions, out, steps, n, lr_values, lr_number, lr_row_stride, lr_dim_stride,
-    scale_values, scale_number, scale_row_stride, scale_dim_stride, radius_values, vectors, matrices, bounds,
-    floats, operands, q_0, q_best, best_index, best_candidate, trace_actions, trace_q, trace_grad, batch,
-    candidates,
+    scale_values, scale_number, scale_row_stride, scale_dim_stride, radius_values, variants,
+    row_variants, vectors, matrices, bounds, floats, operands, q_0, q_best, best_index, best_candidate,
+    trace_actions, trace_q, trace_grad, batch, candidates,
     STRUCTURE: tl.constexpr, OPTIONS: tl.constexpr, ROWS: tl.constexpr, SLOTS: tl.constexpr,
     DOTS: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
@@ -115,6 +122,12 @@ def refine_tile(
         limit = tl.load(radius_values + r_state, mask=present, other=0.0)[:, None]
     else:
         limit = OPTIONS.radius
+    r_line = None
+    if OPTIONS.mixed:
+        line = tl.load(row_variants + r_state, mask=present, other=0)
+        line = tl.minimum(tl.maximum(line, 0), OPTIONS.variants - 1)  # nobody has checked it on the device
+        r_line = variants + line * OPTIONS.columns
+        limit = of_rows(r_line, RADIUS)
     flat_rows = batch.to(tl.int64) * candidates
 
     top_q = tl.full((ROWS,), float("-inf"), tl.float32)
@@ -128,8 +141,8 @@ def refine_tile(
         a_0 = tl.load(actions + cells, mask=valid[:, None] & own, other=0.0)
         a_0 = tl.where(a_0 < low, low, tl.where(a_0 > high, high, a_0))  # NaN stays
         row_q_0, a, q, index = ascend(
-            a_0, n, r_steps, valid, r_flat, flat_rows, lr, scale, limit, vectors, matrices, floats, operands,
-            low, high, trace_actions, trace_q, trace_grad, STRUCTURE, OPTIONS, ROWS, DOTS, SCALED,
+            a_0, n, r_steps, valid, r_flat, flat_rows, lr, scale, limit, r_line, vectors, matrices, floats,
+            operands, low, high, trace_actions, trace_q, trace_grad, STRUCTURE, OPTIONS, ROWS, DOTS, SCALED,
         )  # fmt: skip
         if q_0 is not None:
             tl.store(q_0 + r_flat, row_q_0, mask=valid)
@@ -164,8 +177,8 @@ def refine_tile(
 )  # fmt: skip
 def refine_kernel(
     states, state_stride, actions, out, steps, steps_number, lr_values, lr_number, lr_row_stride,
-    lr_dim_stride, scale_values, scale_number, scale_row_stride, scale_dim_stride, radius_values, vectors,
-    matrices, bounds, floats, operands, q_0, q_best, best_index, best_candidate,
+    lr_dim_stride, scale_values, scale_number, scale_row_stride, scale_dim_stride, radius_values, variants,
+    row_variants, vectors, matrices, bounds, floats, operands, q_0, q_best, best_index, best_candidate,
     trace_actions, trace_q, trace_grad, batch, candidates, tiles,
     STRUCTURE: tl.constexpr, OPTIONS: tl.constexpr, ROWS: tl.constexpr, SLOTS: tl.constexpr,
     DOTS: tl.constexpr, SCALED: tl.constexpr,
@@ -176,6 +189,8 @@ def refine_kernel(
         states, actions, out, q_0 ... trace_grad: as Executor.run has them; None for what is not asked for.
         steps: int32 (B,) or None for steps_number. lr_values: float32 or None for lr_number.
         scale_values: the same, not read unless SCALED. radius_values: float32 (B,) or None for OPTIONS'.
+        variants, row_variants: the table of triton_variants.py and int32 (B,), or None where OPTIONS are not
+            mixed.
         vectors, matrices, floats, operands: triton_layout.py; bounds: float32 (2, action_padded).
         PRECISION: of products of hidden layers, a name that tl.dot takes. EXACT: of those with the state and
             the action, which must tell neighbouring actions apart.
@@ -187,7 +202,7 @@ def refine_kernel(
         refine_tile(
             tile, states, state_stride, actions, out, steps, steps_number, lr_values, lr_number,
             lr_row_stride, lr_dim_stride, scale_values, scale_number, scale_row_stride, scale_dim_stride,
-            radius_values, vectors, matrices, bounds, floats, operands, q_0, q_best, best_index,
-            best_candidate, trace_actions, trace_q, trace_grad, batch, candidates,
+            radius_values, variants, row_variants, vectors, matrices, bounds, floats, operands, q_0, q_best,
+            best_index, best_candidate, trace_actions, trace_q, trace_grad, batch, candidates,
             STRUCTURE, OPTIONS, ROWS, SLOTS, DOTS, SCALED,
         )  # fmt: skip

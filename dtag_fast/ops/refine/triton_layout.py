@@ -74,7 +74,7 @@ class Structure:
     state_padded: int
     action: int
     action_padded: int
-    reduce: str  # "min", "max", "mean"
+    reduce: str  # "min", "max", "mean", "mixed"
     members: int
     groups: tuple[Group, ...]
     floats: int  # columns of scratch per row
@@ -107,7 +107,7 @@ def members_of(program: CriticProgram, reduce: str | int) -> tuple[tuple[Layer, 
 
 
 def layout_of(program: CriticProgram, reduce: str | int, precision: str) -> Layout:
-    """The layout of a program under its reduction ("min", "max", "mean" or a member's number)."""
+    """The layout of a program under its reduction ("min", "max", "mean", "mixed" or a member's number)."""
     sizes = {
         "state": program.state_dim,
         "state_padded": padded(program.state_dim, STATE_BLOCK),

@@ -7,6 +7,9 @@ import triton
 import triton.language as tl
 
 from .triton_activations import expm1
+from .triton_variants import BALL, INF, L2, of_rows
+from .triton_variants import optimizer_step as step_of_rows
+from .triton_variants import shape_gradient as gradient_of_rows
 
 
 @triton.jit
@@ -19,9 +22,11 @@ def norm(x):
 
 
 @triton.jit
-def shape_gradient(g, OPTIONS: tl.constexpr):
+def shape_gradient(g, r_line, OPTIONS: tl.constexpr):
     """ "raw", "unit" or "clip"."""
-    if OPTIONS.gradient != "raw":
+    if OPTIONS.mixed:
+        g = gradient_of_rows(g, norm(g), r_line)
+    elif OPTIONS.gradient != "raw":
         length = norm(g)
         length = tl.where(length > 0, length, 1.0)
         if OPTIONS.gradient == "unit":
@@ -32,9 +37,11 @@ def shape_gradient(g, OPTIONS: tl.constexpr):
 
 
 @triton.jit
-def optimizer_step(g, lr, m, v, i, OPTIONS: tl.constexpr):
+def optimizer_step(g, lr, m, v, i, r_line, OPTIONS: tl.constexpr):
     """Change of the action and new state after the gradient of iterate i; formulas of torch.optim."""
-    if OPTIONS.optimizer == "sgd":
+    if OPTIONS.mixed:
+        return step_of_rows(g, lr, m, v, i, r_line)
+    elif OPTIONS.optimizer == "sgd":
         if OPTIONS.first == 0.0:
             return lr * g, m, v
         else:
@@ -54,15 +61,27 @@ def optimizer_step(g, lr, m, v, i, OPTIONS: tl.constexpr):
 
 
 @triton.jit
-def project(a, a_0, low, high, limit, scale, OPTIONS: tl.constexpr, SCALED: tl.constexpr):
+def project(a, a_0, low, high, limit, scale, r_line, OPTIONS: tl.constexpr, SCALED: tl.constexpr):
     """Onto the ball around a_0, then into the box; NaN stays. limit: of the ball, a number or (ROWS, 1), in
     units of u = (a - a_0) / scale; scale (ROWS or 1, action_padded), not read unless SCALED."""
-    if OPTIONS.ball == "inf":
+    if OPTIONS.mixed:
+        ball = of_rows(r_line, BALL)
+        a = project_on_ball(a, a_0, tl.where(ball == INF, limit, float("inf")), scale, "inf", SCALED)
+        a = project_on_ball(a, a_0, tl.where(ball == L2, limit, float("inf")), scale, "l2", SCALED)
+    else:
+        a = project_on_ball(a, a_0, limit, scale, OPTIONS.ball, SCALED)
+    return tl.where(a < low, low, tl.where(a > high, high, a))
+
+
+@triton.jit
+def project_on_ball(a, a_0, limit, scale, BALL_NORM: tl.constexpr, SCALED: tl.constexpr):
+    """Of this norm, "none", "inf" or "l2"."""
+    if BALL_NORM == "inf":
         if SCALED:
             limit = tl.where(scale == 0, 0.0, limit * scale)  # infinity times 0 would be NaN
         a = tl.where(a < a_0 - limit, a_0 - limit, a)
         a = tl.where(a > a_0 + limit, a_0 + limit, a)
-    elif OPTIONS.ball == "l2":
+    elif BALL_NORM == "l2":
         d = a - a_0
         if SCALED:
             unit = tl.broadcast_to(tl.where(scale == 0, 1.0, scale), d.shape)
@@ -74,4 +93,4 @@ def project(a, a_0, low, high, limit, scale, OPTIONS: tl.constexpr, SCALED: tl.c
         if SCALED:
             outside = outside & (scale != 0)
         a = tl.where(outside, a_0 + d * ratio, a)
-    return tl.where(a < low, low, tl.where(a > high, high, a))
+    return a

@@ -41,13 +41,13 @@ class CapturedStep:
         self.policy, self.refinement = policy, refinement
         config, n = policy.model.config, policy.num_envs
         s, a = config.state_dim, config.action_dim
-        # In: states, previous actions, return to go, timestep, steps and lr of Action Gradient. Out: actions,
-        # predicted return, refined actions, q_0, q_best.
+        # In: states, previous actions, return to go, timestep; steps, lr and variant of Action Gradient. Out:
+        # actions, predicted return, refined actions, q_0, q_best.
         self._columns, self._results = (
-            np.cumsum(widths)[:-1].tolist() for widths in ([s, a, 1, 1, 1, 1], [a, 1, a, 1, 1])
+            np.cumsum(widths)[:-1].tolist() for widths in ([s, a, 1, 1, 1, 1, 1], [a, 1, a, 1, 1])
         )
         on_gpu = policy.device.type == "cuda"
-        self._host_in = torch.zeros(n, s + a + 4, pin_memory=on_gpu)
+        self._host_in = torch.zeros(n, s + a + 5, pin_memory=on_gpu)
         self._host_out = torch.zeros(n, 2 * a + 3, pin_memory=on_gpu)
         self._in, self._out = (x.to(policy.device, copy=True) for x in (self._host_in, self._host_out))
         self._capture, self._graph = capture, None
@@ -70,7 +70,7 @@ class CapturedStep:
         step = policy.begin(observations, active)
         policy.update_decoder()
 
-        states, previous, returns, timesteps, steps, lr = np.split(
+        states, previous, returns, timesteps, steps, lr, variant = np.split(
             self._host_in.numpy(), self._columns, axis=1
         )
         states[step.rows], previous[step.rows] = step.states, step.previous_actions
@@ -80,7 +80,8 @@ class CapturedStep:
         timesteps[later, 0] = np.minimum(policy.history.lengths[later], policy.model.config.max_timestep - 1)
         states[later], steps[later] = 0.0, 0.0
         if self.refinement is not None:
-            steps[step.rows, 0], lr[step.rows, 0] = self.refinement.numbers(settings[step.rows])
+            numbers = self.refinement.numbers(settings[step.rows])
+            steps[step.rows, 0], lr[step.rows, 0], variant[step.rows, 0] = numbers
             self._numbers = self.refinement.update(states.shape[1], previous.shape[1])
 
         self.run()
@@ -107,7 +108,7 @@ class CapturedStep:
     def _compute(self) -> None:
         """One step of all rollouts from `_in` to `_out`, without a look at any number on the host."""
         model = self.policy.model
-        states, previous, returns, timesteps, steps, lr = self._in.tensor_split(self._columns, dim=1)
+        states, previous, returns, timesteps, *numbers = self._in.tensor_split(self._columns, dim=1)
         actions, predicted = self.policy.decoder.slide(
             None,
             timesteps[:, 0].long(),
@@ -118,7 +119,7 @@ class CapturedStep:
         )
         refined, q = actions, torch.zeros_like(self._out[:, -2:])
         if self.refinement is not None:
-            refined, q_0, q_best = self.refinement.on_device(states, actions, steps[:, 0], lr[:, 0])
+            refined, q_0, q_best = self.refinement.on_device(states, actions, *(x[:, 0] for x in numbers))
             q = torch.stack((q_0, q_best), dim=1)
         self._out.copy_(torch.cat((actions, returns if predicted is None else predicted, refined, q), dim=1))
 

@@ -7,9 +7,9 @@ from itertools import product
 from typing import Any
 
 from dtag_fast.ops.refine.options import (
+    Variant,
     parse_gradient,
     parse_optimizer,
-    parse_radius,
     parse_reduce,
     parse_select,
 )
@@ -47,7 +47,8 @@ class AGSetting:
         if isinstance(self.lr, bool) or not isinstance(self.lr, int | float) or not 0 <= self.lr < math.inf:
             raise ValueError(f"lr: expected a finite number of at least 0, got {self.lr!r}")
         parse_optimizer(self.optimizer), parse_reduce(self.reduce), parse_gradient(self.gradient)
-        parse_radius(self.radius), parse_select(self.select)
+        parse_select(self.select)
+        Variant(radius=self.radius)
 
     @property
     def is_plain(self) -> bool:
@@ -72,7 +73,7 @@ class AGSetting:
         }
 
     def options(self) -> dict[str, Any]:
-        """What rows of one call of `refine` must share: everything but steps and lr."""
+        """What a `Variant` of `refine` holds: everything but steps and lr."""
         return {k: getattr(self, k) for k in ("optimizer", "reduce", "gradient", "radius", "select")}
 
 

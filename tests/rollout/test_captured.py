@@ -17,17 +17,25 @@ DEVICES = [
 ]
 
 
-def parts(policy, critic, device):
+MIXED = [
+    AGSetting(0, reduce="mean"),
+    AGSetting(3, lr=0.05, optimizer="adam"),
+    AGSetting(5, lr=0.05, reduce=1, gradient="unit", radius=0.2),
+]
+
+
+def parts(policy, critic, device, settings=SETTINGS):
     model = policy.model.to(device)
     target = 50.0 if model.takes_target_return else None
     actors = [SequencePolicy(model, N, target) for _ in range(2)]
-    return actors, Refinement(critic.critic.to(device), (-1.0, 1.0), SETTINGS, device), target
+    return actors, Refinement(critic.critic.to(device), (-1.0, 1.0), settings, device), target
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_step_equals_the_policy_followed_by_refine(policy, critic, device):
+@pytest.mark.parametrize("given", [SETTINGS, MIXED], ids=["one variant", "three variants"])
+def test_a_step_equals_the_policy_followed_by_refine(policy, critic, device, given):
     """Rollouts of any age, some waiting, some starting again; weights change in the middle."""
-    (usual, mine), refinement, target = parts(policy, critic, device)
+    (usual, mine), refinement, target = parts(policy, critic, device, given)
     captured = CapturedStep(mine, refinement, capture=device == "cuda")
     rng, settings = np.random.default_rng(1), np.array([0, 1, 2, 1])
     gained = 0.0
@@ -96,10 +104,11 @@ def test_the_reason_for_no_graph_is_kept(policy, critic):
 
 
 def test_every_reason_has_its_sentence(policy, critic):
+    assert Refinement(critic.critic, (-1.0, 1.0), MIXED).why_not_captured(3, 2) is None
     several = [AGSetting(1), AGSetting(1, optimizer="adam")]
-    sets = {n: Refinement(critic.critic, (-1.0, 1.0), several[:n]) for n in (1, 2)}
-    assert sets[2].why_not_captured(3, 2) == "the settings need 2 calls of refine, not one"
-    assert sets[1].why_not_captured(3, 2) is None
+    slow = Refinement(torch.nn.Bilinear(3, 2, 1), (-1.0, 1.0), several)
+    with pytest.warns(RuntimeWarning, match="slow autograd reference"):
+        assert slow.why_not_captured(3, 2).startswith("refine runs on the autograd reference: ")
     target = 1.0 if policy.model.takes_target_return else None
     whole = SequencePolicy(policy.model, 1, target, incremental=False)
     whole.device = torch.device("cuda")  # what it would say there

@@ -298,7 +298,7 @@ class Refiner:
         )
         if self._options.variants:
             only = self._only_variant(numbers.variant, len(a) if a.ndim > 1 else 1)
-            if only is not None:
+            if only is not None and not self._same_kernel(s.device):
                 given = {"steps": numbers.steps, "lr": numbers.lr, "scale": numbers.scale}
                 return self._refiner_of(only).run(states, actions, out, **given)
         return_info = self.return_info
@@ -355,6 +355,10 @@ class Refiner:
             return None
         first = int(variant[0])
         return first if bool((variant == first).all()) else None
+
+    def _same_kernel(self, device: torch.device) -> bool:
+        """Whether rows of one variant have the kernel, and so the bits, that they have among others."""
+        return self._invariant and device.type == "cpu" and self.backend in (None, "cpu", "torch")
 
     def _refiner_of(self, index: int) -> Refiner:
         """What refines a batch of one variant alone, as a Refiner without variants would."""

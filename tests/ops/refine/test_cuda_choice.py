@@ -5,6 +5,7 @@ import torch
 from kernel_checks import make_member, make_options, make_program
 
 from dtag_fast.ops.refine.cuda import CudaExecutor
+from dtag_fast.ops.refine.options import Variant
 from dtag_fast.ops.refine.program import CriticProgram
 
 A100 = {"capability": 80, "multiprocessors": 108, "shared_bytes": 166912}
@@ -18,9 +19,11 @@ def choice():
     """choice(device, program, states, candidates): how the call runs, and why not otherwise."""
     core = pytest.importorskip("tools.simt", reason="needs the sources beside the tests").load()
 
-    def ask(device, program, states=1, candidates=1, **only):
+    def ask(device, program, states=1, candidates=1, options=None, **only):
         core.set_device(**device)
-        executor = CudaExecutor(program, make_options(program.action_dim), core=core, **only)
+        executor = CudaExecutor(
+            program, make_options(program.action_dim, **(options or {})), core=core, **only
+        )
         return executor.describe_call(states, candidates)
 
     yield ask
@@ -138,3 +141,15 @@ def test_each_limit_of_the_hopper_kernel_is_a_sentence(choice):
         for program in programs:
             how, others = choice(H100, program, 4096, precision="bf16")
             assert how.startswith("tensor kernel") and any(reason in other for other in others)
+
+
+def test_rows_of_several_variants_have_the_generic_kernel(choice):
+    several = {"variants": (Variant(), Variant(optimizer="adam"))}
+    for states in (1, 65536):
+        how, others = choice(H100, STANDARD, states, options=several)
+        assert how.startswith("generic kernel, tiles of")
+        assert others == ["the latency, tensor and Hopper kernels refine rows of one variant"]
+    core = pytest.importorskip("tools.simt").load()
+    core.set_device(**H100)
+    insisted = CudaExecutor(STANDARD, make_options(**several), core=core, kernel="latency")
+    assert insisted.refusal() == "the latency, tensor and Hopper kernels refine rows of one variant"

@@ -164,10 +164,10 @@ void one_case(const Kernels& kernels) {
   c.lr_row_stride = per_row ? (per_dim ? dims : 1) : 0;
   c.lr_dim_stride = per_dim;
   c.lr = 0.05f;
-  const Array scale((per_row ? c.batch : 1) * (per_dim ? dims : 1)), radius(c.batch);
-  for (int64_t i = 0; i < scale.size; ++i) scale.get()[i] = below(4) ? std::fabs(scale.get()[i]) : one_of({0.f, 1.f, 1e-30f, 1e30f});
+  const Array units((per_row ? c.batch : 1) * (per_dim ? dims : 1)), radius(c.batch);
+  for (int64_t i = 0; i < units.size; ++i) units.get()[i] = below(4) ? std::fabs(units.get()[i]) : one_of({0.f, 1.f, 1e-30f, 1e30f});
   for (int64_t i = 0; i < radius.size; ++i) radius.get()[i] = below(4) ? std::fabs(radius.get()[i]) : one_of({0.f, INFINITY});
-  c.scale_values = below(3) ? nullptr : scale.get();
+  c.scale_values = below(3) ? nullptr : units.get();
   c.scale_row_stride = c.lr_row_stride;
   c.scale_dim_stride = c.lr_dim_stride;
   c.scale = one_of({0.f, 0.5f, 1.f, 1.f});

@@ -55,6 +55,8 @@ class Refinement:
     def __call__(self, states: np.ndarray, actions: np.ndarray, settings: np.ndarray) -> Refined:
         """Refine `actions` (R, A) at raw `states` (R, S) under the settings of these positions (R,)."""
         count = len(actions)
+        if count == 0:
+            return Refined(actions.copy(), *np.zeros((2, 0), np.float32))
         batch = fill_up(np.arange(count)) if self.batch_invariant else np.arange(count)
         steps, lr, variant = self.numbers(settings[batch])
         refined, info = self._refiner.run(

@@ -90,6 +90,13 @@ def test_mixed_settings_equal_their_own_evaluations(policy, critic):
             assert np.allclose(mine.mean_q_0, alone.mean_q_0, rtol=1e-4)
 
 
+@pytest.mark.parametrize("batch_invariant", [False, True])
+def test_no_rows_are_no_rows(batch_invariant):
+    refinement = Refinement(twin(), (-1.0, 1.0), MIXED, batch_invariant=batch_invariant)
+    found = refinement(np.zeros((0, 3), "f4"), np.zeros((0, 2), "f4"), np.zeros(0, int))
+    assert [x.shape for x in found] == [(0, 2), (0,), (0,)]
+
+
 def test_more_options_than_a_call_takes_are_refused():
     many = [AGSetting(1, 0.1, gradient=ClipNorm(0.1 + i)) for i in range(65)]
     with pytest.raises(ValueError, match=r"variants: expected 1 to 64 of them, got 65"):

@@ -38,12 +38,14 @@ OPTION_SETS = {
         "steps": 3,
         "lr": 0.2,
     },
+    "reach": {"scale": 0.5, "radius": Radius(0.2, "l2"), "gradient": "unit"},
     "adam": {"optimizer": Adam((0.8, 0.9)), "reduce": "mean", "bounds": None, "radius": 0.1},
 }
 
 
 @pytest.mark.parametrize("name", OPTION_SETS)
 def test_compiles_without_a_graph_break(name):
+    torch._dynamo.reset()  # numbers that change from set to set would become symbolic
     critic, (states, actions) = critic_of(), inputs()
     acting = Acting(critic, **OPTION_SETS[name])
     compiled = torch.compile(acting, fullgraph=True, backend="aot_eager")
@@ -104,8 +106,10 @@ def test_a_compiled_function_follows_the_critic_it_is_given():
     assert torch.equal(compiled(states, actions), twin(states, actions))
 
 
-def test_exports_with_any_batch():
-    acting = Acting(critic_of())
+@pytest.mark.parametrize("options", [{}, {"scale": [[0.5, 0.1, 0.0]], "radius": 0.2}], ids=["plain", "reach"])
+def test_exports_with_any_batch(options):
+    options = {k: torch.tensor(v) if isinstance(v, list) else v for k, v in options.items()}
+    acting = Acting(critic_of(), **options)
     batch = torch.export.Dim("batch")
     program = torch.export.export(
         acting, inputs(), dynamic_shapes={"states": {0: batch}, "actions": {0: batch}}

@@ -37,7 +37,7 @@ class PyDecoder {
   PyDecoder(int64_t state_dim, int64_t action_dim, int64_t context_len, int64_t max_timestep, int64_t d_model, int64_t n_head,
             int64_t n_layer, const std::string& norm, const std::string& activation, bool predicts_returns, double eps,
             const py::dict& weights, uintptr_t tokens, uintptr_t projected, const Addresses& kept, int64_t rollouts,
-            const std::string& isa, py::object threads)
+            const std::string& precision, const std::string& isa, py::object threads)
       : kernels_(kernels_of(isa.empty() ? default_isa() : isa)), threads_(std::move(threads)) {
     shape_.state_dim = positive("state_dim", state_dim);
     shape_.action_dim = positive("action_dim", action_dim);
@@ -50,6 +50,7 @@ class PyDecoder {
     shape_.pre_norm = one_of<bool>("norm", norm, {{"pre", true}, {"post", false}});
     shape_.gelu = one_of<bool>("activation", activation, {{"gelu", true}, {"relu", false}});
     shape_.predicts_returns = predicts_returns;
+    shape_.bf16 = one_of<bool>("precision", precision, {{"fp32", false}, {"bf16", true}});
     eps_ = number("eps", eps, 0., 1.);
     for (uintptr_t ring : kept) kept_.push_back(address<float>("kept", ring));
     if (kept_.size() + 1 != size_t(shape_.n_layer)) throw py::value_error("kept: expected a ring for each block but the first");
@@ -137,11 +138,12 @@ void add_decoder(py::module_& m) {
   py::class_<PyDecoder>(m, "Decoder", "A sequence policy acting step by step; see dtag_fast.ops.decode.cpu.")
       .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, const std::string&, const std::string&, bool,
                     double, const py::dict&, uintptr_t, uintptr_t, const Addresses&, int64_t, const std::string&,
-                    py::object>(),
+                    const std::string&, py::object>(),
            py::kw_only(), py::arg("state_dim"), py::arg("action_dim"), py::arg("context_len"), py::arg("max_timestep"),
            py::arg("d_model"), py::arg("n_head"), py::arg("n_layer"), py::arg("norm"), py::arg("activation"),
            py::arg("predicts_returns"), py::arg("eps"), py::arg("weights"), py::arg("tokens"), py::arg("projected"),
-           py::arg("kept"), py::arg("rollouts"), py::arg("isa") = "", py::arg("threads"))
+           py::arg("kept"), py::arg("rollouts"), py::arg("precision") = "fp32", py::arg("isa") = "",
+           py::arg("threads"))
       .def("repack", &PyDecoder::repack, py::arg("weights"), "Take the numbers of weights of the same shapes.")
       .def("step", &PyDecoder::step, py::kw_only(), py::arg("count"), py::arg("rows") = 0, py::arg("timesteps"),
            py::arg("previous_actions"), py::arg("states"), py::arg("returns") = 0, py::arg("actions"), py::arg("predicted") = 0,

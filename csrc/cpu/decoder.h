@@ -9,10 +9,14 @@
 namespace dtag {
 
 // y = W x + b for rows x. Outputs are cut into panels of `panel_width` (whole vectors; zeros behind the last output);
-// in a panel the weights of each input follow each other.
+// in a panel the weights of each input follow each other. Of a bf16 matrix the rows x are rounded to bf16 too, and the weights
+// have bf16 values: numbers of float32 as above, or, where the kernels take pairs, words of two inputs each (the first in the
+// lower half), inputs filled up with zeros to a multiple of kPairedInputs.
+constexpr int kPairedInputs = 32;
 struct PanelMatrix {
   int in = 0, out = 0, padded = 0;  // padded: outputs with the zeros
-  const float* panels = nullptr;
+  bool bf16 = false;
+  const void* panels = nullptr;
   const float* bias = nullptr;  // [padded]
 };
 
@@ -30,6 +34,7 @@ struct DecoderWeights {
   int state_dim = 0, action_dim = 0, context_len = 0, max_timestep = 0;  // S, A, K, rows of the table
   int d_model = 0, n_head = 0, n_layer = 0;                              // D, H, blocks
   bool pre_norm = false, gelu = true;
+  bool bf16 = false;              // matrices of the blocks; embeddings and heads are float32
   bool predicts_returns = false;  // tokens (s, R, a), R from the state's token; else (R, s, a)
   PanelMatrix embed_state, embed_action, embed_return, action_head, return_head;
   const float* timesteps = nullptr;  // [max_timestep][D]
@@ -61,9 +66,10 @@ struct DecoderCall {
 
 struct DecoderKernels {
   int panel_width = 0;
-  // Bytes of scratch for groups of up to `sequences` rollouts with `tokens` tokens in all to compute.
+  bool pairs = false;  // of bf16 matrices
+  // Bytes of scratch for up to `sequences` rollouts, their tokens computed in groups of up to `tokens`, which no rollout exceeds.
   int64_t (*scratch)(const DecoderWeights&, int64_t sequences, int64_t tokens);
-  // Rollouts begin .. end of the call, of which the scratch must hold all.
+  // Rollouts begin .. end of the call, with scratch for as many.
   void (*run)(const DecoderWeights&, const DecoderRings&, const DecoderCall&, int64_t begin, int64_t end, int64_t tokens,
               float* scratch);
 };

@@ -1,13 +1,14 @@
 // A step of some rollouts from inputs to actions on one thread, every intermediate in its caches: tokens of all rollouts go
 // through the matrices together, attention looks at each window alone. A rollout's bits depend on no other.
 #pragma once
-#include "cpu/panel_product.h"
+#include "cpu/bf16_product.h"
 #include "refine/activations.h"
 
 namespace dtag::DTAG_ISA {
 
 constexpr int kFewQueries = 4;  // up to here keys are not put into panels
-constexpr int kMlpRows = 60;    // rows of the MLP's hidden layer at a time, a multiple of every kBlock: 120 KB where D = 128
+// Rows of the MLP's hidden layer at a time, whole blocks of every product: 120 KB where D = 128.
+constexpr int kMlpRows = kTiles ? 64 : 60;
 
 DTAG_INLINE int64_t round_up_to(int64_t n, int64_t m) { return (n + m - 1) / m * m; }
 DTAG_INLINE void copy_floats(float* to, const float* from, int64_t count) { __builtin_memcpy(to, from, size_t(count) * 4); }
@@ -83,37 +84,32 @@ class DecoderKernel {
     small_stride_ = round_up_to(w.action_dim, kPanelWidth);
     const int64_t longest = slots_ < tokens ? slots_ : tokens;
     Arena arena{reinterpret_cast<uintptr_t>(scratch)};
-    arena.take(sequences, sequences_);
-    arena.take((tokens > sequences ? tokens : sequences) * stride_, x_, y_, query_);
-    arena.take(tokens * key_value_stride_ + kPanelWidth, key_value_);
-    arena.take((tokens > sequences ? tokens : sequences) * mixed_stride_, mixed_);
+    const int64_t rows = tokens > sequences ? tokens : sequences;
+    most_ = tokens;
+    arena.take(sequences, all_);
+    arena.take(rows * stride_, x_, y_, query_);
+    arena.take(rows * key_value_stride_ + kPanelWidth, key_value_);
+    arena.take(rows * mixed_stride_, mixed_);
+    arena.take(sequences * stride_, seen_);
     arena.take(kMlpRows * hidden_stride_, hidden_);
     arena.take(score_stride_ * (longest > kFewQueries ? longest : kFewQueries), scores_);
     arena.take(score_stride_ * head_, keys_);
     arena.take(sequences * small_stride_, small_);
     arena.take(sequences * kPanelWidth, predicted_);
+    if (w.bf16) {
+      const int64_t narrow = padded_rows(rows) * bf16_row_bytes(w.d_model);
+      const int64_t wide = padded_rows(kMlpRows) * bf16_row_bytes(4 * w.d_model);
+      arena.take(narrow > wide ? narrow : wide, rounded_);
+    }
     scratch_bytes_ = int64_t(arena.at - reinterpret_cast<uintptr_t>(scratch));
   }
   int64_t scratch_bytes() const { return scratch_bytes_; }
 
   // Rollouts begin .. end of the call.
   void run(const DecoderCall& call, int64_t begin, int64_t end) {
-    count_ = end - begin;
-    lay_out(call, begin);
-    embed_known(call, begin);
-    blocks();
-    if (w_.predicts_returns) {
-      linear(w_.return_head, count_, x_, stride_, predicted_, kPanelWidth);
-      for (int64_t i = 0; i < count_; ++i) call.predicted[begin + i] = predicted_[i * kPanelWidth];
-      append_return();
-      blocks();
-    }
-    linear(w_.action_head, count_, x_, stride_, small_, small_stride_);
-    for (int64_t i = 0; i < count_; ++i)
-      for (int k = 0; k < w_.action_dim; ++k) {
-        const float out = small_[i * small_stride_ + k];
-        call.actions[(begin + i) * w_.action_dim + k] = w_.centre ? fma(w_.half_range[k], tanh(out), w_.centre[k]) : out;
-      }
+    if (!kTiles || !w_.bf16) return act(call, begin, end);
+    TileRegisters tiles;
+    act(call, begin, end);
   }
 
  private:
@@ -125,6 +121,32 @@ class DecoderKernel {
     int size;       // of them computed here, the last ones
     int fresh;      // of them without a projection yet, the last ones
   };
+
+  // Windows group by group; the predicted returns' tokens, one of each rollout, all together.
+  void act(const DecoderCall& call, int64_t begin, int64_t end) {
+    for (int64_t at = begin; at < end; at += count_) {
+      lay_out(call, at, end, all_ + (at - begin));
+      embed_known(call, at);
+      blocks();
+      copy_floats(seen_ + (at - begin) * stride_, x_, count_ * stride_);
+    }
+    sequences_ = all_;
+    count_ = end - begin;
+    const float* last = seen_;
+    if (w_.predicts_returns) {
+      linear(w_.return_head, count_, seen_, stride_, predicted_, kPanelWidth);
+      for (int64_t i = 0; i < count_; ++i) call.predicted[begin + i] = predicted_[i * kPanelWidth];
+      append_return();
+      blocks();
+      last = x_;
+    }
+    linear(w_.action_head, count_, last, stride_, small_, small_stride_);
+    for (int64_t i = 0; i < count_; ++i)
+      for (int k = 0; k < w_.action_dim; ++k) {
+        const float out = small_[i * small_stride_ + k];
+        call.actions[(begin + i) * w_.action_dim + k] = w_.centre ? fma(w_.half_range[k], tanh(out), w_.centre[k]) : out;
+      }
+  }
 
   int slot(const Sequence& s, int position) const {
     const int at = s.first + position;
@@ -143,17 +165,21 @@ class DecoderKernel {
   }
   float* last_row(float* rows, const Sequence& s) const { return rows + (s.begin + s.size - 1) * stride_; }
 
-  void lay_out(const DecoderCall& call, int64_t begin) {
+  // The group of rollouts `begin` and following whose tokens there is room for.
+  void lay_out(const DecoderCall& call, int64_t begin, int64_t end, Sequence* sequences) {
     const int known = w_.predicts_returns ? 1 : 2;
+    sequences_ = sequences;
     rows_ = 0;
-    for (int64_t i = 0; i < count_; ++i) {
+    for (count_ = 0; begin + count_ < end; ++count_) {
+      const int64_t i = count_, tokens = tokens_to_compute(w_, call.timesteps[begin + i]);
+      if (rows_ + tokens > most_) return;
       Sequence& s = sequences_[i];
       s.rollout = call.rows ? call.rows[begin + i] : begin + i;
       s.timestep = call.timesteps[begin + i];
       const int64_t earliest = s.timestep < w_.context_len ? 0 : s.timestep - w_.context_len + 1;
       s.first = int(3 * (earliest % w_.context_len));
       s.count = int(3 * (s.timestep - earliest)) + known;
-      s.size = int(tokens_to_compute(w_, s.timestep));
+      s.size = int(tokens);
       s.fresh = known + 1 < s.count ? known + 1 : s.count;
       s.begin = rows_;
       rows_ += s.size;
@@ -215,7 +241,7 @@ class DecoderKernel {
       attend(s, b, last ? i : s.begin, last ? 1 : s.size);
     }
     if (last) rows_ = count_;
-    linear(w.out, rows_, mixed_, mixed_stride_, y_, stride_);
+    linear(w.out, rows_, mixed_, mixed_stride_, y_, stride_, rounded_);
     add_residual(w.norm_1);
     const float* in = x_;
     int64_t in_stride = stride_;
@@ -227,12 +253,12 @@ class DecoderKernel {
     }
     for (int64_t r = 0; r < rows_; r += kMlpRows) {
       const int64_t rows = rows_ - r < kMlpRows ? rows_ - r : kMlpRows;
-      linear(w.expand, rows, in + r * in_stride, in_stride, hidden_, hidden_stride_);
+      linear(w.expand, rows, in + r * in_stride, in_stride, hidden_, hidden_stride_, rounded_);
       for (int64_t i = 0; i < rows * hidden_stride_; i += kLanes) {
         const vf z = load(hidden_ + i);
         store(hidden_ + i, w_.gelu ? z * normal_cdf(z) : select(z <= 0.f, vf{}, z));
       }
-      linear(w.contract, rows, hidden_, hidden_stride_, y_ + r * stride_, stride_);
+      linear(w.contract, rows, hidden_, hidden_stride_, y_ + r * stride_, stride_, rounded_);
     }
     add_residual(w.norm_2);
   }
@@ -264,8 +290,8 @@ class DecoderKernel {
         for (; j < count_ && sequences_[j].fresh == sequences_[j].size; ++j) fresh += sequences_[j].fresh;
       const int64_t row = sequences_[i].begin + sequences_[i].size - sequences_[i].fresh;
       const float* in = normed(w.norm_1, row, fresh);
-      linear(w.query, fresh, in, stride_, query_ + row * stride_, stride_);
-      linear(w.key_value, fresh, in, stride_, key_value_ + row * key_value_stride_, key_value_stride_);
+      linear(w.query, fresh, in, stride_, query_ + row * stride_, stride_, rounded_);
+      linear(w.key_value, fresh, in, stride_, key_value_ + row * key_value_stride_, key_value_stride_, rounded_);
       i = j;
     }
     const int64_t d = w_.d_model;
@@ -287,16 +313,16 @@ class DecoderKernel {
 
   void projections(const BlockWeights& w, int b, bool last) {
     float* in = normed(w.norm_1, 0, rows_);
-    linear(w.key_value, rows_, in, stride_, key_value_, key_value_stride_);
+    linear(w.key_value, rows_, in, stride_, key_value_, key_value_stride_, rounded_);
     for (int64_t i = 0; i < count_; ++i) {
       const Sequence& s = sequences_[i];
       for (int r = 0; r < s.size; ++r)
         copy_floats(kept_of(s, b, s.count - s.size + r), key_value_ + (s.begin + r) * key_value_stride_, 2 * w_.d_model);
     }
-    if (!last) return linear(w.query, rows_, in, stride_, query_, stride_);
+    if (!last) return linear(w.query, rows_, in, stride_, query_, stride_, rounded_);
     // Only the last tokens are asked for: their rows go side by side, in keep_last_rows those of x_ too.
     for (int64_t i = 0; i < count_; ++i) move_row(last_row(in, sequences_[i]), in + i * stride_);
-    linear(w.query, count_, in, stride_, query_, stride_);
+    linear(w.query, count_, in, stride_, query_, stride_, rounded_);
   }
 
   void keep_last_rows(int b) {
@@ -372,9 +398,10 @@ class DecoderKernel {
   const DecoderRings& rings_;
   int slots_, head_;
   int64_t stride_, key_value_stride_, mixed_stride_, hidden_stride_, score_stride_, small_stride_;
-  int64_t count_ = 0, rows_ = 0, scratch_bytes_ = 0;
-  Sequence* sequences_ = nullptr;
-  float *x_, *y_, *query_, *key_value_, *mixed_, *hidden_, *scores_, *keys_, *small_, *predicted_;
+  int64_t count_ = 0, rows_ = 0, most_ = 0, scratch_bytes_ = 0;  // most_: tokens of a group
+  Sequence *all_ = nullptr, *sequences_ = nullptr;
+  float *x_, *y_, *query_, *key_value_, *mixed_, *seen_, *hidden_, *scores_, *keys_, *small_, *predicted_;
+  char* rounded_ = nullptr;
 };
 
 }  // namespace dtag::DTAG_ISA

@@ -30,7 +30,8 @@ struct DecoderNumbers {
 
 class DecoderPlan {
  public:
-  // `shape`: its dimensions and switches; the rest is filled in here.
+  // `shape`: its dimensions and switches; the rest is filled in here. A matrix with a weight that bf16 cannot hold as a finite
+  // number stays float32.
   DecoderPlan(const DecoderWeights& shape, const DecoderNumbers& numbers, const Kernels& kernels);
 
   const DecoderWeights& weights() const { return weights_; }
@@ -40,8 +41,8 @@ class DecoderPlan {
   void run(const DecoderRings& rings, const DecoderCall& call, int threads) const;
 
  private:
-  PanelMatrix panels(const DecoderNumbers::Linear& from, int first, int count);
-  PanelMatrix panels(const DecoderNumbers::Linear& from) { return panels(from, 0, from.out); }
+  PanelMatrix panels(const DecoderNumbers::Linear& from, int first, int count, bool bf16);
+  PanelMatrix panels(const DecoderNumbers::Linear& from) { return panels(from, 0, from.out, false); }
   NormWeights norm(const DecoderNumbers::Norm& from);
   const float* kept(const float* numbers, int count, int room);
 

@@ -7,8 +7,8 @@
 
 namespace dtag {
 
-// Compiled in, whether or not this machine runs them; slowest first. "emulated512" and "emulated512bf16" have the shape
-// of the AVX-512 kernels on any machine and exist for tests.
+// Compiled in, whether or not this machine runs them; slowest first. "emulated512", "emulated512bf16" and
+// "emulated512amx" have the shape of the AVX-512 kernels on any machine and exist for tests.
 std::vector<std::string> compiled_isas();
 // Those this machine (processor and operating system) runs, without the emulated ones; slowest first.
 std::vector<std::string> runnable_isas();

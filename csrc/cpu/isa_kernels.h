@@ -54,7 +54,7 @@ constexpr bool kBf16Dot = false;
 
 extern const Kernels kernels;
 const Kernels kernels = {DTAG_STRING(DTAG_ISA), {kLanes, kPanel, kBlock, kVectors, kBf16Dot},
-                         row_scratch, run_rows, tile_scratch, run_tile, {kPanelWidth, decoder_scratch, run_decoder},
+                         row_scratch, run_rows, tile_scratch, run_tile, {kPanelWidth, kBf16Pairs, decoder_scratch, run_decoder},
                          {kPanelWidth, mlp_scratch, mlp_forward, mlp_backward, MlpKernel::pieces, MlpKernel::weights},
                          {adam, tanh_all, exp_all}};
 

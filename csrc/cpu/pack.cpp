@@ -4,24 +4,12 @@
 #include <cmath>
 #include <cstring>
 
+#include "cpu/bf16.h"
+
 namespace dtag {
 namespace {
 
 constexpr int kFew = 32;  // layers with fewer inputs or outputs stay float32; those with fewer outputs are kept by output
-
-uint16_t to_bf16(float x) {
-  uint32_t u;
-  std::memcpy(&u, &x, 4);
-  if (std::isnan(x)) return uint16_t((u | 0x400000u) >> 16);
-  return uint16_t((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
-}
-
-float through_bf16(float x) {
-  const uint32_t u = uint32_t(to_bf16(x)) << 16;
-  float y;
-  std::memcpy(&y, &u, 4);
-  return y;
-}
 
 // A view of a weight matrix, or of its transpose, or of some of its columns.
 struct View {

@@ -58,7 +58,7 @@ static void panel_product(int rows, const float* in, int64_t in_stride, int dept
 
 // out = in W' + b; rows of `out` have room for m.padded numbers.
 static void linear(const PanelMatrix& m, int64_t rows, const float* in, int64_t in_stride, float* out, int64_t out_stride) {
-  const float* panel = m.panels;
+  const float* panel = static_cast<const float*>(m.panels);
   for (int c = 0; c < m.padded; c += kPanelWidth, panel += int64_t(m.in) * kPanelWidth)
     panel_product(int(rows), in, in_stride, m.in, panel, kPanelWidth, m.bias + c, out + c, out_stride);
 }

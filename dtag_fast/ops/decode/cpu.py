@@ -35,18 +35,27 @@ class CompiledSteps:
     """Steps of N rollouts, each of any age.
 
     A rollout's bits depend neither on which others take a step with it nor on the number of threads. The
-    arithmetic is float32 whatever `torch.set_float32_matmul_precision` says. One thread at a time may step.
+    precision is the one given here, whatever `torch.set_float32_matmul_precision` says. One thread at a time
+    may step.
 
     Args:
         config: the network. weights: by name, see `repack`. rings: written by each step.
+        precision: "fp32"; or "bf16": in the products of the blocks, weights and what they are multiplied with
+            are rounded to bf16 and summed in float32. Embeddings, heads, attention and LayerNorms are float32.
         isa: instruction set, None for the machine's best or DTAG_ISA.
 
     Raises:
-        ValueError: a weight is missing or not of the shape that `config` asks for.
+        ValueError: a weight is missing or not of the shape that `config` asks for; an unknown precision.
     """
 
     def __init__(
-        self, config: StepConfig, weights: Mapping[str, Tensor], rings: Rings, *, isa: str | None = None
+        self,
+        config: StepConfig,
+        weights: Mapping[str, Tensor],
+        rings: Rings,
+        *,
+        precision: str = "fp32",
+        isa: str | None = None,
     ):
         slots, d = 3 * config.context_len, config.d_model
         for name, ring, width in (
@@ -60,7 +69,7 @@ class CompiledSteps:
                     f"rings.{name}: expected {wanted} contiguous float32 numbers, got {tuple(ring.shape)} of "
                     f"{ring.dtype}"
                 )
-        self.config, self._rings = config, rings
+        self.config, self._rings, self.precision = config, rings, precision
         self._steps = _C.Decoder(
             **asdict(config),
             weights=_arrays(weights),
@@ -68,6 +77,7 @@ class CompiledSteps:
             projected=rings.projected.data_ptr(),
             kept=[ring.data_ptr() for ring in rings.kept],
             rollouts=len(rings.tokens),
+            precision=precision,
             isa=isa or "",
             threads=torch.get_num_threads,
         )

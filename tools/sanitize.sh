@@ -13,7 +13,7 @@ fuzz_plan=$(ls -t build/*-address-undefined/fuzz_plan | head -n 1)
 echo "$fuzz_plan"
 said=$("$fuzz_plan")
 echo "$said"
-for isa in baseline emulated512 emulated512bf16; do
+for isa in baseline emulated512 emulated512bf16 emulated512amx; do
     [[ " $said " == *" $isa "* ]] || { echo "error: $fuzz_plan left out $isa" >&2; exit 1; }
 done
 

@@ -7,11 +7,6 @@
 
 namespace dtag::DTAG_ISA {
 
-#ifdef DTAG_TILES
-constexpr bool kTiles = true;
-#else
-constexpr bool kTiles = false;
-#endif
 #if defined(DTAG_TILES) || defined(DTAG_BF16_DOT)
 constexpr bool kBf16Pairs = true;
 #else

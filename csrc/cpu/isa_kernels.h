@@ -19,8 +19,18 @@ static int64_t tile_scratch(const Packed& packed, int tile_rows) {
   return TileKernel(packed, tile_rows, nullptr).scratch_bytes();
 }
 
+static bool any_bf16(const Packed& packed) {
+  for (int m = 0; m < packed.member_count; ++m)
+    for (int l = 0; l < packed.members[m].depth; ++l)
+      if (packed.members[m].stages[l].forward.bf16) return true;
+  return false;
+}
+
 static void run_tile(const Job& job, int64_t begin, int64_t end, int tile_rows, float* scratch) {
-  TileKernel(*job.packed, tile_rows, scratch).run(job, begin, end);
+  TileKernel kernel(*job.packed, tile_rows, scratch);
+  if (!kTiles || !any_bf16(*job.packed)) return kernel.run(job, begin, end);
+  TileRegisters tiles;
+  kernel.run(job, begin, end);
 }
 
 static int64_t decoder_scratch(const DecoderWeights& weights, int64_t sequences, int64_t tokens) {
@@ -43,7 +53,7 @@ static void mlp_backward(const MlpCall& call, const MlpGradients& gradients, int
   MlpKernel(call, end - begin, scratch).backward(gradients, member, begin, end);
 }
 
-#ifdef DTAG_BF16_DOT
+#if defined(DTAG_BF16_DOT) || defined(DTAG_TILES)
 constexpr bool kBf16Dot = true;
 #else
 constexpr bool kBf16Dot = false;
@@ -53,7 +63,7 @@ constexpr bool kBf16Dot = false;
 #define DTAG_STRING(x) DTAG_STRING_(x)
 
 extern const Kernels kernels;
-const Kernels kernels = {DTAG_STRING(DTAG_ISA), {kLanes, kPanel, kBlock, kVectors, kBf16Dot},
+const Kernels kernels = {DTAG_STRING(DTAG_ISA), {kLanes, kPanel, kBlock, kVectors, kBf16Dot, kTiles},
                          row_scratch, run_rows, tile_scratch, run_tile, {kPanelWidth, kBf16Pairs, decoder_scratch, run_decoder},
                          {kPanelWidth, mlp_scratch, mlp_forward, mlp_backward, MlpKernel::pieces, MlpKernel::weights},
                          {adam, tanh_all, exp_all}};

@@ -196,6 +196,7 @@ class Packer {
     m.in = w.cols;
     m.out = w.rows;
     m.bf16 = pairs;
+    if (pairs && g_.tiles) return tiles(w, m);
     const int steps = pairs ? (w.cols + 1) / 2 : w.cols;
     const Buffer& data = buffer(size_t(steps) * size_t(w.rows) * 4);
     m.data = data.floats();
@@ -218,6 +219,17 @@ class Packer {
         }
       }
     }
+    return m;
+  }
+
+  BlockMatrix tiles(const View& w, BlockMatrix m) {
+    constexpr int outputs = 16, inputs = 32;
+    const int64_t steps = round_up(w.cols, inputs) / inputs;
+    const Buffer& data = buffer(size_t(round_up(w.rows, outputs) * steps * inputs) * 2);
+    m.data = data.floats();
+    for (int r = 0; r < w.rows; ++r)
+      for (int k = 0; k < w.cols; ++k)
+        data.halves()[((r / outputs * steps + k / inputs) * outputs + r % outputs) * inputs + k % inputs] = to_bf16(w.at(r, k));
     return m;
   }
 

@@ -15,6 +15,7 @@ struct Geometry {
   int block = 6;        // tile kernel: outputs computed together
   int vectors = 2;      // tile kernel: row vectors computed together; a strip is vectors * lanes rows
   bool bf16_dot = false;  // tile kernel: has a bf16 dot product
+  bool tiles = false;     // tile kernel: and that is one of tile registers
 };
 
 // A matrix for products with one vector. Columns are cut into panels of up to `panel` vectors (then halves of it, to
@@ -29,6 +30,8 @@ struct RowMatrix {
 
 // A matrix for products with a strip of rows (samples). Outputs are cut into blocks of `block`, the last one
 // narrower; in a block, for each input k (bf16: pair of inputs), the weights of the block's outputs follow each other.
+// With tiles a bf16 matrix is cut into tiles of 16 outputs and 32 inputs, zeros behind the last of both; those of the same
+// outputs follow each other, a tile's rows are outputs.
 struct BlockMatrix {
   int in = 0, out = 0;
   bool bf16 = false;

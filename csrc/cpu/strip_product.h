@@ -3,6 +3,7 @@
 //
 //   out[j][row] = init[j][row] + sum_k W[j][k] in[k][row]     block outputs j x vectors of rows in registers, k in order
 #pragma once
+#include "cpu/matrix_tiles.h"
 #include "cpu/packed.h"
 #include "cpu/simd.h"
 
@@ -94,7 +95,45 @@ static void strip_product(const BlockMatrix& m, const void* in, const float* fro
   }
 }
 
-// `vectors` of the strip's rows are in use. `pairs` is scratch for kStrip * (in + 1) / 2 words.
+#ifdef DTAG_TILES
+constexpr bool kTiles = true;
+#else
+constexpr bool kTiles = false;
+#endif
+static_assert(!kTiles || kStrip == 2 * kTile);
+
+// The same in tiles: outputs are a tile's rows, the strip's rows its columns. What the sums start from is added to them at the end.
+template <Init init, Finish finish>
+static void tile_strip_product(const BlockMatrix& m, int vectors, const uint32_t* pairs, const float* from, Mask mask, float* out) {
+  const int steps = (m.in + kTileDepth - 1) / kTileDepth;
+  const int64_t tile = kTile * kTileDepth * 2;
+  const TileColumns columns{pairs, 4 * kStrip};
+  float few[kTile * kStrip];  // of the last outputs, where they fill no tile
+  for (int j = 0; j < m.out;) {
+    const char* weights = static_cast<const char*>(m.data) + j / kTile * steps * tile;
+    const TileRows rows{weights, 2 * kTileDepth, tile, steps * tile};
+    const int outputs = m.out - j >= 2 * kTile ? 2 * kTile : m.out - j < kTile ? m.out - j : kTile;
+    float* to = outputs < kTile ? few : out + int64_t(j) * kStrip;
+    if (outputs == 2 * kTile)
+      vectors == 1 ? tile_block<true, false>(rows, columns, steps, nullptr, to, kStrip)
+                   : tile_block<true, true>(rows, columns, steps, nullptr, to, kStrip);
+    else
+      vectors == 1 ? tile_block<false, false>(rows, columns, steps, nullptr, to, kStrip)
+                   : tile_block<false, true>(rows, columns, steps, nullptr, to, kStrip);
+    for (int i = 0; i < outputs; ++i, ++j)
+      for (int v = 0; v < vectors * kLanes; v += kLanes) {
+        vf x = load(to + i * kStrip + v);
+        if constexpr (init == Init::bias) x += splat(from[j]);
+        if constexpr (init == Init::array) x += load(from + int64_t(j) * kStrip + v);
+        if constexpr (finish == Finish::relu) x = select(x <= 0.f, vf{}, x);
+        if constexpr (finish == Finish::mask) x = select(load(mask.unit(j).at + v) <= 0.f, vf{}, x);
+        store(out + int64_t(j) * kStrip + v, x);
+      }
+  }
+}
+
+// `vectors` of the strip's rows are in use. `pairs` is scratch for kStrip words for each two of the inputs, in tiles for each two
+// of the inputs filled up to whole steps.
 template <Init init, Finish finish = Finish::none>
 static void strip_product(const BlockMatrix& m, int vectors, const float* in, const float* from, float* out,
                           uint32_t* pairs, Mask mask = {}) {
@@ -104,6 +143,11 @@ static void strip_product(const BlockMatrix& m, int vectors, const float* in, co
         const float* x = in + int64_t(k) * kStrip + v * kLanes;
         store(pairs + int64_t(k / 2) * kStrip + v * kLanes, pack_bf16(load(x), k + 1 < m.in ? load(x + kStrip) : vf{}));
       }
+    if constexpr (kTiles) {
+      for (int k = (m.in + 1) / 2; k % (kTileDepth / 2); ++k)
+        for (int v = 0; v < kVectors; ++v) store(pairs + int64_t(k) * kStrip + v * kLanes, vu{});
+      return tile_strip_product<init, finish>(m, vectors, pairs, from, mask, out);
+    }
     return vectors == 1 ? strip_product<1, init, finish, true>(m, pairs, from, mask, out)
                         : strip_product<kVectors, init, finish, true>(m, pairs, from, mask, out);
   }

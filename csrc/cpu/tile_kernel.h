@@ -25,7 +25,7 @@ class TileKernel {
     arena.take(p_.units * n, units_);
     arena.take(p_.max_saved_units * strips_ * kCompactStrip, compact_);
     arena.take(int64_t(p_.state_dim) * kStrip, states_);
-    arena.take(int64_t(p_.max_width / 2 + 1) * kStrip, pairs_);
+    arena.take(int64_t(p_.max_width + kTileDepth) / 2 * kStrip, pairs_);
     arena.take(2 * n / kLanes, moves_);
     arena.take(strips_, live_);
     arena.take(n / kLanes, alike_);

@@ -48,6 +48,9 @@ class Args:
     env_processes: int | None = None  # that step the environments, 0: none. Default: where it is faster
     env_timeout: float | None = None  # seconds for one reset or step, in worker processes. Default: any time
     device: str = "cpu"  # cpu or cuda
+    precision: Literal["fp32", "bf16"] | None = (
+        None  # of policy and critic. Default: fp32 and as PyTorch is set
+    )
 
 
 def main(argv: Sequence[str]) -> int:
@@ -83,6 +86,7 @@ def main(argv: Sequence[str]) -> int:
         "target_returns": targets,
         "history_lengths": lengths,
         "candidates": candidates,
+        "precision": args.precision,
         "seed": args.seed,
         "env_id": args.env,
     }
@@ -181,7 +185,9 @@ def speed_sentence(result) -> str:
     where = f"; environments in {processes} processes: {result.wall_time.env_processes_reason}" * bool(
         processes
     )
-    return f"{result.steps:,} environment steps, {result.steps_per_second:,.0f} a second ({split}{where})"
+    speed = f"{result.steps:,} environment steps, {result.steps_per_second:,.0f} a second ({split}{where})"
+    kinds = ", ".join(f"{part} in {kind}" for part, kind in result.precision.items() if kind)
+    return f"{speed}; {kinds}"
 
 
 def latency_table(latency) -> Table:

@@ -9,6 +9,8 @@ later blocks are computed anew: their keys and values still held what has fallen
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,7 @@ from dtag_fast.ops.attention import Mask, Padding
 from dtag_fast.ops.watch import Watch, slots_of
 
 STEP = 3  # tokens of a step
+Precision = Literal["fp32", "bf16"]
 
 
 class Decoder:
@@ -31,10 +34,15 @@ class Decoder:
     Args:
         model: a SequenceModel in eval mode; the rings lie on its device.
         num_rollouts: N.
+        precision: of `act`: "fp32"; or "bf16" as `ops.decode.CompiledSteps` has it, which equals the model
+            within the rounding of bf16.
+
+    Raises:
+        ValueError: bf16 where steps are not compiled.
     """
 
-    def __init__(self, model: SequenceModel, num_rollouts: int):
-        self.model, self.blocks = model, list(model.transformer.blocks)
+    def __init__(self, model: SequenceModel, num_rollouts: int, precision: Precision = "fp32"):
+        self.model, self.blocks, self.precision = model, list(model.transformer.blocks), precision
         c, weight = model.config, model.embed_state.weight
         self.context_len = c.context_len
         shape, heads = (num_rollouts, STEP * c.context_len), (c.n_head, c.d_model // c.n_head)
@@ -54,9 +62,17 @@ class Decoder:
         self._watch = Watch(list(slots_of([model]).values()))
         self._watch.accept(self._watch.snapshot())
         self._compiled: decode.CompiledSteps | None = None
-        if self.why_not_compiled() is None:
+        reason = self.why_not_compiled()
+        if reason is None:
             rings = decode.Rings(self._tokens, self._projected, self._kept)
-            self._compiled = decode.CompiledSteps(_step_config(model), _step_weights(model), rings)
+            self._compiled = decode.CompiledSteps(
+                _step_config(model), _step_weights(model), rings, precision=precision
+            )
+        elif precision != "fp32":
+            raise ValueError(
+                f"precision: {precision} steps are those of the compiled module, which cannot make them "
+                f"here: {reason}; leave precision out"
+            )
 
     def why_not_compiled(self) -> str | None:
         """Why `act` is not to be had, or None."""
@@ -74,7 +90,7 @@ class Decoder:
     def explain(self) -> str:
         """How steps are made, and why, in one line."""
         if self.compiled:
-            return f"steps: one call of the compiled module ({self._compiled.isa})"
+            return f"steps: one call of the compiled module ({self._compiled.isa}, {self.precision})"
         return (
             f"steps: operator by operator ({self.why_not_compiled() or 'attention was set when it was made'})"
         )

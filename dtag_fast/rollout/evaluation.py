@@ -13,6 +13,7 @@ import torch
 
 from dtag_fast import __version__
 from dtag_fast.data import DiscreteActions
+from dtag_fast.models.decoder import Precision
 from dtag_fast.models.policies import StatePolicy
 from dtag_fast.rollout.batches import ROW_MULTIPLE
 from dtag_fast.rollout.candidates import Candidates, check_candidates
@@ -28,6 +29,9 @@ from dtag_fast.rollout.runner import Played, Split, Task, Worker, play_all
 from dtag_fast.rollout.setting_results import failed_episodes, setting_results
 from dtag_fast.rollout.settings import AGSetting, expect_whole
 from dtag_fast.training.checkpoint import LoadedCritic, LoadedPolicy, RunInfo
+
+# of an evaluation -> of `refine`
+REFINE_PRECISION: dict[Precision | None, str | None] = {None: None, "fp32": "highest", "bf16": "medium"}
 
 
 def evaluate(
@@ -45,6 +49,7 @@ def evaluate(
     env_timeout: float | None = None,
     history_lengths: Sequence[int] | None = None,
     candidates: Candidates | None = None,
+    precision: Precision | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
     """Play `episodes` episodes under every setting and target return, many environments at a time.
@@ -79,6 +84,10 @@ def evaluate(
         candidates: act with one of several candidates, chosen by the critic, which Action Gradient then
             refines; see `rollout.candidates`. An episode's draws depend on its seed alone. None: with the
             policy's action.
+        precision: "fp32"; or, on a CPU, "bf16": bf16 weights in the policy's blocks
+            (`ops.decode.CompiledSteps`) and in the critic's hidden layers (`refine` with precision="medium"),
+            sums in float32; an episode's bits depend on as little as in float32. None: the compiled policy in
+            float32, all else as torch.get_float32_matmul_precision() says.
         progress: called as progress(episodes done, episodes in all).
 
     Raises:
@@ -92,6 +101,7 @@ def evaluate(
     env_id = env_id or info.env_id
     _check_numbers(episodes, max_envs, workers, env_processes, env_timeout)
     check_together(policy, critic, settings, env_id, history_lengths, candidates)
+    check_precision(precision)
     tasks = [
         Task(number, target, seed + episode)
         for number in range(len(settings))
@@ -115,15 +125,21 @@ def evaluate(
         workers = placement.processes
     slots = shares(at_once, workers)
     with ExitStack() as stack:
-        refinement = _refinement(policy, critic, settings, device, batch_invariant=on_cpu)
+        if precision == "fp32":  # of what PyTorch's operators compute
+            stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            torch.set_float32_matmul_precision("highest")
+        refinement = _refinement(policy, critic, settings, device, on_cpu, REFINE_PRECISION[precision])
         insist = env_processes is not None or env_timeout is not None
         placed, placement = _environments(stack, kind, slots, placement, env_timeout, insist)
         crew = []
         for environments, n in zip(placed, slots, strict=True):
-            actor = make_actor(policy, n, tasks[0].target_return, on_cpu, history_lengths, candidates, critic)
+            actor = make_actor(
+                policy, n, tasks[0].target_return, on_cpu, history_lengths, candidates, critic, precision
+            )
             crew.append(Worker(actor, environments, refinement))
         if refinement is not None:
             refinement.prepare(info.state_dim, info.action_dim)
+        precisions = _precisions(crew[0], info)
         began = time.perf_counter()
         played, split = play_all(crew, tasks, progress)
         seconds = time.perf_counter() - began
@@ -139,6 +155,7 @@ def evaluate(
         failures=failed_episodes(tasks, played, [r.label for r in results for _ in range(episodes)]),
         steps=steps,
         steps_per_second=steps / seconds,
+        precision=precisions,
         wall_time=WallTime(seconds, workers, _shares(split), crew[0].not_captured, *placement),
         policy=_about(info)
         | {
@@ -175,9 +192,15 @@ def make_actor(
     history_lengths: Sequence[int] | None,
     candidates: Candidates | None,
     critic: LoadedCritic | None,
+    precision: Precision | None = None,
 ) -> SequencePolicy | ReactivePolicy:
     """What acts for `num_envs` rollouts, as `evaluate` sets it up."""
     if isinstance(policy.model, StatePolicy):
+        if precision == "bf16":
+            raise ValueError(
+                f"precision: bf16 is for sequence policies, {type(policy.model).__name__} acts on the "
+                "present state alone; leave it out"
+            )
         return ReactivePolicy(policy.model, num_envs, batch_invariant)
     return SequencePolicy(
         policy.model,
@@ -189,6 +212,7 @@ def make_actor(
         history_lengths=history_lengths,
         candidates=candidates,
         critic=critic,
+        precision=precision or "fp32",
     )
 
 
@@ -266,10 +290,25 @@ def check_together(
         check_candidates(candidates, policy.model, critic, info.reward_scale, info.reward_shift)
 
 
-def _refinement(policy, critic, settings, device, batch_invariant) -> Refinement | None:
+def check_precision(precision: Precision | None) -> None:
+    """Refuse a precision that `evaluate` does not know."""
+    if precision not in REFINE_PRECISION:
+        raise ValueError(f"precision: expected fp32, bf16 or None, got {precision!r}")
+
+
+def _refinement(policy, critic, settings, device, batch_invariant, precision) -> Refinement | None:
     if critic is None:
         return None
-    return Refinement(critic.critic.to(device), policy.info.action_bounds, settings, device, batch_invariant)
+    network, bounds = critic.critic.to(device), policy.info.action_bounds
+    return Refinement(network, bounds, settings, device, batch_invariant, precision)
+
+
+def _precisions(worker: Worker, info: RunInfo) -> dict[str, str | None]:
+    """What policy and Action Gradient are computed in."""
+    refinement, refined = worker.refinement, None
+    if refinement is not None:
+        refined = refinement.update(info.state_dim, info.action_dim).choice.precision
+    return {"policy": worker.policy.precision, "refine": refined}
 
 
 def _task(info: RunInfo, env_id: str):

@@ -11,11 +11,18 @@ import numpy as np
 import torch
 
 from dtag_fast import Refiner
+from dtag_fast.models.decoder import Precision
 from dtag_fast.rollout.candidates import Candidates
 from dtag_fast.rollout.captured import CapturedStep, why_not_captured
 from dtag_fast.rollout.environment_kind import EnvironmentKind
 from dtag_fast.rollout.environments import expect_actions, state_vector
-from dtag_fast.rollout.evaluation import check_together, make_actor, targets_of
+from dtag_fast.rollout.evaluation import (
+    REFINE_PRECISION,
+    check_precision,
+    check_together,
+    make_actor,
+    targets_of,
+)
 from dtag_fast.rollout.policy import SequencePolicy
 from dtag_fast.rollout.reactive import ReactivePolicy
 from dtag_fast.rollout.refinement import Refinement
@@ -104,6 +111,7 @@ def measure_latency(
     env_id: str | None = None,
     history_lengths: Sequence[int] | None = None,
     candidates: Candidates | None = None,
+    precision: Precision | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LatencyResult:
     """Time single actions of real episodes in one environment, B = 1, with nothing beside them.
@@ -118,7 +126,7 @@ def measure_latency(
     - environment: its step and the observation as a vector.
 
     Args:
-        policy, critic, settings, env_id, history_lengths, candidates: as in `evaluate`.
+        policy, critic, settings, env_id, history_lengths, candidates, precision: as in `evaluate`.
         target_returns: the first of them is asked for; None takes the checkpoint's.
         actions, warmup: numbers of actions per setting, at least 1 and at least 0.
         seed: of the first episode.
@@ -132,6 +140,7 @@ def measure_latency(
     settings, target = list(settings), targets_of(policy, target_returns)[0]
     env_id = env_id or policy.info.env_id
     check_together(policy, critic, settings, env_id, history_lengths, candidates)
+    check_precision(precision)
     kind, device = EnvironmentKind.of(policy.info, env_id), next(policy.model.parameters()).device
     found, count = [], warmup + actions
 
@@ -143,7 +152,8 @@ def measure_latency(
         expect_actions(env, kind.discrete, kind.action_dim)
         for setting in settings:
             crew = [
-                make_actor(policy, 1, target, False, history_lengths, candidates, critic) for _ in range(2)
+                make_actor(policy, 1, target, False, history_lengths, candidates, critic, precision)
+                for _ in range(2)
             ]
             apart, together = (_Episodes(env, actor, kind, target, seed) for actor in crew)
             refiner = refinement = None

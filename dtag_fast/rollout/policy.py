@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dtag_fast.models import Decoder
+from dtag_fast.models.decoder import Decoder, Precision
 from dtag_fast.rollout.batches import Step, fill_up
 from dtag_fast.rollout.candidates import CandidateActions, Candidates
 from dtag_fast.rollout.history import History
@@ -41,10 +41,11 @@ class SequencePolicy:
         candidates: act with one of several candidates, for models that take a target return; see
             `rollout.candidates`. None: with the policy's action.
         critic: that candidates are chosen by.
+        precision: of the steps, see `models.Decoder`.
 
     Raises:
-        ValueError: a target return missing or not wanted, a history length that cannot be, or candidates that
-            cannot be made or chosen.
+        ValueError: a target return missing or not wanted, a history length that cannot be, candidates that
+            cannot be made or chosen, or bf16 where steps are not those of the compiled module.
     """
 
     def __init__(
@@ -59,11 +60,17 @@ class SequencePolicy:
         history_lengths: Sequence[int] | None = None,
         candidates: Candidates | None = None,
         critic: LoadedCritic | None = None,
+        precision: Precision = "fp32",
     ):
         config = model.config
         if history_lengths is not None:
             check_history_lengths(history_lengths, model)
             incremental = False
+        if precision != "fp32" and not (incremental and candidates is None):
+            raise ValueError(
+                f"precision: {precision} is for incremental steps alone; history lengths and candidates take "
+                "whole windows, in float32: leave one of them out"
+            )
         self.history_lengths = history_lengths
         self.model, self.device = model.eval(), next(model.parameters()).device
         self.transfers = Transfers(self.device)
@@ -74,7 +81,7 @@ class SequencePolicy:
         )
         # neither asked for nor predicted by the transformer: V of the state
         self._prompted = not (model.takes_target_return or model.predicts_returns)
-        self.decoder = Decoder(model, num_envs) if incremental else None
+        self.decoder = Decoder(model, num_envs, precision) if incremental else None
         # Kept in float64 so that a thousand subtractions do not drift; the model sees float32.
         self._returns_to_go = np.zeros(num_envs)  # (N,), divided by return_scale
         self.candidates: CandidateActions | None = None
@@ -176,6 +183,13 @@ class SequencePolicy:
         everywhere[step.rows] = actions
         return everywhere
 
+    @property
+    def precision(self) -> str:
+        """Of the products: "fp32", "bf16", or what PyTorch's operators make of float32."""
+        if self.decoder is not None and self.decoder.compiled:
+            return self.decoder.precision
+        return pytorch_precision()
+
     def update_decoder(self) -> None:
         """Fill the decoder's rings anew if the model was trained since; for after `begin`."""
         if self.decoder.stale():
@@ -266,6 +280,12 @@ def check_history_lengths(lengths: Sequence[int], model: nn.Module) -> None:
         raise ValueError(
             f"history_lengths: expected whole numbers from 1 to context_len = {k}, got {lengths}"
         )
+
+
+def pytorch_precision() -> str:
+    """Of PyTorch's products of float32 numbers."""
+    setting = torch.get_float32_matmul_precision()
+    return "fp32" if setting == "highest" else f'float32 at precision "{setting}"'
 
 
 def check_finite(actions: np.ndarray) -> None:

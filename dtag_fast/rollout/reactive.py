@@ -4,7 +4,7 @@ import numpy as np
 
 from dtag_fast.models.policies import StatePolicy
 from dtag_fast.rollout.batches import fill_up
-from dtag_fast.rollout.policy import check_finite
+from dtag_fast.rollout.policy import check_finite, pytorch_precision
 from dtag_fast.rollout.transfers import Transfers
 
 
@@ -22,6 +22,11 @@ class ReactivePolicy:
         self.model, self.device = model.eval(), next(model.parameters()).device
         self.num_envs, self.batch_invariant = num_envs, batch_invariant
         self.transfers = Transfers(self.device)
+
+    @property
+    def precision(self) -> str:
+        """As of `SequencePolicy`."""
+        return pytorch_precision()
 
     def reset(
         self,

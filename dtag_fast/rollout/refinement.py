@@ -30,6 +30,7 @@ class Refinement:
         settings: those that rows may ask for, by position.
         batch_invariant: make a row's bits independent of the others: fill batches up as `SequencePolicy`
             does, and take one kernel for all of their sizes, see `Refiner`.
+        precision: as `refine` takes it.
 
     Raises:
         ValueError: more different options among the settings than one call takes.
@@ -42,6 +43,7 @@ class Refinement:
         settings: Sequence[AGSetting],
         device: torch.device | str = "cpu",
         batch_invariant: bool = False,
+        precision: str | None = None,
     ):
         self.device, self.batch_invariant = torch.device(device), batch_invariant
         self.transfers = Transfers(self.device)
@@ -49,7 +51,12 @@ class Refinement:
         self._lr = np.array([s.lr for s in settings], np.float32)
         self._variants, self._variant = _variants_of(settings)
         self._refiner = Refiner(
-            critic, variants=self._variants, bounds=bounds, batch_invariant=batch_invariant, return_info=True
+            critic,
+            variants=self._variants,
+            bounds=bounds,
+            batch_invariant=batch_invariant,
+            return_info=True,
+            precision=precision,
         )
 
     def __call__(self, states: np.ndarray, actions: np.ndarray, settings: np.ndarray) -> Refined:

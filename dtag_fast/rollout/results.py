@@ -99,6 +99,7 @@ class EvaluationResult:
         settings: one entry per Action Gradient setting and target return, in the order asked for.
         failures: episodes that their environments did not let finish, setting by setting.
         steps: environment steps of the finished episodes. steps_per_second: of all settings together.
+        precision: of the products of "policy" and "refine" (None without a critic), such as "fp32".
         policy, critic: what the checkpoints say of themselves (algorithm, step, dataset, seed).
         versions: of the libraries that the numbers depend on.
     """
@@ -110,6 +111,7 @@ class EvaluationResult:
     failures: list[FailedEpisode]
     steps: int
     steps_per_second: float
+    precision: dict[str, str | None]
     wall_time: WallTime
     policy: dict[str, Any]
     critic: dict[str, Any] | None

@@ -13,7 +13,7 @@ import numpy as np
 
 from dtag_fast import _C
 
-ISAS = [*_C.isas(), "emulated512", "emulated512bf16"]
+ISAS = [*_C.isas(), "emulated512", "emulated512bf16", "emulated512amx"]
 
 
 def policy(rng):
@@ -52,7 +52,10 @@ def policy(rng):
     rollouts = rng.randint(1, 40)
     rings = [np.zeros((rollouts, 3 * k, width * d), np.float32) for width in (1, 3, *[2] * (len(layers) - 1))]
     arguments = (
-        sizes | kinds | {"eps": 1e-5, "weights": weights, "rollouts": rollouts, "isa": rng.choice(ISAS)}
+        sizes
+        | kinds
+        | {"eps": 1e-5, "weights": weights, "rollouts": rollouts, "isa": rng.choice(ISAS)}
+        | {"precision": rng.choice(["fp32", "bf16"])}
     )
     threads = rng.choice([1, 2, 3])
     tokens, projected, *kept = (ring.ctypes.data for ring in rings)

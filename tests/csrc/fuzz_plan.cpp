@@ -211,7 +211,7 @@ int main(int argc, char** argv) {
   const int cases = argc > 1 ? std::atoi(argv[1]) : 300;
   const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
   std::vector<std::string> isas = runnable_isas();
-  isas.insert(isas.end(), {"emulated512", "emulated512bf16"});
+  isas.insert(isas.end(), {"emulated512", "emulated512bf16", "emulated512amx"});
   if (argc > 3) isas = {argv[3]};
   for (const auto& isa : isas)
     for (int i = 0; i < cases; ++i) {

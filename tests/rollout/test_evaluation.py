@@ -94,6 +94,37 @@ def test_the_same_evaluation_gives_the_same_bits(policy, critic):
     assert run() == run()
 
 
+def test_bf16_is_named_repeats_and_depends_on_the_episode_alone(make_policy, make_critic):
+    policy, critic = make_policy("reinformer"), make_critic()
+    options = {"critic": critic, "settings": grid((0, 4), (0.3,)), "episodes": 11}
+    runs = [
+        evaluate(policy, precision="bf16", max_envs=envs, workers=workers, **options)
+        for envs, workers in ((1, 1), (13, 2), (13, 2))
+    ]
+    assert all(run.precision == {"policy": "bf16", "refine": "bf16"} for run in runs)
+    for one, *others in zip(*(run.settings for run in runs), strict=True):
+        assert all(one.returns == other.returns for other in others)
+    exact = evaluate(policy, precision="fp32", **options)
+    assert exact.precision == {"policy": "fp32", "refine": "fp32"}
+    for mine, theirs in zip(runs[0].settings, exact.settings, strict=True):
+        assert mine.mean_q_0 != theirs.mean_q_0
+        assert np.allclose(mine.returns, theirs.returns, rtol=0.05)
+
+
+def test_fp32_holds_whatever_pytorch_is_set_to(policy, critic):
+    before, options = torch.get_float32_matmul_precision(), {"critic": critic, "episodes": 2}
+    settings = grid((0, 4), (0.3,))
+    torch.set_float32_matmul_precision("medium")
+    try:
+        loose = evaluate(policy, settings=settings, **options)
+        exact = evaluate(policy, settings=settings, precision="fp32", **options)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert loose.precision["refine"] == "bf16"
+    assert exact.precision == {"policy": "fp32", "refine": "fp32"}
+
+
 def test_q_never_falls_and_rises_somewhere(policy, critic):
     settings = grid((0, 1, 8), (0.05, 0.5), ("sgd", "adam"))
     result = evaluate(policy, critic=critic, settings=settings, episodes=9, max_envs=32)
@@ -198,6 +229,7 @@ def test_dict_observations_follow_the_recorded_keys(make_policy, counting):
         ({"settings": []}, "settings: expected at least one"),
         ({"settings": [AGSetting(3)]}, r"critic: AG n=3 lr=0.03 needs a critic"),
         ({"target_returns": []}, "target_returns: DecisionTransformer needs at least one"),
+        ({"precision": "fp16"}, "precision: expected fp32, bf16 or None, got 'fp16'"),
         ({"target_returns": [float("nan")]}, "target_return: DecisionTransformer needs a finite return"),
     ],
 )

@@ -1,6 +1,7 @@
 """Steps of the compiled module against the model on literal windows: every instruction set, shape and age."""
 
 import threading
+from functools import partial
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from dtag_fast.ops.decode import CompiledSteps, Rings
 
 _C = pytest.importorskip("dtag_fast._C", reason="the compiled module is not built")
 ISAS = [*_C.isas(), "emulated512"]
+BF16_ISAS = [*_C.isas(), "emulated512bf16", "emulated512amx"]
 KINDS = {
     "dt": (DecisionTransformer, DecisionTransformerConfig, {}),
     "gpt2": (DecisionTransformer, DecisionTransformerConfig, {"norm": "pre", "activation": "relu"}),
@@ -53,8 +55,11 @@ def empty_rings(model, rollouts: int) -> Rings:
     return Rings(torch.zeros(*shape, c.d_model), torch.zeros(*shape, 3, *heads), kept)
 
 
-def compiled(model, rollouts: int, isa: str | None = None) -> CompiledSteps:
-    return CompiledSteps(_step_config(model), _step_weights(model), empty_rings(model, rollouts), isa=isa)
+def compiled(
+    model, rollouts: int, isa: str | None = None, precision: str = "fp32", weights: dict | None = None
+) -> CompiledSteps:
+    weights, rings = weights or _step_weights(model), empty_rings(model, rollouts)
+    return CompiledSteps(_step_config(model), weights, rings, precision=precision, isa=isa)
 
 
 class Episodes:
@@ -123,28 +128,63 @@ def test_every_step_equals_the_model(kind, shape, isa):
             episodes.returns[rows, times] = predicted
 
 
+def of_bf16(weights: dict) -> dict:
+    """The blocks' matrices at bf16 values, all else as it is."""
+    return {
+        name: w.bfloat16().float() if name.startswith("blocks.") and w.ndim == 2 else w
+        for name, w in weights.items()
+    }
+
+
+@pytest.mark.parametrize("isa", BF16_ISAS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_rollouts_bits_depend_on_no_other(kind):
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "-".join(map(str, s.values())))
+def test_bf16_steps_are_near_those_of_rounded_weights(kind, shape, isa):
+    """And no two instruction sets further from each other: the order of sums is all they differ in. That
+    bf16 is used at all is seen in the bits."""
+    model = make(kind, **shape)
+    longest = 2 * model.config.context_len + 2
+    episodes, weights = Episodes(model, 3, longest), _step_weights(model)
+    steps = compiled(model, 3, isa, "bf16")
+    exact = compiled(model, 3, "baseline", weights=of_bf16(weights))
+    other = compiled(model, 3, "baseline", "bf16")
+    far, near, size = 0.0, 0.0, 0.0
+    for rows, times in together(3, longest, lag=2):
+        inputs = episodes.inputs(rows, times)
+        (a, predicted), (b, _), (c, _) = (maker.step(*inputs) for maker in (steps, exact, other))
+        far, near = max(far, (a - b).abs().max().item()), max(near, (a - c).abs().max().item())
+        size = max(size, b.abs().max().item())
+        if predicted is not None:
+            episodes.returns[rows, times] = predicted
+    assert far <= 3e-2 * max(size, 1.0) and near <= 3e-2 * max(size, 1.0)
+    assert far > 0.0 or model.config.d_model == 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("isa", [None, "emulated512amx", "emulated512bf16", "baseline"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rollouts_bits_depend_on_no_other(kind, isa, precision):
     """Alone, in groups, in any order of the rows, on one thread or two."""
     model = make(kind, d_model=48, n_head=3, n_layer=2, context_len=6)
     n, longest = 40, 14
+    make_steps = partial(compiled, isa=isa, precision=precision)
     before = torch.get_num_threads()
     try:
         results = {}
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            results[threads] = run(compiled(model, n), Episodes(model, n, longest), together(n, longest))
+            results[threads] = run(make_steps(model, n), Episodes(model, n, longest), together(n, longest))
         for one, two in zip(results[1], results[2], strict=True):
             assert all(a is b is None or torch.equal(a, b) for a, b in zip(one, two, strict=True))
         shuffled = [(o := torch.randperm(len(r)), (r[o], t[o])) for r, t in together(n, longest)]
-        mixed = run(compiled(model, n), Episodes(model, n, longest), [part for _, part in shuffled])
+        mixed = run(make_steps(model, n), Episodes(model, n, longest), [part for _, part in shuffled])
         for (order, _), result, expected in zip(shuffled, mixed, results[1], strict=True):
             assert torch.equal(result[0], expected[0][order])
     finally:
         torch.set_num_threads(before)
     for row in (0, 17, 39):
         alone = [(torch.tensor([row]), torch.tensor([t])) for t in range(longest)]
-        actions = torch.cat([a for a, _ in run(compiled(model, n), Episodes(model, n, longest), alone)])
+        actions = torch.cat([a for a, _ in run(make_steps(model, n), Episodes(model, n, longest), alone)])
         everyone = zip(together(n, longest), results[1], strict=True)
         assert torch.equal(actions, torch.cat([a[rows == row] for (rows, _), (a, _) in everyone]))
 
@@ -219,6 +259,13 @@ def test_wrong_input_is_named():
         CompiledSteps(_step_config(model), weights, rings._replace(projected=rings.projected[:, 1:]))
     with pytest.raises(ValueError, match="kept: expected a ring for each block but the first"):
         CompiledSteps(_step_config(model), weights, rings._replace(kept=[]))
+    with pytest.raises(ValueError, match=r"precision: .*fp8"):
+        compiled(model, 2, precision="fp8")
+    with pytest.raises(
+        ValueError, match=r"precision: bf16 steps are those of the compiled module, which .*sdpa"
+    ):
+        model.attention = "sdpa"
+        Decoder(model, 1, "bf16")
 
 
 def test_two_threads_at_once_are_refused_or_ordered():
@@ -245,7 +292,7 @@ def test_two_threads_at_once_are_refused_or_ordered():
 
 def test_the_decoder_says_how_it_steps():
     model = make("dt", d_model=32, n_head=2, n_layer=2, context_len=3)
-    assert Decoder(model, 1).explain() == f"steps: one call of the compiled module ({_C.default_isa()})"
+    assert Decoder(model, 1).explain() == f"steps: one call of the compiled module ({_C.default_isa()}, fp32)"
     decoder = Decoder(model, 1)
     model.attention = "sdpa"
     assert not decoder.compiled

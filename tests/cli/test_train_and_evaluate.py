@@ -110,6 +110,22 @@ def test_latency_is_a_table_and_a_part_of_the_file_and_changes_no_score(dtag, tm
     assert json.loads((tmp_path / "kept.json").read_text())["checkpoints"]  # the scores are not lost for it
 
 
+def test_evaluation_in_bf16_says_so(dtag, tmp_path):
+    assert dtag(f"train reinformer {DATASET} --out run {SMALL} --updates 4")[0] == 0
+    assert dtag(f"train iql {DATASET} --out critic --updates 5 --hidden 32 32 --batch-size 8")[0] == 0
+    assert dtag(f"train bc {DATASET} --out bc --updates 4 --hidden 16 --batch-size 8")[0] == 0
+    line = "evaluate run --critic critic --ag-steps 0,2 --episodes 2 --latency --latency-actions 4"
+    for precision in ("bf16", "fp32"):
+        code, out, err = dtag(f"{line} --precision {precision} --json {precision}.json")
+        assert (code, err) == (0, "") and f"policy in {precision}, refine in {precision}" in " ".join(
+            out.split()
+        )
+        content = json.loads((tmp_path / f"{precision}.json").read_text())
+        assert content["checkpoints"][0]["precision"] == {"policy": precision, "refine": precision}
+    code, _, err = dtag("evaluate bc --precision bf16")
+    assert code == 2 and "precision: bf16 is for sequence policies, DeterministicPolicy acts" in err
+
+
 def test_policies_that_learn_from_a_critic(dtag, tmp_path):
     assert dtag(f"train iql {DATASET} --out critic --updates 5 --hidden 16 16 --batch-size 8")[0] == 0
     options = f"{SMALL} --updates 4 --log-every 2 --critic critic"

@@ -68,14 +68,14 @@ def allocate(
 
 def to_info(buffers: InfoBuffers, *, multi: bool, single: bool, numpy: bool) -> RefineInfo:
     """The user's view of filled buffers."""
-    winner = buffers.best_candidate.long()
-    rows = torch.arange(winner.shape[0], device=winner.device)
     index = buffers.best_index.long()
-    values = {
-        "q_0": buffers.q_0[rows, winner],
-        "q_best": buffers.q_best[rows, winner],
-        "best_index": index[rows, winner],
-    }
+    values = {"q_0": buffers.q_0, "q_best": buffers.q_best, "best_index": index}  # (B, M)
+    if index.shape[1] == 1:
+        values = {name: value[:, 0] for name, value in values.items()}
+    else:
+        winner = buffers.best_candidate.long()
+        rows = torch.arange(len(winner), device=winner.device)
+        values = {name: value[rows, winner] for name, value in values.items()}
     for name in ("trace_actions", "trace_q", "trace_grad"):
         trace = getattr(buffers, name)
         if trace is not None:
@@ -83,7 +83,7 @@ def to_info(buffers: InfoBuffers, *, multi: bool, single: bool, numpy: bool) -> 
             values[name] = trace[:, 0] if single else trace
     if multi:
         values |= {
-            "best_candidate": winner,
+            "best_candidate": buffers.best_candidate.long(),
             "candidate_q_0": buffers.q_0,
             "candidate_q_best": buffers.q_best,
             "candidate_best_index": index,

@@ -29,11 +29,11 @@ from .interleave import cores
 
 ENVIRONMENTS, STATE_DIM, ACTION_DIM = 100, 11, 3
 AG_STEPS, AG_LR = 10, 0.03
-ROUNDS = 5
+ROUNDS = 4
 REFERENCE = "dtag_fast, 100 environments"
 PLAIN = "the same without Action Gradient"
 PEER = "usual loop, one environment"
-WANTED_OVERHEAD = 0.10  # of Action Gradient, over the time without
+WANTED_OVERHEAD = 0.10  # of Action Gradient, over the time of all else
 
 
 class Case(NamedTuple):
@@ -49,6 +49,7 @@ class Case(NamedTuple):
 
 CASES = {
     "reinformer-K5": Case("reinformer", 5, "fp32", 22.0),
+    "reinformer-K5-bf16": Case("reinformer", 5, "bf16", 22.0, tolerance=0.2),
     "reinformer-K20": Case("reinformer", 20, "fp32", 11.0),
     "reinformer-K20-bf16": Case("reinformer", 20, "bf16", 15.0, tolerance=0.2),
     "dt": Case("dt", 20, "fp32", 6.0),
@@ -129,6 +130,7 @@ def test_evaluation_loop(benchmark, case):
         benchmark.pedantic(batched, rounds=1)
     env.close()
     variants = {name: summary(values) for name, values in times.items()}
+    split = {name: float(np.median([s[name] for s in shares])) for name in shares[0]}
     benchmark.extra_info |= {
         "environments": ENVIRONMENTS,
         "threads": threads,
@@ -137,10 +139,12 @@ def test_evaluation_loop(benchmark, case):
         "variants": variants,
         "precision": case.precision,
         "wanted_ratio": case.wanted,
-        "ag_overhead": variants[REFERENCE]["median"] / variants[PLAIN]["median"] - 1.0,
+        # Within a run, which a busy machine disturbs less than the ratio of runs.
+        "ag_overhead": split["refine"] / (1.0 - split["refine"]),
+        "ag_overhead_of_runs": variants[REFERENCE]["median"] / variants[PLAIN]["median"] - 1.0,
         "wanted_ag_overhead": WANTED_OVERHEAD,
         "steps_per_second": {name: 1.0 / v["median"] for name, v in variants.items()},
-        "split": {name: float(np.median([s[name] for s in shares])) for name in shares[0]},
+        "split": split,
     }
 
 

@@ -74,6 +74,10 @@ def compile_unit(tmp_path, name, *flags):
     [
         ("avx2", ["-mavx2", "-mfma"]),
         ("avx512", [f"-mavx512{x}" for x in ("f", "vl", "dq", "bw")] + ["-mfma"]),
+        (
+            "avx512amx",
+            [f"-mavx512{x}" for x in ("f", "vl", "dq", "bw", "bf16")] + ["-mfma", "-mamx-tile", "-mamx-bf16"],
+        ),
     ],
 )
 def test_units_of_wider_instructions_share_no_function(tmp_path, name, flags):

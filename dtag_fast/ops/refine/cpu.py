@@ -2,8 +2,8 @@
 
 Batches of a few rows run one row at a time and skip dead ReLU units; larger ones run as tiles of rows that
 stay in the core's caches through all iterations (csrc/cpu/row_kernel.h, tile_kernel.h; the rule between them
-is heuristics.h). Under "bf16" the hidden layers' weights are bf16, summed in float32; a machine with
-AVX512-BF16 also rounds the numbers they are multiplied with.
+is heuristics.h). Under "bf16" the hidden layers' weights are bf16, summed in float32; AVX512-BF16, and AMX in
+tiles, also round the numbers they are multiplied with.
 """
 
 from __future__ import annotations

@@ -159,10 +159,10 @@ def measure_latency(
             refiner = refinement = None
             if not setting.is_plain:
                 network, bounds = critic.critic.to(device), policy.info.action_bounds
-                refiner = Refiner(
-                    network, steps=setting.steps, lr=setting.lr, bounds=bounds, **setting.options()
-                )
-                refinement = Refinement(network, bounds, [setting], device)
+                wanted = REFINE_PRECISION[precision]
+                options = {"bounds": bounds, "precision": wanted, **setting.options()}
+                refiner = Refiner(network, steps=setting.steps, lr=setting.lr, **options)
+                refinement = Refinement(network, bounds, [setting], device, precision=wanted)
             reason = why_not_captured(crew[1], refinement)
             parts = _apart(apart, refiner, count, report)
             captured = None

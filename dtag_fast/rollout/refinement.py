@@ -70,7 +70,7 @@ class Refinement:
             self._tensor(states[batch]),
             self._tensor(actions[batch]),
             steps=int(steps[0]) if (steps == steps[0]).all() else self._tensor(steps),
-            lr=float(lr[0]) if (lr == lr[0]).all() else self._tensor(lr),
+            lr=float(lr[0]) if (lr == lr[0]).all() else self._tensor(lr[:, None]),
             # Of rows that are alike the host knows it, and they have the kernels of one variant.
             variant=variant if (variant == variant[0]).all() else self._tensor(variant),
         )
@@ -101,7 +101,7 @@ class Refinement:
         """The call of refine on tensors of the device: refined actions (R, A), q_0, q_best (R,)."""
         several = len(self._variants) > 1
         refined, info = self._refiner.run(
-            states, actions, steps=steps.int(), lr=lr, variant=variant.int() if several else None
+            states, actions, steps=steps.int(), lr=lr[:, None], variant=variant.int() if several else None
         )
         return refined, info.q_0, info.q_best
 

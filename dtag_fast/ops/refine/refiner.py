@@ -27,6 +27,7 @@ from .executor import PreparedCall
 from .info import allocate, to_info
 from .options import Variant
 from .program import CriticProgram
+from .row_numbers import Numbers
 from .streams import streams_of
 
 
@@ -38,17 +39,6 @@ class DefaultBounds(NamedTuple):
 
 
 DEFAULT_BOUNDS = DefaultBounds()
-
-
-class Numbers(NamedTuple):
-    """What may differ between the rows of a call, as `inputs` has checked it."""
-
-    steps: int | Tensor
-    lr: float | Tensor
-    scale: float | Tensor | None
-    radius: Tensor | None  # limits in place of the one in the options
-    variant: Tensor | None
-
 
 _lowerings = WeakCache()
 _warned = WeakCache()
@@ -288,7 +278,7 @@ class Refiner:
         """
         s, a = inputs.as_tensor("states", states), inputs.as_tensor("actions", actions)
         inputs.check_pair(s, a)
-        own = Numbers(self.steps, self.lr, self.scale, self.radius, self.variant)
+        own = self._own_numbers()
         numbers = Numbers(
             own.steps if steps is None else inputs.check_steps(steps),
             own.lr if lr is None else inputs.check_lr(lr),
@@ -323,6 +313,10 @@ class Refiner:
         if not return_info:
             return out
         return out, to_info(buffers, multi=multi, single=single, numpy=isinstance(actions, np.ndarray))
+
+    def _own_numbers(self) -> Numbers:
+        """Those of a call that gives none."""
+        return Numbers(self.steps, self.lr, self.scale, self.radius, self.variant)
 
     def _limits(self, radius: Any, batch: int) -> Tensor:
         """The limits of a call's rows, of a radius in the norm that this Refiner was made for."""
@@ -390,17 +384,7 @@ class Refiner:
     def _run(self, binding: Binding, states, actions, out, numbers: Numbers, buffers) -> Tensor:
         """Refine (B, M, A) `actions` of any floating dtype into a (B, A) tensor of that dtype."""
         batch, candidates, width = actions.shape
-        numbers = Numbers(
-            inputs.fit_steps(numbers.steps, batch),
-            inputs.fit_lr(numbers.lr, batch, width),
-            inputs.fit_scale(numbers.scale, batch, width),
-            inputs.fit_radius(numbers.radius, batch),
-            inputs.fit_variant(numbers.variant, batch),
-        )
-        given = {
-            name: self._copies.on(actions.device, name, value) if isinstance(value, Tensor) else value
-            for name, value in numbers._asdict().items()
-        }
+        given = numbers.fitted(batch, width).on(actions.device, self._copies)
         dtype = binding.loop_dtype
         s = states.to(dtype)
         s = s if s.stride(-1) == 1 or s.shape[-1] == 1 else s.contiguous()
@@ -427,8 +411,8 @@ class Refiner:
         It carries no numbers per row: those may change between calls, and are read at each.
         """
         prepare = getattr(binding.executor, "prepare_call", None)
-        several = any(isinstance(x, Tensor) for x in (self.steps, self.lr, self.scale, self.radius))
-        if prepare is None or several or self._options.variants or a.ndim > 2 or a.numel() == 0:
+        rows = self._own_numbers().has_rows()
+        if prepare is None or rows or self._options.variants or a.ndim > 2 or a.numel() == 0:
             return
         if a.dtype is not torch.float32:
             return

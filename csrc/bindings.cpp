@@ -40,18 +40,18 @@ PYBIND11_MODULE(_C, m) {
                        const std::string& precision, const std::string& reduce, const std::string& optimizer,
                        const py::dict& optimizer_options, const std::string& gradient, double clip, const std::string& radius_norm,
                        double radius, const std::string& select, const py::sequence& variants, const std::vector<float>& low,
-                       const std::vector<float>& high,
-                       int64_t steps, double lr, double scale, py::object threads, const std::string& kernel) {
+                       const std::vector<float>& high, int64_t steps, double lr, double scale, double prior_mean,
+                       double prior_weight, py::object threads, const std::string& kernel) {
              return std::make_unique<PyPlan>(
                  state_dim, action_dim, members, isa, precision,
                  settings_of(settings_from(reduce, optimizer, optimizer_options, gradient, clip, radius_norm, radius, select), variants),
                  low, high, steps,
-                 lr, scale, std::move(threads), kernel);
+                 lr, scale, prior_mean, prior_weight, std::move(threads), kernel);
            }),
            py::kw_only(), py::arg("state_dim"), py::arg("action_dim"), py::arg("members"), py::arg("isa") = "",
            py::arg("precision") = "fp32", DTAG_SETTINGS_ARGUMENTS, py::arg("low") = std::vector<float>(),
            py::arg("high") = std::vector<float>(), py::arg("steps") = 10, py::arg("lr") = 0.03, py::arg("scale") = 1.0,
-           py::arg("threads"), py::arg("kernel") = "")
+           py::arg("prior_mean") = 0.0, py::arg("prior_weight") = 0.0, py::arg("threads"), py::arg("kernel") = "")
       .def("repack", &PyPlan::repack, py::arg("members"), "Take the numbers of members of the same structure.")
       .def("kernel_for", &PyPlan::kernel_for, py::arg("rows"), py::arg("steps"), py::arg("threads"),
            "\"rows\" or \"tiles\": the kernel a call of this size takes.")

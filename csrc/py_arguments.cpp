@@ -217,6 +217,12 @@ Call PyCall::checked(int state_dim, int action_dim) const {
   call.scale_dim_stride = scale_dim_stride;
   call.radius_values = address<const float>("radius_values", radius_values);
   call.row_variants = address<const int32_t>("row_variants", row_variants);
+  call.prior_mean = number("prior_mean", prior_mean, -1e38, 1e38);
+  call.prior_mean_values = address<const float>("prior_mean_values", prior_mean_values);
+  call.prior_mean_row_stride = prior_mean_row_stride;
+  call.prior_mean_dim_stride = prior_mean_dim_stride;
+  call.prior_weight = number("prior_weight", prior_weight, 0., 1e38);
+  call.prior_weight_values = address<const float>("prior_weight_values", prior_weight_values);
   call.q_first = address<float>("q_first", q_first);
   call.q_best = address<float>("q_best", q_best);
   call.best_index = address<int32_t>("best_index", best_index);
@@ -235,6 +241,8 @@ Call PyCall::checked(int state_dim, int action_dim) const {
     throw py::value_error("lr_row_stride, lr_dim_stride: expected (A or 1 or 0, 1 or 0)");
   if (scale_row_stride < 0 || scale_row_stride > action_dim || scale_dim_stride < 0 || scale_dim_stride > 1)
     throw py::value_error("scale_row_stride, scale_dim_stride: expected (A or 1 or 0, 1 or 0)");
+  if (prior_mean_row_stride < 0 || prior_mean_row_stride > action_dim || prior_mean_dim_stride < 0 || prior_mean_dim_stride > 1)
+    throw py::value_error("prior_mean_row_stride, prior_mean_dim_stride: expected (A or 1 or 0, 1 or 0)");
   if (call.batch < 0 || call.batch > kMaxRows / call.candidates)
     throw py::value_error("batch: expected 0..2^40 rows, got " + std::to_string(call.batch));
   if (call.batch > 0 && (!call.states || !call.actions || !call.out))

@@ -116,6 +116,11 @@ struct PyCall {
   uintptr_t scale_values;
   int64_t scale_row_stride, scale_dim_stride;
   uintptr_t radius_values, row_variants;
+  double prior_mean;
+  uintptr_t prior_mean_values;
+  int64_t prior_mean_row_stride, prior_mean_dim_stride;
+  double prior_weight;
+  uintptr_t prior_weight_values;
   uintptr_t q_first, q_best, best_index, best_candidate, trace_actions, trace_q, trace_grad;
   Call checked(int state_dim, int action_dim) const;
 };
@@ -134,17 +139,23 @@ void define_run(Class& plan_class, const char* doc, const Arguments&... extra) {
       [](typename Class::type& plan, uintptr_t states, int64_t state_stride, uintptr_t actions, uintptr_t out, int64_t batch,
          int64_t candidates, int64_t steps, uintptr_t row_steps, double lr, uintptr_t lr_values, int64_t lr_row_stride,
          int64_t lr_dim_stride, double scale, uintptr_t scale_values, int64_t scale_row_stride, int64_t scale_dim_stride,
-         uintptr_t radius_values, uintptr_t row_variants, uintptr_t q_first, uintptr_t q_best, uintptr_t best_index, uintptr_t best_candidate,
+         uintptr_t radius_values, uintptr_t row_variants, double prior_mean, uintptr_t prior_mean_values,
+         int64_t prior_mean_row_stride, int64_t prior_mean_dim_stride, double prior_weight, uintptr_t prior_weight_values,
+         uintptr_t q_first, uintptr_t q_best, uintptr_t best_index, uintptr_t best_candidate,
          uintptr_t trace_actions, uintptr_t trace_q, uintptr_t trace_grad, Extra... more) {
         plan.run(PyCall{states, state_stride, actions, out, batch, candidates, steps, row_steps, lr, lr_values, lr_row_stride,
-                        lr_dim_stride, scale, scale_values, scale_row_stride, scale_dim_stride, radius_values, row_variants, q_first, q_best, best_index, best_candidate, trace_actions, trace_q, trace_grad},
+                        lr_dim_stride, scale, scale_values, scale_row_stride, scale_dim_stride, radius_values, row_variants,
+                        prior_mean, prior_mean_values, prior_mean_row_stride, prior_mean_dim_stride, prior_weight,
+                        prior_weight_values, q_first, q_best, best_index, best_candidate, trace_actions, trace_q, trace_grad},
                  more...);
       },
       py::kw_only(), py::arg("states"), py::arg("state_stride"), py::arg("actions"), py::arg("out"), py::arg("batch"),
       py::arg("candidates") = 1, py::arg("steps"), py::arg("row_steps") = 0, py::arg("lr") = 0.0, py::arg("lr_values") = 0,
       py::arg("lr_row_stride") = 0, py::arg("lr_dim_stride") = 0, py::arg("scale") = 1.0,
       py::arg("scale_values") = 0, py::arg("scale_row_stride") = 0, py::arg("scale_dim_stride") = 0,
-      py::arg("radius_values") = 0, py::arg("row_variants") = 0, py::arg("q_first") = 0, py::arg("q_best") = 0,
+      py::arg("radius_values") = 0, py::arg("row_variants") = 0, py::arg("prior_mean") = 0.0, py::arg("prior_mean_values") = 0,
+      py::arg("prior_mean_row_stride") = 0, py::arg("prior_mean_dim_stride") = 0, py::arg("prior_weight") = 0.0,
+      py::arg("prior_weight_values") = 0, py::arg("q_first") = 0, py::arg("q_best") = 0,
       py::arg("best_index") = 0, py::arg("best_candidate") = 0, py::arg("trace_actions") = 0, py::arg("trace_q") = 0,
       py::arg("trace_grad") = 0, extra..., doc);
 }

@@ -211,7 +211,7 @@ class DeviceRun : public PreparedRun {
 };
 
 py::object prepare_device_call(const py::object& object, PyCudaPlan& plan, const Repeated& given, int64_t steps, double lr,
-                               double scale, const std::string& only, int only_rows, uintptr_t numbers, uintptr_t tables, uintptr_t workspace,
+                               double scale, double prior_mean, double prior_weight, const std::string& only, int only_rows, uintptr_t numbers, uintptr_t tables, uintptr_t workspace,
                                int64_t workspace_bytes, py::object keep, py::object scratch, const py::object& lock, bool host, int device_id, uintptr_t stream,
                                py::object stream_of) {
   Call call;
@@ -220,6 +220,8 @@ py::object prepare_device_call(const py::object& object, PyCudaPlan& plan, const
   call.steps = int32_t(number("steps", double(steps), 0, 1e6));
   call.lr = number("lr", lr, 0., 1e38);
   call.scale = number("scale", scale, 0., 1e38);
+  call.prior_mean = number("prior_mean", prior_mean, -1e38, 1e38);
+  call.prior_weight = number("prior_weight", prior_weight, 0., 1e38);
   const cuda::Choice choice = plan.choose(std::max<int64_t>(call.batch, 1), 1, only, only_rows, nullptr);
   if (choice.kernel == cuda::Kernel::none) throw py::value_error(choice.reason);
   const DeviceArrays arrays{numbers, tables, 0, choice.folded_floats, workspace, workspace_bytes};
@@ -272,9 +274,9 @@ void add_cuda_plan(py::module_& m) {
       py::arg("tables"), py::arg("folded"), py::arg("folded_floats"), py::arg("stream") = 0, py::arg("only") = "",
       py::arg("only_rows") = 0, py::arg("workspace") = 0, py::arg("workspace_bytes") = 0,
       py::arg("variants") = 0);
-  define_prepare_call<PyCudaPlan, int64_t, double, double, const std::string&, int, uintptr_t, uintptr_t, uintptr_t, int64_t, py::object,
+  define_prepare_call<PyCudaPlan, int64_t, double, double, double, double, const std::string&, int, uintptr_t, uintptr_t, uintptr_t, int64_t, py::object,
                       py::object, py::object, bool, int, uintptr_t, py::object>(
-      m, "prepare_cuda_call", &prepare_device_call, py::arg("steps"), py::arg("lr"), py::arg("scale"), py::arg("only"), py::arg("only_rows"),
+      m, "prepare_cuda_call", &prepare_device_call, py::arg("steps"), py::arg("lr"), py::arg("scale"), py::arg("prior_mean"), py::arg("prior_weight"), py::arg("only"), py::arg("only_rows"),
       py::arg("numbers"), py::arg("tables"), py::arg("workspace"), py::arg("workspace_bytes"), py::arg("keep"), py::arg("scratch"),
       py::arg("lock"), py::arg("host"), py::arg("device"), py::arg("stream"), py::arg("stream_of"));
 }

@@ -6,7 +6,7 @@ namespace dtag {
 
 PyPlan::PyPlan(int state_dim, int action_dim, const py::sequence& members, const std::string& isa, const std::string& precision,
                const std::vector<Settings>& settings, const std::vector<float>& low, const std::vector<float>& high, int64_t steps, double lr,
-               double scale, py::object threads, const std::string& kernel)
+               double scale, double prior_mean, double prior_weight, py::object threads, const std::string& kernel)
     : threads_(std::move(threads)) {
   const auto numerics = one_of<Precision>("precision", precision, {{"fp32", Precision::fp32}, {"bf16", Precision::bf16}});
   std::optional<KernelKind> only;
@@ -14,6 +14,8 @@ PyPlan::PyPlan(int state_dim, int action_dim, const py::sequence& members, const
   steps_ = int32_t(number("steps", double(steps), 0, 1e6));
   lr_ = number("lr", lr, 0., 1e38);
   scale_ = number("scale", scale, 0., 1e38);
+  prior_mean_ = number("prior_mean", prior_mean, -1e38, 1e38);
+  prior_weight_ = number("prior_weight", prior_weight, 0., 1e38);
   plan_ = std::make_unique<Plan>(program_from(state_dim, action_dim, members), settings, low, high, numerics,
                                  kernels_of(isa.empty() ? default_isa() : isa), only);
 }
@@ -33,6 +35,8 @@ void PyPlan::run_prepared(const float* states, const float* actions, float* out,
   call.steps = steps_;
   call.lr = lr_;
   call.scale = scale_;
+  call.prior_mean = prior_mean_;
+  call.prior_weight = prior_weight_;
   execute(call);
 }
 

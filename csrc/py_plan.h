@@ -18,11 +18,11 @@ class PyPlan {
  public:
   PyPlan(int state_dim, int action_dim, const py::sequence& members, const std::string& isa, const std::string& precision,
          const std::vector<Settings>& settings, const std::vector<float>& low, const std::vector<float>& high, int64_t steps, double lr,
-         double scale, py::object threads, const std::string& kernel);
+         double scale, double prior_mean, double prior_weight, py::object threads, const std::string& kernel);
 
   void repack(const py::sequence& members);
 
-  // One call with the plan's own steps, lr and scale, all arrays contiguous.
+  // One call with the plan's own steps, lr, scale and prior, all arrays contiguous.
   void run_prepared(const float* states, const float* actions, float* out, int64_t batch);
 
   void run(const PyCall& call);
@@ -39,7 +39,7 @@ class PyPlan {
   std::unique_ptr<Plan> plan_;
   AllowedThreads threads_;
   int32_t steps_ = 0;
-  float lr_ = 0.f, scale_ = 1.f;
+  float lr_ = 0.f, scale_ = 1.f, prior_mean_ = 0.f, prior_weight_ = 0.f;
   Generation generation_;
 };
 

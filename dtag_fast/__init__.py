@@ -19,6 +19,7 @@ _EXPORTS = {
         "ClipNorm",
         "Radius",
         "Variant",
+        "Prior",
         "RefineInfo",
         "CriticProgram",
     )

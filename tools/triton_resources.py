@@ -38,6 +38,8 @@ NUMBERS = (
     "lr_dim_stride",
     "scale_row_stride",
     "scale_dim_stride",
+    "mean_row_stride",
+    "mean_dim_stride",
     "batch",
     "candidates",
     "tiles",
@@ -46,6 +48,8 @@ OPTIONAL_FLOATS = (
     "lr_values",
     "scale_values",
     "radius_values",
+    "mean_values",
+    "weight_values",
     "q_0",
     "q_best",
     "trace_actions",
@@ -89,8 +93,8 @@ def compile_kernel(
 ) -> CompiledKernel:
     """The kernel as `TritonExecutor.run` would have it compiled.
 
-    everything: with steps, lr, scale and radius of each row, details and traces, instead of numbers and the
-    result alone.
+    everything: with steps, lr, scale, radius and prior of each row, details and traces, instead of numbers
+    and the result alone.
     """
     hip = target.backend == "hip"
     constants = {
@@ -100,9 +104,10 @@ def compile_kernel(
         "SLOTS": slots,
         "DOTS": dots_for(precision, hip=hip, interpreted=False),
         "SCALED": everything,
+        "PRIOR": everything,
     }
     types = dict.fromkeys(NUMBERS, "i32") | dict.fromkeys(FLOATS, "*fp32") | {"lr_number": "fp32"}
-    types |= {"scale_number": "fp32"}
+    types |= dict.fromkeys(("scale_number", "mean_number", "weight_number"), "fp32")
     types |= dict.fromkeys(("matrices", "operands"), "*bf16" if precision == "bf16" else "*fp32")
     if options.variants:
         types |= {"variants": "*fp32", "row_variants": "*i32"}

@@ -20,7 +20,7 @@ struct Team {
 };
 
 // Rows are numbered over states and candidates: row r is candidate r % M of state r / M. With M > 1 results go to
-// candidate_out [B, M, A] and candidate_q [B, M]; with M = 1 to call.out.
+// candidate_out [B, M, A] and candidate_q [B, M], with a prior Q - F to candidate_cost [B, M]; with M = 1 to call.out.
 struct Job {
   const Packed* packed = nullptr;
   const Settings* settings = nullptr;  // as many as the plan has
@@ -28,6 +28,7 @@ struct Job {
   const Call* call = nullptr;
   float* candidate_out = nullptr;
   float* candidate_q = nullptr;
+  float* candidate_cost = nullptr;
 };
 
 struct TrainKernels {

@@ -16,13 +16,18 @@ void fill_nan(float* p, int64_t count) {
   if (p) std::fill(p, p + count, std::numeric_limits<float>::quiet_NaN());
 }
 
-// out[b] = the candidate of greatest finite Q, the first on ties, candidate 0 when none is finite.
+// out[b] = the candidate of greatest finite F, the first on ties, candidate 0 when none is finite.
 void pick_candidates(const Call& call, const Job& job, int dims) {
   for (int64_t b = 0; b < call.batch; ++b) {
     const float* q = job.candidate_q + b * call.candidates;
+    const float* cost = job.candidate_cost ? job.candidate_cost + b * call.candidates : nullptr;
+    const auto finite = [&](int m) { return std::isfinite(cost ? q[m] - cost[m] : q[m]); };
+    const auto higher = [&](int m, int than) {  // as in refine/ascent.h
+      return cost ? q[m] - q[than] > cost[m] - cost[than] : q[m] > q[than];
+    };
     int best = 0;
     for (int m = 1; m < call.candidates; ++m)
-      if (std::isfinite(q[m]) && !(std::isfinite(q[best]) && q[best] >= q[m])) best = m;
+      if (finite(m) && (!finite(best) || higher(m, best))) best = m;
     const float* from = job.candidate_out + (b * call.candidates + best) * dims;
     std::copy(from, from + dims, call.out + b * dims);
     if (call.best_candidate) call.best_candidate[b] = best;
@@ -164,9 +169,11 @@ void Plan::Prepared::run(const Call& call) const {
   job.settings_count = int32_t(plan_->settings_.size());
   job.call = &call;
   if (call.candidates > 1) {
-    float* memory = scratch(size_t(rows) * size_t(dims + 1) * 4, 1);
+    const bool prior = call.prior_weight_values || call.prior_weight != 0.f;
+    float* memory = scratch(size_t(rows) * size_t(dims + (prior ? 2 : 1)) * 4, 1);
     job.candidate_out = memory;
     job.candidate_q = memory + rows * dims;
+    if (prior) job.candidate_cost = job.candidate_q + rows;
   } else if (call.best_candidate) {
     std::fill(call.best_candidate, call.best_candidate + call.batch, 0);
   }

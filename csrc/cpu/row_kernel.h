@@ -48,8 +48,8 @@ class RowKernel {
     const int64_t dims = padded(p_.action_dim), width = padded(p_.max_width);
     int64_t longest = p_.state_dim > p_.max_width ? p_.state_dim : p_.max_width;
     arena.take(dims, walk_.action, walk_.start, walk_.best, walk_.grad, walk_.first_moment, walk_.second_moment,
-               walk_.lr, scale_);
-    arena.take(1, walk_.q, walk_.q_first, walk_.q_best, radius_);
+               walk_.lr, scale_, mean_);
+    arena.take(1, walk_.q, walk_.q_first, walk_.q_best, radius_, weight_);
     arena.take(1, walk_.alive, walk_.best_index, walk_.steps);
     arena.take(width, grad_in_, grad_out_, grad_member_);
     arena.take(width * kLanes, sums_);
@@ -73,6 +73,8 @@ class RowKernel {
     const int n = job.call->steps;
     walk_.scale = has_scale(*job.call) ? scale_ : nullptr;
     walk_.radius = job.call->radius_values ? radius_ : nullptr;
+    walk_.mean = has_prior(*job.call) ? mean_ : nullptr;
+    walk_.weight = has_prior(*job.call) ? weight_ : nullptr;
     read_row(job, row, walk_);
     walk_begin<float>(walk_, s);
     const float* state = job.call->states + row / job.call->candidates * job.call->state_stride;
@@ -226,7 +228,7 @@ class RowKernel {
   const Packed& p_;
   int64_t scratch_bytes_ = 0;
   Walk walk_{};
-  float *scale_, *radius_;  // of the walk, where the call gives them
+  float *scale_, *radius_, *mean_, *weight_;  // of the walk, where the call gives them
   float *units_, *grad_in_, *grad_out_, *grad_member_, *sums_, *q_member_;
   uint16_t *lists_, *all_;
   int32_t* counts_;

@@ -9,6 +9,7 @@ namespace dtag::DTAG_ISA {
 
 struct Walk : WalkOf<float*, int32_t*> {
   float *scale, *radius;  // [A], strided, and one number; scale null: 1; radius null: that of the settings
+  float *mean, *weight;   // of the prior: [A], strided, and one number, already divided by A; null: none
 
   DTAG_MEMBER bool scaled() const { return scale; }
   template <class F>
@@ -20,8 +21,19 @@ struct Walk : WalkOf<float*, int32_t*> {
     return radius ? get<F>(radius) : spread<F>(s.radius);
   }
 
+  DTAG_MEMBER bool has_prior() const { return weight; }
+  template <class F>
+  DTAG_MEMBER F prior_mean(int k) const {
+    return get<F>(mean + k * stride);
+  }
+  template <class F>
+  DTAG_MEMBER F prior_weight() const {
+    return get<F>(weight);
+  }
+
   DTAG_MEMBER Walk moved(int64_t row, int64_t at) const {
-    return {WalkOf::moved(row, at), scale ? scale + at : nullptr, radius ? radius + row : nullptr};
+    return {WalkOf::moved(row, at), scale ? scale + at : nullptr, radius ? radius + row : nullptr,
+            weight ? mean + at : nullptr, weight ? weight + row : nullptr};
   }
 };
 
@@ -40,6 +52,13 @@ static void read_row(const Job& job, int64_t row, const Walk& w) {
       w.scale[k * w.stride] =
           c.scale_values ? c.scale_values[state * c.scale_row_stride + k * c.scale_dim_stride] : c.scale;
   if (w.radius) *w.radius = c.radius_values[state];
+  if (w.weight) {
+    for (int k = 0; k < w.dims; ++k)
+      w.mean[k * w.stride] = c.prior_mean_values
+                                 ? c.prior_mean_values[state * c.prior_mean_row_stride + k * c.prior_mean_dim_stride]
+                                 : c.prior_mean;
+    *w.weight = (c.prior_weight_values ? c.prior_weight_values[state] : c.prior_weight) / float(w.dims);
+  }
   *w.steps = c.row_steps ? c.row_steps[state] : c.steps;
   *w.alive = -1;
   *w.best_index = 0;
@@ -73,6 +92,7 @@ static void write_row(const Job& job, int64_t row, const Walk& w) {
   float* out = job.candidate_out ? job.candidate_out : c.out;
   for (int k = 0; k < w.dims; ++k) out[row * w.dims + k] = w.best[k * w.stride];
   if (job.candidate_q) job.candidate_q[row] = *w.q_best;
+  if (job.candidate_cost) job.candidate_cost[row] = cost_of_best<float>(w);
   if (c.q_first) {
     c.q_first[row] = *w.q_first;
     c.q_best[row] = *w.q_best;

@@ -15,8 +15,8 @@ class TileKernel {
     Arena arena{reinterpret_cast<uintptr_t>(scratch)};
     const int64_t n = rows, dims = p_.action_dim;
     arena.take(dims * n, walk_.action, walk_.start, walk_.best, walk_.grad, walk_.first_moment, walk_.second_moment,
-               walk_.lr, scale_, grad_compact_);
-    arena.take(n, walk_.q, walk_.q_first, walk_.q_best, radius_);
+               walk_.lr, scale_, mean_, grad_compact_);
+    arena.take(n, walk_.q, walk_.q_first, walk_.q_best, radius_, weight_);
     arena.take(n, walk_.alive, walk_.best_index, walk_.steps, choice_, chosen_, chosen_rows_);
     arena.take(n, variant_, reduce_, member_);
     arena.take(n, seeds_);
@@ -73,12 +73,16 @@ class TileKernel {
     const int strips = (vectors_ + kVectors - 1) / kVectors;
     walk_.scale = has_scale(*job.call) ? scale_ : nullptr;
     walk_.radius = job.call->radius_values ? radius_ : nullptr;
+    walk_.mean = has_prior(*job.call) ? mean_ : nullptr;
+    walk_.weight = has_prior(*job.call) ? weight_ : nullptr;
     void* per_dim[] = {walk_.action, walk_.lr};
     void* per_row[] = {walk_.alive, walk_.best_index, walk_.steps, walk_.q, choice_};
     for (void* array : per_dim) __builtin_memset(array, 0, size_t(strips) * size_t(p_.action_dim) * kStrip * 4);
     for (void* array : per_row) __builtin_memset(array, 0, size_t(strips) * kStrip * 4);
     if (walk_.scale) __builtin_memset(scale_, 0, size_t(strips) * size_t(p_.action_dim) * kStrip * 4);
     if (walk_.radius) __builtin_memset(radius_, 0, size_t(strips) * kStrip * 4);
+    if (walk_.weight) __builtin_memset(mean_, 0, size_t(strips) * size_t(p_.action_dim) * kStrip * 4);
+    if (walk_.weight) __builtin_memset(weight_, 0, size_t(strips) * kStrip * 4);
     for (int r = 0; r < count_; ++r) read_row(job, begin + r, walk(r));
   }
 
@@ -281,7 +285,7 @@ class TileKernel {
   bool* alike_;  // the rows of a vector have the same settings
   int64_t scratch_bytes_ = 0;
   Walk walk_{};  // of row 0; its action arrays are [strip][A][kStrip]
-  float *scale_, *radius_;  // of the walk, where the call gives them
+  float *scale_, *radius_, *mean_, *weight_;  // of the walk, where the call gives them
   float *units_, *compact_, *grad_in_, *grad_out_, *grad_compact_, *states_;
   int32_t *choice_, *chosen_, *chosen_rows_;
   uint32_t* pairs_;

@@ -44,6 +44,9 @@ struct Alone {
 //   bool scaled()                     whether scale is not 1 throughout, the same for all rows
 //   F scale_of<F>(int k)              of dimension k; asked only when scaled()
 //   F radius_of<F>(const Settings&)   in units of u
+// A step and a comparison of iterates ask of the prior, by which F differs from Q (params.h):
+//   bool has_prior()                  the same for all rows
+//   F prior_mean<F>(int k), F prior_weight<F>()   asked only when has_prior(); the weight is divided by A
 template <class Floats, class Ints, class Group = Alone>
 struct WalkOf {
   int dims, stride;
@@ -116,6 +119,57 @@ DTAG_FUNCTION void walk_begin(const Walk& w, const Settings& s) {
   }
 }
 
+// Whether the call gives a prior; one of weight 0 for all is none.
+DTAG_INLINE bool has_prior(const Call& c) { return c.prior_weight_values || c.prior_weight != 0.f; }
+
+// How far number k of an action, a, is from the prior's mean in units of u; 0 where scale is 0.
+template <class F, class Walk>
+DTAG_INLINE F from_mean(const Walk& w, int k, F a) {
+  const F way = a - w.template prior_mean<F>(k), zero = spread<F>(0.f);
+  if (!w.scaled()) return way;
+  const F scale = w.template scale_of<F>(k);
+  return select(scale > zero, way / scale, zero);
+}
+
+// Q - F of the action whose numbers `action(k)` gives.
+template <class F, class Walk, class Get>
+DTAG_INLINE F prior_cost(const Walk& w, Get action) {
+  const F zero = spread<F>(0.f), weight = w.template prior_weight<F>();
+  F sum = zero;
+  for (int k = 0; k < w.dims; ++k) {
+    const F far = from_mean<F>(w, k, action(k));
+    sum = sum + far * far;
+  }
+  return select(weight > zero, weight * Walk::group::sum(sum), zero);
+}
+
+// The same of a_i and of the iterate to return.
+template <class F, class Walk>
+DTAG_INLINE F cost_here(const Walk& w) {
+  return prior_cost<F>(w, [&](int k) DTAG_LAMBDA { return get<F>(w.action + k * w.stride); });
+}
+template <class F, class Walk>
+DTAG_INLINE F cost_of_best(const Walk& w) {
+  return prior_cost<F>(w, [&](int k) DTAG_LAMBDA { return get<F>(w.best + k * w.stride); });
+}
+
+// Whether q - cost is greater than another. A cost may be lost beside a large Q: differences are compared.
+template <class F>
+DTAG_INLINE auto higher(F q, F cost, F than_q, F than_cost) {
+  return q - than_q > cost - than_cost;
+}
+
+// g_i, dQ/du, becomes dF/du.
+template <class F, class Walk>
+DTAG_INLINE void pull_to_mean(const Walk& w) {
+  const F zero = spread<F>(0.f), weight = w.template prior_weight<F>();
+  for (int k = 0; k < w.dims; ++k) {
+    const int at = k * w.stride;
+    const F pull = 2.f * weight * from_mean<F>(w, k, get<F>(w.action + at));
+    put(w.grad + at, get<F>(w.grad + at) - select(weight > zero, pull, zero));
+  }
+}
+
 // Iterate i becomes the one to return, in the rows of `take`.
 template <class F, class Walk, class Mask>
 DTAG_INLINE void keep(const Walk& w, F q, Mask take, int i) {
@@ -127,19 +181,24 @@ DTAG_INLINE void keep(const Walk& w, F q, Mask take, int i) {
   }
 }
 
-// Q at iterate i is known: keep the iterate if it is to be returned, and end the rows whose last it was.
+// Q at iterate i is known: keep the iterate if it is to be returned, and end the rows whose last it was. Q is what is kept
+// of it, F what decides.
 template <class F, class Walk>
 DTAG_FUNCTION void walk_observe(const Walk& w, const Settings& s, int i) {
   const F q = get<F>(w.q);
   auto alive = get_mask<F>(w.alive);
-  const auto finite = is_finite(q);
+  const bool prior = w.has_prior();
+  const F cost = prior ? cost_here<F>(w) : spread<F>(0.f);
+  const auto finite = is_finite(prior ? q - cost : q);
   if (i == 0) {
     put(w.q_first, q);
     put(w.q_best, q);
     put_index(w.best_index, alive, 0);
     alive = alive & finite;
   } else {
-    const auto take = s.select == Select::last ? alive : alive & finite & (q > get<F>(w.q_best));
+    const F best = get<F>(w.q_best);
+    auto take = alive;
+    if (s.select == Select::best) take = alive & finite & (prior ? higher(q, cost, best, cost_of_best<F>(w)) : q > best);
     if (any(take)) keep(w, q, take, i);
   }
   put_mask(w.alive, alive & steps_after(w.steps, i, q));
@@ -167,7 +226,7 @@ DTAG_INLINE F update(const Walk& w, const Settings& s, const Clock& clock, int i
   return lr * (s.nesterov ? g + m * s.momentum : m);
 }
 
-// a_{i+1} from g_i, which becomes dQ/du. A row with a non-finite entry in it ends at a_i; where lr or scale is 0 the action
+// a_{i+1} from g_i, which becomes dF/du. A row with a non-finite entry in it ends at a_i; where lr or scale is 0 the action
 // keeps its bits.
 template <class F, class Walk>
 DTAG_FUNCTION void walk_step(const Walk& w, const Settings& s, const Clock& clock, int i) {
@@ -177,6 +236,7 @@ DTAG_FUNCTION void walk_step(const Walk& w, const Settings& s, const Clock& cloc
       const int at = k * w.stride;
       put(w.grad + at, get<F>(w.grad + at) * w.template scale_of<F>(k));
     }
+  if (w.has_prior()) pull_to_mean<F>(w);
   auto alive = get_mask<F>(w.alive);
   for (int k = 0; k < w.dims; ++k) alive = alive & is_finite(get<F>(w.grad + k * w.stride));
   alive = Walk::group::all(alive);

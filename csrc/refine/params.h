@@ -49,6 +49,12 @@ struct Call {
   int64_t scale_row_stride = 0, scale_dim_stride = 0;
   const float* radius_values = nullptr;  // [B], in units of u, or null: that of the settings
   const int32_t* row_variants = nullptr;  // [B], which of the plan's settings; null where it has one
+  // What is climbed is F(s, a) = Q(s, a) - weight / A * sum_k ((a_k - mean_k) / scale_k)^2. Without a prior its weight is 0.
+  float prior_mean = 0.f;                    // when prior_mean_values is null
+  const float* prior_mean_values = nullptr;  // as lr_values
+  int64_t prior_mean_row_stride = 0, prior_mean_dim_stride = 0;
+  float prior_weight = 0.f;                    // when prior_weight_values is null
+  const float* prior_weight_values = nullptr;  // [B]
   // Details, all null or all set but for the three traces.
   float* q_first = nullptr;           // [B, M]
   float* q_best = nullptr;            // [B, M]

@@ -103,12 +103,20 @@ def call_arguments(rng, state, action):
         arrays["scale_values"] = np.ones(action, np.float32)
         arrays["radius_values"] = np.ones(max(batch, 1), np.float32)
         arguments["scale_dim_stride"] = 1
+    if rng.random() < 0.3:
+        arrays["prior_mean_values"] = np.ones(action, np.float32)
+        arrays["prior_weight_values"] = np.ones(max(batch, 1), np.float32)
+        arguments["prior_mean_dim_stride"] = 1
+    elif rng.random() < 0.3:
+        arguments |= {"prior_mean": 0.5, "prior_weight": 2.0}
     arguments |= {name: x.ctypes.data for name, x in arrays.items()}
     if rng.random() < 0.3:  # these can be recognised as wrong; other wrong addresses and sizes cannot
         name = rng.choice(["states", "actions", "out", "q_first", "trace_q"])
         arguments[name] = rng.choice([0, -1, arguments.get(name, 0) + 1, "x", None, 1 << 70])
-        strides = [f"{of}_{per}_stride" for of in ("lr", "scale") for per in ("row", "dim")]
-        name = rng.choice(["state_stride", "batch", "candidates", "steps", "lr", "scale", *strides])
+        strides = [f"{of}_{per}_stride" for of in ("lr", "scale", "prior_mean") for per in ("row", "dim")]
+        name = rng.choice(
+            ["state_stride", "batch", "candidates", "steps", "lr", "scale", "prior_weight", *strides]
+        )
         arguments[name] = rng.choice([-1, 1 << 62, 1 << 70, float("nan"), None, "x"])
     return arguments, arrays
 

@@ -172,9 +172,30 @@ void one_case(const Kernels& kernels) {
   c.scale_dim_stride = c.lr_dim_stride;
   c.scale = one_of({0.f, 0.5f, 1.f, 1.f});
   c.radius_values = below(3) ? nullptr : radius.get();
+  const Array mean((per_row ? c.batch : 1) * dims), weight(c.batch);
+  for (int64_t i = 0; i < weight.size; ++i) weight.get()[i] = below(4) ? std::fabs(weight.get()[i]) : one_of({0.f, 1e30f});
+  c.prior_mean_values = below(2) ? nullptr : mean.get();
+  c.prior_mean_row_stride = per_row ? dims : 0;
+  c.prior_mean_dim_stride = 1;
+  c.prior_mean = one_of({0.f, 0.5f});
+  c.prior_weight_values = below(3) ? nullptr : weight.get();
+  c.prior_weight = one_of({0.f, 0.f, 0.5f, 1e30f});
   std::vector<int32_t> variants;
   for (int64_t b = 0; b < c.batch; ++b) variants.push_back(below(int(settings.size())));
   c.row_variants = settings.size() > 1 ? variants.data() : nullptr;
+
+  // Q - F of an action of state b, in double.
+  const auto cost = [&](int64_t b, const float* action) {
+    const double w = c.prior_weight_values ? c.prior_weight_values[b] : c.prior_weight;
+    double sum = 0.;
+    for (int k = 0; k < dims; ++k) {
+      const double unit = c.scale_values ? c.scale_values[b * c.scale_row_stride + k * c.scale_dim_stride] : c.scale;
+      const double center = c.prior_mean_values ? c.prior_mean_values[b * c.prior_mean_row_stride + k] : c.prior_mean;
+      const double far = unit > 0. ? (action[k] - center) / unit : 0.;
+      sum += far * far;
+    }
+    return w > 0. ? w * sum / dims : 0.;
+  };
 
   for (Plan* plan : {&rows, &tiles}) {
     const Result first = call(*plan, c, true, 1), again = call(*plan, c, false, 1 + below(3));
@@ -185,19 +206,24 @@ void one_case(const Kernels& kernels) {
     }
     for (int64_t i = 0; i < first.q_best.size; ++i) {
       const float q = first.q_best.get()[i], start = first.q_first.get()[i];
-      require(settings[size_t(variants[size_t(i / c.candidates)])].select == Select::last || !std::isfinite(start) || q >= start, "Q became worse");
       require(first.index[size_t(i)] >= 0 && first.index[size_t(i)] <= c.steps, "best_index is out of range");
+      const float *actions_0 = first.trace_actions.get() + i * dims,
+                  *best = actions_0 + first.index[size_t(i)] * c.batch * c.candidates * dims;
+      const double gain = double(q) - start, loss = cost(i / c.candidates, best) - cost(i / c.candidates, actions_0);
+      const double rounding = loss == 0. ? 0. : 1e-4 * (std::fabs(q) + std::fabs(start) + cost(i / c.candidates, actions_0));
+      require(settings[size_t(variants[size_t(i / c.candidates)])].select == Select::last || !std::isfinite(start) ||
+                  gain - loss >= -rounding, "F became worse");
     }
   }
   // At a_0, before rounding can part them, the kernels agree.
   const Result a = call(rows, c, true, 1), b = call(tiles, c, true, 1);
-  float scale = 1e-3f;
+  float largest = 1e-3f;
   for (int64_t i = 0; i < a.q_first.size; ++i)
-    if (std::isfinite(a.q_first.get()[i])) scale = std::max(scale, std::fabs(a.q_first.get()[i]));
+    if (std::isfinite(a.q_first.get()[i])) largest = std::max(largest, std::fabs(a.q_first.get()[i]));
   for (int64_t i = 0; i < a.q_first.size; ++i) {
     const float x = a.q_first.get()[i], y = b.q_first.get()[i];
     const float bound = precision == Precision::bf16 ? 3e-2f : 1e-4f;
-    require((std::isnan(x) && std::isnan(y)) || x == y || std::fabs(x - y) <= bound * scale, "the kernels disagree on Q");
+    require((std::isnan(x) && std::isnan(y)) || x == y || std::fabs(x - y) <= bound * largest, "the kernels disagree on Q");
   }
   rows.repack(program);
   tiles.repack(program);

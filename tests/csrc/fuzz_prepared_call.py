@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dtag_fast import Refiner
+from dtag_fast import Prior, Refiner
 from dtag_fast.ops.refine import backends
 from dtag_fast.ops.refine.cuda import CudaExecutor
 
@@ -85,7 +85,8 @@ def main(calls=20_000, seed=1, backend="cpu"):
     seen = {"prepared": 0, "general": 0, "refused": 0}
     while sum(seen.values()) < calls:
         critic = critic_of(rng)
-        refiner = Refiner(critic, steps=rng.randint(0, 3), scale=rng.choice([None, 0.5]), backend=backend)
+        numbers = {"scale": rng.choice([None, 0.5]), "prior": rng.choice([None, Prior(0.1, 1.0)])}
+        refiner = Refiner(critic, steps=rng.randint(0, 3), **numbers, backend=backend)
         for _ in range(100):
             if rng.random() < 0.1:
                 disturb(rng, critic)

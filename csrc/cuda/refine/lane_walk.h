@@ -35,6 +35,7 @@ struct LaneWalk {
   struct Walk : WalkOf<float*, int32_t*, LanesOfRow> {
     float lower, upper, scale, radius;
     bool has_scale;
+    PriorOf prior;
     DTAG_MEMBER float low(const Settings&, int) const { return lower; }
     DTAG_MEMBER float high(const Settings&, int) const { return upper; }
     DTAG_MEMBER bool scaled() const { return has_scale; }
@@ -46,15 +47,31 @@ struct LaneWalk {
     DTAG_MEMBER float radius_of(const Settings&) const {
       return radius;
     }
+    DTAG_MEMBER bool has_prior() const { return prior.given; }
+    // A lane without a dimension stands at 0, and that is its mean.
+    template <class F>
+    DTAG_MEMBER float prior_mean(int) const {
+      return prior.number;
+    }
+    template <class F>
+    DTAG_MEMBER float prior_weight() const {
+      return prior.weight;
+    }
   };
-  DTAG_MEMBER Walk view() {
+  // prior: of the row's state.
+  DTAG_MEMBER Walk view(PriorOf prior, int dims) {
+    if (prior.given) {
+      prior.number = lane_index() < dims ? prior.mean(lane_index()) : 0.f;
+      prior.means = nullptr;
+    }
     return {{1,   1,      &action, &start,      &best, &grad,    &first_moment, &second_moment,
              &lr, &steps, &alive,  &best_index, &q,    &q_first, &q_best},
             lower,
             upper,
             scale,
             radius,
-            has_scale};
+            has_scale,
+            prior};
   }
 
   // Row r as TileRows::begin left it, of state b; b is not read beyond the caller's.

@@ -107,11 +107,11 @@ class LatencyKernel {
       }
       if (walks) {
         const bool stood = w.alive != 0;
-        walk_observe<float>(w.view(), p_.settings, i);
+        walk_observe<float>(w.view(rows.prior(state, warp_index()), b_.dims), p_.settings, i);
         if (tells) trace(rows.row(state, first, warp_index()), i, stood, more && w.alive != 0, w);
       }
       if (walks && more) {
-        walk_step<float>(w.view(), p_.settings, clock, i);
+        walk_step<float>(w.view(rows.prior(state, warp_index()), b_.dims), p_.settings, clock, i);
         publish(w);
       }
       sync_block();

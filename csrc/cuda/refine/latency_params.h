@@ -64,7 +64,7 @@ struct LatencyMember {
 // Offsets in bytes. r: rows of a group.
 struct LatencyMemory {
   uint32_t action, start, best, grad, first_moment, second_moment, lr;  // [A][8], as in TileMemory
-  uint32_t q, q_first, q_best, steps, alive, best_index, winner, winner_q;
+  uint32_t q, q_first, q_best, steps, alive, best_index, winner_q, winner_cost;
   uint32_t left;      // [8] int32: 0 where row r has ended, else 1 + its number of steps
   uint32_t weights;   // [A][width], first layer
   uint32_t base;      // [r][width], folded state
@@ -125,7 +125,7 @@ inline LatencyMemory latency_memory(const LatencyFacts& f, int rows) {
   const int64_t dims = int64_t(f.action_dim) * kLatencyRows, wide = int64_t(rows) * f.width, slice = int64_t(rows) * f.slice;
   uint32_t* walks[] = {&m.action, &m.start, &m.best, &m.grad, &m.first_moment, &m.second_moment, &m.lr};
   for (uint32_t* array : walks) *array = take(dims);
-  uint32_t* units[] = {&m.q, &m.q_first, &m.q_best, &m.steps, &m.alive, &m.best_index, &m.winner, &m.winner_q, &m.left};
+  uint32_t* units[] = {&m.q, &m.q_first, &m.q_best, &m.steps, &m.alive, &m.best_index, &m.winner_q, &m.winner_cost, &m.left};
   for (uint32_t* array : units) *array = take(kLatencyRows);
   m.weights = take(int64_t(f.action_dim) * f.width);
   m.base = take(wide);

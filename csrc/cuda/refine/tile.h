@@ -35,8 +35,7 @@ struct TileMemory {
   uint32_t action, start, best, grad, first_moment, second_moment, lr;  // A units each
   uint32_t q, q_first, q_best, q_member;                                // one unit each
   uint32_t steps, alive, best_index, take;                              // one int32 per row
-  uint32_t winner;                                                      // per row: the best candidate so far, and its Q
-  uint32_t winner_q;
+  uint32_t winner_q, winner_cost;                                       // of the best candidate so far: Q and Q - F
   uint32_t units;                                                       // all units of a member
   uint32_t scratch;
   uint32_t bytes;
@@ -67,8 +66,8 @@ constexpr TileMemory tile_memory(int rows, int action_dim, int64_t units, int64_
   m.alive = take(rows);
   m.best_index = take(rows);
   m.take = take(rows);
-  m.winner = take(rows);
   m.winner_q = take(rows);
+  m.winner_cost = take(rows);
   m.units = take(units * rows);
   m.scratch = take(scratch_floats);
   m.bytes = at < (int64_t(1) << 31) ? uint32_t(at) : ~uint32_t(0);

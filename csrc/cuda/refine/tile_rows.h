@@ -19,7 +19,7 @@ struct OneWarpgroup {
   DTAG_MEMBER static bool sync_or(bool x) { return sync_warpgroup_or(x); }
 };
 
-// Memory: has the arrays of TileMemory up to `winner_q`. mixed: each state has one of several settings.
+// Memory: has the arrays of TileMemory up to `winner_cost`. mixed: each state has one of several settings.
 template <class Tile, class Memory = cuda::TileMemory, class Team = WholeBlock, bool mixed = false>
 class TileRows {
  public:
@@ -58,6 +58,13 @@ class TileRows {
     return (&s_)[between(c_.row_variants[b < c_.batch ? b : 0], 0, variants_ - 1)];
   }
 
+  // The prior of row r's state; none where the call gives none.
+  DTAG_MEMBER PriorOf prior(int64_t from, int r) const {
+    if (!has_prior(c_)) return {};
+    const int64_t b = from + r / candidates_;
+    return PriorOf(c_, b < c_.batch ? b : 0, dims_);
+  }
+
   DTAG_MEMBER void begin(int64_t from, int first) const {
     const int r = Team::thread();
     if (r < kRows) {
@@ -90,7 +97,7 @@ class TileRows {
     if (r >= kRows) return;
     const Walk w = walk(r);
     if (c_.trace_q) trace(c_.trace_q, c_.trace_actions, row(from, first, r), i, alive(r), *w.q, w.action);
-    walk_observe<float>(w, settings_of(from, r), i);
+    walk_observe<float>(weighed(w, from, r), settings_of(from, r), i);
     // Until the step is known to come: the gradient of the last iterate is not computed.
     if (c_.trace_q) trace(nullptr, c_.trace_grad, row(from, first, r), i, false, 0.f, w.grad);
   }
@@ -102,7 +109,7 @@ class TileRows {
       if (c_.trace_q && alive(r)) trace(nullptr, c_.trace_grad, row(from, first, r), i, true, 0.f, w.grad);
       const int64_t at = row(from, first, r);
       const Settings& s = settings_of(from, r);
-      walk_step<float>(Stepping{w, Reach(c_, s, at < 0 ? 0 : at / c_.candidates)}, s, clock, i);
+      walk_step<float>(Stepping{w, Reach(c_, s, at < 0 ? 0 : at / c_.candidates), prior(from, r)}, s, clock, i);
     }
   }
 
@@ -132,6 +139,7 @@ class TileRows {
   using Walk = WalkOf<Shared<float>, Shared<int32_t>>;
   struct Stepping : Walk {
     Reach reach;
+    PriorOf prior;
     DTAG_MEMBER bool scaled() const { return reach.scaled(); }
     template <class F>
     DTAG_MEMBER F scale_of(int k) const {
@@ -141,7 +149,21 @@ class TileRows {
     DTAG_MEMBER F radius_of(const Settings&) const {
       return reach.radius;
     }
+    DTAG_MEMBER bool has_prior() const { return prior.given; }
+    template <class F>
+    DTAG_MEMBER F prior_mean(int k) const {
+      return prior.mean(k);
+    }
+    template <class F>
+    DTAG_MEMBER F prior_weight() const {
+      return prior.weight;
+    }
   };
+  // Row r with what F asks of it; its state is looked for only where there is a prior.
+  DTAG_MEMBER Stepping weighed(const Walk& w, int64_t from, int r) const {
+    const int64_t b = has_prior(c_) ? from + r / candidates_ : 0;
+    return {w, Reach(c_, s_, b < c_.batch ? b : 0), prior(from, r)};
+  }
 
   // Nobody has checked numbers of steps that only the device knows: traces have no room for more.
   DTAG_MEMBER static int between(int x, int low, int high) { return x < low ? low : x > high ? high : x; }
@@ -165,25 +187,30 @@ class TileRows {
     for (int k = 0; k < dims_; ++k) arrays[place * dims_ + k] = known ? float(array[k * kRows]) : nan;
   }
 
-  // The candidate of greatest finite Q, the first on ties, candidate 0 when none is finite.
+  // The candidate of greatest finite F, the first on ties, candidate 0 when none is finite.
   DTAG_MEMBER void pick_candidate(int64_t from, int first) const {
     const int p = Team::thread();
     if (p >= states_each() || from + p >= c_.batch) return;
     const Shared<const float> q_best = shared_part<float>(m_.q_best, kRows) + p * candidates_;
-    const Shared<int32_t> winner = shared_part<int32_t>(m_.winner, kRows) + p;
     const Shared<float> winner_q = shared_part<float>(m_.winner_q, kRows) + p;
+    const Shared<float> winner_cost = shared_part<float>(m_.winner_cost, kRows) + p;
+    const auto cost_of = [&](int c) DTAG_LAMBDA {
+      const int r = p * candidates_ + c;
+      return has_prior(c_) ? cost_of_best<float>(weighed(walk(r), from, r)) : 0.f;
+    };
     const int count = c_.candidates - first < candidates_ ? c_.candidates - first : candidates_;
     int best = first == 0 ? 0 : -1;  // of this round; -1: an earlier round has it
-    float top = first == 0 ? float(q_best[0]) : float(*winner_q);
+    float top = first == 0 ? float(q_best[0]) : float(*winner_q), top_cost = first == 0 ? cost_of(0) : float(*winner_cost);
     for (int c = first == 0 ? 1 : 0; c < count; ++c) {
-      const float q = q_best[c];
-      if (!is_finite(q) || (is_finite(top) && top >= q)) continue;
+      const float q = q_best[c], cost = cost_of(c);
+      if (!is_finite(q - cost) || (is_finite(top - top_cost) && !higher(q, cost, top, top_cost))) continue;
       best = c;
       top = q;
+      top_cost = cost;
     }
     if (best < 0) return;
-    *winner = first + best;
     *winner_q = top;
+    *winner_cost = top_cost;
     if (!tells_) return;
     const Shared<const float> action = shared_part<float>(m_.best, int64_t(dims_) * kRows) + p * candidates_ + best;
     for (int k = 0; k < dims_; ++k) c_.out[(from + p) * dims_ + k] = action[k * kRows];

@@ -3,7 +3,7 @@
 from .api import explain, refine
 from .explain import Explanation
 from .info import RefineInfo
-from .options import SGD, Adam, ClipNorm, Radius, RMSprop, Variant
+from .options import SGD, Adam, ClipNorm, Prior, Radius, RMSprop, Variant
 from .program import Activation, CriticProgram, LayerNorm, Linear
 from .refiner import Refiner
 
@@ -16,6 +16,7 @@ __all__ = [
     "Explanation",
     "LayerNorm",
     "Linear",
+    "Prior",
     "RMSprop",
     "Radius",
     "RefineInfo",

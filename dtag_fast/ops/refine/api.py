@@ -15,7 +15,7 @@ from .cache import WeakCache
 from .compiled import call_operator, decode, encode
 from .critic import CriticCall, CriticError
 from .explain import Explanation, describe
-from .options import Variant, bounds_key, split_radius
+from .options import NO_PRIOR, Prior, Variant, bounds_key, parse_prior, split_radius
 from .program import MAX_ACTION, CriticProgram
 from .refiner import DEFAULT_BOUNDS, DefaultBounds, Refiner
 
@@ -37,6 +37,7 @@ def refine(
     reduce: str | int = "min",
     gradient: Any = "raw",
     radius: Any = None,
+    prior: Prior | None = None,
     select: str = "best",
     variants: Sequence[Variant] | None = None,
     variant: Any = None,
@@ -60,8 +61,8 @@ def refine(
         scale: None, or units of action >= 0 per unit of u, the coordinate in which the ascent takes place,
             a = a_0 + scale * u; of the same shapes as lr. The gradient is dQ/du, steps and radius are in
             units of u; where it is 0 the action stays as it is.
-            On a GPU, `steps`, `lr`, `scale` and `radius` of several numbers cost least as tensors on the
-            device; from the host they are copied when they are not those of an earlier call.
+            On a GPU, `steps`, `lr`, `scale`, `radius` and `prior` of several numbers cost least as tensors on
+            the device; from the host they are copied when they are not those of an earlier call.
         optimizer: "sgd", "adam", "rmsprop", or SGD(...), Adam(...), RMSprop(...); its state starts at zero.
         bounds: Gymnasium Box, (low, high) of numbers or (A,) arrays, or None. While left at the default, host
             actions outside (-1, 1) raise; on a GPU only with DTAG_CHECK=1 in the environment.
@@ -71,6 +72,8 @@ def refine(
         gradient: "raw", "unit" (g / ||g||) or ClipNorm(c).
         radius: None, r for ||a_i - a_0||_inf <= r, or Radius(r, "l2"); r is a number >= 0 or one for each
             row, (B,) or (B, 1). With a scale, of u: ||(a_i - a_0) / scale|| <= r.
+        prior: None, or Prior(mean, weight): F(s, a) = Q(s, a) - weight / A * ||(a - mean) / scale||^2 takes
+            the place of Q in gradients and in every comparison.
         select: "best" of all iterates (the earliest on ties), or "last".
         variants: None, or up to 64 Variant(...), each of an optimizer, gradient, reduce, radius and select,
             which are then left out here: rows of one call, of one kernel launch, under different ones.
@@ -84,13 +87,14 @@ def refine(
 
     Returns:
         The refined actions, (B, A) or (A,), of the type, dtype and device of `actions`; with return_info a
-        pair (actions, RefineInfo). Never worse than a_0 in Q under select="best"; rows whose Q is not finite
-        come back as a_0.
+        pair (actions, RefineInfo). Never worse than a_0 in Q, with a prior in F, under select="best"; rows in
+        which it is not finite come back as a_0.
 
     Raises:
         ValueError, TypeError: naming the argument, what was given and what is taken.
     """
     shared, limits = split_radius(radius)
+    prior = parse_prior(prior)
     settings = {
         "bounds": bounds,
         "optimizer": optimizer,
@@ -109,17 +113,19 @@ def refine(
         settings |= {"steps": 10 if isinstance(steps, Tensor) else steps}
         settings |= {"lr": 0.03 if isinstance(lr, Tensor) else lr}
         settings |= {"scale": None if isinstance(scale, Tensor) else scale}
+        settings |= {"prior": prior}
         del settings["bounds"]
         # Dynamo takes an id() for a constant and guards its object; torch 2.11 takes no module for one.
         ids = tuple([id(part) for part in parts])
         handle = _handle(tuple((name, encode(x)) for name, x in settings.items()), bounds, ids)
-        return call_operator(handle, weights, return_info, states, actions, steps, lr, scale, limits, variant)
+        numbers = (steps, lr, scale, limits, variant, prior)
+        return call_operator(handle, weights, return_info, states, actions, *numbers)
     settings["precision"] = precision or torch.get_float32_matmul_precision()
     numbers = type(steps) is int and isinstance(lr, float | int) and limits is None and variant is None
-    if numbers and (scale is None or isinstance(scale, float | int)):
-        return _cached(critic, settings, steps=steps, lr=lr, scale=scale)(states, actions)
+    if numbers and (scale is None or isinstance(scale, float | int)) and not prior.several:
+        return _cached(critic, settings, steps=steps, lr=lr, scale=scale, prior=prior)(states, actions)
     return _cached(critic, settings).run(
-        states, actions, steps=steps, lr=lr, scale=scale, radius=limits, variant=variant
+        states, actions, steps=steps, lr=lr, scale=scale, radius=limits, variant=variant, prior=prior
     )
 
 
@@ -137,20 +143,26 @@ _handle._dynamo_marked_constant = True
 
 
 def _cached(
-    critic: Any, settings: dict[str, Any], steps: int = 10, lr: float = 0.03, scale: float | None = None
+    critic: Any,
+    settings: dict[str, Any],
+    steps: int = 10,
+    lr: float = 0.03,
+    scale: float | None = None,
+    prior: Prior = NO_PRIOR,
 ) -> Refiner:
     """The Refiner for these settings, kept as long as the critic lives."""
     if not isinstance(critic, _MODULES):
         Critic(critic, weak=True)  # raises for anything but a sequence of modules
     parts = tuple(critic) if isinstance(critic, _SEQUENCES) else (critic,)
-    key: Hashable = (*settings.values(), steps, lr, scale, type(settings["bounds"]) is DefaultBounds)
+    key: Hashable = (*settings.values(), steps, lr, scale, prior, type(settings["bounds"]) is DefaultBounds)
     try:
         refiner = _refiners.get(parts, key)
     except TypeError:  # a Box or arrays: their contents are the key
         key = (bounds_key(settings["bounds"]), *key[1:])
         refiner = _refiners.get(parts, key)
     if refiner is None:
-        refiner = Refiner._weak(Critic(critic, weak=True), **settings, steps=steps, lr=lr, scale=scale)
+        numbers = {"steps": steps, "lr": lr, "scale": scale, "prior": prior}
+        refiner = Refiner._weak(Critic(critic, weak=True), **settings, **numbers)
         _refiners.put(parts, key, refiner)
     return refiner
 

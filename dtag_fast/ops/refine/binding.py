@@ -15,7 +15,7 @@ from dtag_fast.ops.watch import Slot, Watch, structure_of
 from .backends import FAST_BACKENDS, Choice, choose, executor_class
 from .critic import CriticCall, CriticError, unwrap
 from .lowering import Lowered, lower
-from .options import RefineOptions
+from .options import NO_PRIOR, Prior, RefineOptions
 from .program import CriticProgram
 from .reference import TorchExecutor, evaluate_program
 
@@ -121,6 +121,7 @@ class Binding:
         steps: int | Tensor,
         lr: float | Tensor,
         scale: float | Tensor | None = None,
+        prior: Prior = NO_PRIOR,
         cpu_kernel: str | None = None,
     ) -> None:
         self.lowering, self.options = lowering, options
@@ -145,6 +146,8 @@ class Binding:
         if self.choice.backend in FAST_BACKENDS:
             numbers = isinstance(steps, int) and not isinstance(lr, Tensor) and not isinstance(scale, Tensor)
             known = {"steps": steps, "lr": lr, "scale": scale} if numbers else {}
+            if not prior.several:
+                known |= {"prior_mean": prior.mean, "prior_weight": prior.weight}
             if self.choice.backend == "cpu":
                 known["kernel"] = cpu_kernel
             self.executor = executor_class(self.choice.backend)(

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from .info import RefineInfo
-from .options import SGD, Adam, ClipNorm, Radius, RMSprop, Variant
+from .options import SGD, Adam, ClipNorm, Prior, Radius, RMSprop, Variant
 
 _handles: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 _numbers = itertools.count(1)
 _FIELDS = ("q_0", "q_best", "best_index")
 _TRACES = ("trace_actions", "trace_q", "trace_grad")
-_OPTIONS = {option.__name__: option for option in (SGD, Adam, RMSprop, ClipNorm, Radius)}
+_OPTIONS = {option.__name__: option for option in (SGD, Adam, RMSprop, ClipNorm, Radius, Prior)}
 _CANDIDATES = ("best_candidate", "candidate_q_0", "candidate_q_best", "candidate_best_index")
 
 
@@ -44,6 +44,9 @@ def encode(option: Any) -> Any:
         return ("ClipNorm", option.limit)
     if isinstance(option, list | tuple):
         return ("variants", *(tuple((name, encode(x)) for name, x in vars(v).items()) for v in option))
+    if isinstance(option, Prior):
+        mean, weight = (0.0 if isinstance(x, Tensor) else x for x in (option.mean, option.weight))
+        return ("Prior", mean, weight)  # tensors are arguments of the operator
     return ("Radius", option.limit, option.norm) if isinstance(option, Radius) else option
 
 
@@ -79,6 +82,8 @@ def refine_operator(
     scale: Tensor | None,
     radius: Tensor | None,
     variant: Tensor | None,
+    prior_mean: Tensor | None,
+    prior_weight: Tensor | None,
     most_steps: int,
     handle: int,
 ) -> list[Tensor]:
@@ -98,6 +103,10 @@ def refine_operator(
                 "outside of that graph"
             )
     numbers = {"steps": steps, "lr": lr, "scale": scale, "radius": radius, "variant": variant}
+    if prior_mean is not None or prior_weight is not None:
+        own_prior = refiner.prior
+        mean = own_prior.mean if prior_mean is None else prior_mean
+        numbers["prior"] = Prior(mean, own_prior.weight if prior_weight is None else prior_weight)
     own = all(x is None for x in numbers.values())
     result = refiner.eager(states, actions) if own else refiner.run(states, actions, **numbers)
     if refiner.return_info is False:
@@ -107,7 +116,9 @@ def refine_operator(
 
 
 @refine_operator.register_fake
-def _(states, actions, weights, steps, lr, scale, radius, variant, most_steps, handle):
+def _(
+    states, actions, weights, steps, lr, scale, radius, variant, prior_mean, prior_weight, most_steps, handle
+):
     refiner = _handles[handle]
     shape = tuple(actions.shape)
     rows, width = shape[:1] if len(shape) > 1 else (), shape[-1:]
@@ -127,7 +138,17 @@ def _(states, actions, weights, steps, lr, scale, radius, variant, most_steps, h
 
 
 def call_operator(
-    handle: int, weights: list[Tensor], return_info: Any, states, actions, steps, lr, scale, radius, variant
+    handle: int,
+    weights: list[Tensor],
+    return_info: Any,
+    states,
+    actions,
+    steps,
+    lr,
+    scale,
+    radius,
+    variant,
+    prior,
 ) -> Any:
     """The operator in the shape of `refine`'s result; what torch.compile sees of a call."""
     if not isinstance(states, Tensor) or not isinstance(actions, Tensor):
@@ -144,6 +165,8 @@ def call_operator(
         scale if isinstance(scale, Tensor) else None,
         radius,
         variant,
+        prior.mean if isinstance(prior.mean, Tensor) else None,
+        prior.weight if isinstance(prior.weight, Tensor) else None,
         0 if per_row else steps,
         handle,
     )

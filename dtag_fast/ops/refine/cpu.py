@@ -18,7 +18,7 @@ from dtag_fast.ops.watch import Seen
 
 from .executor import InfoBuffers, PreparedCall
 from .options import RefineOptions
-from .plan_arguments import ARRAY_TYPES, call_arguments, plan_settings
+from .plan_arguments import ARRAY_TYPES, call_arguments, plan_settings, prior_arguments
 from .program import Activation, CriticProgram, LayerNorm, Linear
 
 
@@ -44,7 +44,7 @@ class CpuExecutor:
     """A PreparingExecutor (executor.py) over `_C.Plan`.
 
     Args:
-        program, options, precision, steps, lr, scale: as executor.py says.
+        program, options, precision, steps, lr, scale, prior_mean, prior_weight: as executor.py says.
         isa: instruction set, None for `isa()`.
         kernel: "rows" or "tiles" to use that kernel for every batch size, None for the rule.
 
@@ -62,6 +62,8 @@ class CpuExecutor:
         steps: int = 10,
         lr: float = 0.03,
         scale: float | None = None,
+        prior_mean: float = 0.0,
+        prior_weight: float = 0.0,
         *,
         isa: str | None = None,
         kernel: str | None = None,
@@ -79,6 +81,8 @@ class CpuExecutor:
             steps=steps,
             lr=lr,
             scale=1.0 if scale is None else scale,
+            prior_mean=prior_mean,
+            prior_weight=prior_weight,
             threads=torch.get_num_threads,
             kernel=kernel or "",
             **settings,
@@ -114,11 +118,14 @@ class CpuExecutor:
         scale: float | Tensor | None = None,
         radius: Tensor | None = None,
         variant: Tensor | None = None,
+        prior_mean: float | Tensor = 0.0,
+        prior_weight: float | Tensor = 0.0,
         info: InfoBuffers | None,
     ) -> None:
         """See Executor.run."""
         most = max(int(steps.max()), 0) if isinstance(steps, Tensor) else steps
-        self._plan.run(**call_arguments(states, actions, out, steps, most, lr, scale, radius, variant, info))
+        call = call_arguments(states, actions, out, steps, most, lr, scale, radius, variant, info)
+        self._plan.run(**call, **prior_arguments(prior_mean, prior_weight))
 
     def prepare_call(
         self,

@@ -20,7 +20,7 @@ from dtag_fast.ops.watch import Seen
 
 from .executor import InfoBuffers, PreparedCall
 from .options import RefineOptions
-from .plan_arguments import ARRAY_TYPES, call_arguments, layer_kinds, plan_settings
+from .plan_arguments import ARRAY_TYPES, call_arguments, layer_kinds, plan_settings, prior_arguments
 from .program import CriticProgram, Layer, LayerNorm, Linear
 from .streams import streams_of
 
@@ -79,7 +79,7 @@ class CudaExecutor:
     """An Executor (executor.py) over `_C.CudaPlan`; the program's tensors may be anywhere.
 
     Args:
-        program, options, steps, lr, scale: as executor.py says.
+        program, options, steps, lr, scale, prior_mean, prior_weight: as executor.py says.
         device: where it runs, None for the program's.
         precision: "fp32", "bf16x3" or "bf16": the least that products of hidden layers are computed in. Sums,
             actions, the optimizer's state and Q are float32 in all.
@@ -105,6 +105,8 @@ class CudaExecutor:
         steps: int = 10,
         lr: float = 0.03,
         scale: float | None = None,
+        prior_mean: float = 0.0,
+        prior_weight: float = 0.0,
         *,
         device: torch.device | None = None,
         kernel: str | None = None,
@@ -118,6 +120,7 @@ class CudaExecutor:
         self._core = core
         self._program = program
         self._steps, self._lr, self._scale = steps, lr, 1.0 if scale is None else scale
+        self._prior = {"prior_mean": prior_mean, "prior_weight": prior_weight}
         self._forms: dict[str, _Form] = {}
         self._lock = threading.Lock()
         self._streams = streams_of(self.device)
@@ -169,6 +172,8 @@ class CudaExecutor:
         scale: float | Tensor | None = None,
         radius: Tensor | None = None,
         variant: Tensor | None = None,
+        prior_mean: float | Tensor = 0.0,
+        prior_weight: float | Tensor = 0.0,
         info: InfoBuffers | None,
     ) -> None:
         """See Executor.run."""
@@ -177,6 +182,7 @@ class CudaExecutor:
             # Later rounds of candidates would read what the first has written.
             apart = torch.empty(batch, width, device=out.device)
             numbers = {"steps": steps, "lr": lr, "scale": scale, "radius": radius, "variant": variant}
+            numbers |= {"prior_mean": prior_mean, "prior_weight": prior_weight}
             self.run(states, actions, apart, **numbers, info=info)
             out.copy_(apart)
             return
@@ -194,6 +200,7 @@ class CudaExecutor:
             workspace = self._workspace(batch, candidates)
             self._plan.run(
                 **call_arguments(states, actions, out, steps, most, lr, scale, radius, variant, info),
+                **prior_arguments(prior_mean, prior_weight),
                 numbers=form.numbers.data_ptr(),
                 tables=form.tables.data_ptr(),
                 folded=folded.data_ptr(),
@@ -228,6 +235,7 @@ class CudaExecutor:
                 steps=self._steps,
                 lr=self._lr,
                 scale=self._scale,
+                **self._prior,
                 only=kernel,
                 only_rows=rows,
                 numbers=form.numbers.data_ptr(),

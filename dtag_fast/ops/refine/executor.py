@@ -10,6 +10,10 @@ Semantics every executor follows to the letter (reference.py is this text in cod
 
 - scale: units of action per unit of the coordinate u in which the ascent takes place, a = a_0 + scale * u;
   1 where none is given. A dimension of scale 0 keeps its bits and has no part in any norm.
+- With a prior, F(s, a) = Q(s, a) - weight * mean_k(z_k^2), z = (a - mean) / scale and 0 where scale is 0,
+  has the place of Q: g_i * scale - 2 * weight * z / A is shaped, and what is said of a finite, greater or
+  greatest q_i is said of F. A cost Q - F may be lost beside a large Q: F is greater when the difference of Q
+  is above that of the costs. All that is reported, g_i too, is Q's. A weight of 0 is no prior.
 - Reduction: the program's own `reduction`, else `options.reduce`. "min": q of the smallest member and that
   member's gradient, the first on ties, and the first NaN member when there is one (torch.min); "mean": both
   averaged over members; int: that member. "max" mirrors "min".
@@ -60,10 +64,11 @@ class InfoBuffers:
 class Executor(Protocol):
     """A critic program bound to one set of options.
 
-    Built as `Executor(program, options, precision, steps=10, lr=0.03, scale=None)`: a CriticProgram, a
-    RefineOptions and "fp32", "tf32" or "bf16". Safe to call from several threads at once. Beside the class,
-    each backend module has `why_not(program, options, device, precision) -> str | None`: None when it can run
-    that, else the reason that `explain` shows; backends.py names both.
+    Built as `Executor(program, options, precision, steps=10, lr=0.03, scale=None, prior_mean=0.0,
+    prior_weight=0.0)`: a CriticProgram, a RefineOptions and "fp32", "tf32" or "bf16". Safe to call from
+    several threads at once. Beside the class, each backend module has `why_not(program, options, device,
+    precision) -> str | None`: None when it can run that, else the reason that `explain` shows; backends.py
+    names both.
     """
 
     name: str  # "cpu", "torch", ...
@@ -85,6 +90,8 @@ class Executor(Protocol):
         scale: float | Tensor | None = None,
         radius: Tensor | None = None,
         variant: Tensor | None = None,
+        prior_mean: float | Tensor = 0.0,
+        prior_weight: float | Tensor = 0.0,
         info: InfoBuffers | None,
     ) -> None:
         """Refine `actions` into `out`, never touching `states` or `actions`.
@@ -93,8 +100,9 @@ class Executor(Protocol):
         out (B, A) float32 contiguous; steps int or int32 (B,); lr float or float32 (B, 1) | (1, A) | (B, A),
         contiguous; scale None or as lr; radius float32 (B,), limits of rows in place of the one in the
         options, or None; variant int32 (B,), whose of `options.variants` each row has, None where there are
-        none. On a GPU nobody has looked whether there is such a one: the nearest is taken. All on the
-        executor's device. B >= 1.
+        none. On a GPU nobody has looked whether there is such a one: the nearest is taken. prior_mean float
+        or float32 (1, A) | (B, A), contiguous; prior_weight float or float32 (B,). All on the executor's
+        device. B >= 1.
         """
 
 
@@ -109,7 +117,7 @@ PreparedCall = Callable[[Any, Any, Any], Tensor | None]  # (states, actions, out
 
 
 class PreparingExecutor(Executor, Protocol):
-    """Can also make the whole of a repeated call: one candidate, no info, its own `steps`, `lr`, `scale`."""
+    """Can also make the whole of a repeated call: one candidate, no info, its own numbers."""
 
     def prepare_call(
         self,

@@ -16,7 +16,8 @@ class RefineInfo:
     """Details of one call. Arrays are of the kind of `actions` (torch or NumPy); q is float32.
 
     q_0: Q(s, a_0), (B,). q_best: Q of the returned action, (B,). best_index: which iterate was returned,
-    (B,) int64 (with select="last" the one where the row ended).
+    (B,) int64 (with select="last" the one where the row ended). With a prior, which decides what is returned,
+    all that is here is still Q without it and its gradient, so that q_best may be below q_0.
 
     With return_info="trace", n = largest number of steps, and NaN after a row's own end:
     trace_actions: a_i (n+1, B, A). trace_q: q_i (n+1, B). trace_grad: raw dQ/da at a_i, (n+1, B, A), where

@@ -176,6 +176,50 @@ def check_row_radius(limit: Any) -> Tensor:
     return limit.reshape(-1)
 
 
+def check_prior_mean(mean: Any) -> float | Tensor:
+    """A finite number, or a float32 tensor (), (A,), (1, A) or (B, A) (shape checked per call)."""
+    if isinstance(mean, Real) and not isinstance(mean, bool):
+        mean = float(mean)
+        if not math.isfinite(mean):
+            raise ValueError(f"Prior mean: expected a finite number, got {mean}")
+        return mean
+    if not isinstance(mean, Tensor | np.ndarray | list | tuple):
+        raise TypeError(f"Prior mean: expected a number or numbers of shape (A,) or (B, A), got {mean!r}")
+    mean = _real_tensor("Prior mean", mean)
+    if mean.ndim > 2:
+        raise ValueError(f"Prior mean: expected a number, (A,) or (B, A), got shape {tuple(mean.shape)}")
+    if _on_host(mean) and not mean.isfinite().all():
+        raise ValueError(f"Prior mean: expected finite numbers, got {mean.min():g}..{mean.max():g}")
+    return mean
+
+
+def check_prior_weight(weight: Any) -> float | Tensor:
+    """A finite number >= 0, or a float32 tensor (B,) or () (shape checked per call)."""
+    if isinstance(weight, Real) and not isinstance(weight, bool):
+        weight = float(weight)
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"Prior weight: expected a finite number >= 0, got {weight}")
+        return weight
+    if not isinstance(weight, Tensor | np.ndarray | list | tuple):
+        raise TypeError(f"Prior weight: expected a number or one for each row, (B,), got {weight!r}")
+    weight = _real_tensor("Prior weight", weight)
+    if weight.ndim > 2 or (weight.ndim == 2 and weight.shape[1] != 1):
+        raise ValueError(
+            f"Prior weight: expected a number, or one for each row of shape (B,) or (B, 1), got shape "
+            f"{tuple(weight.shape)}; what differs per dimension is `scale`"
+        )
+    if _on_host(weight) and not (weight.isfinite().all() and weight.min() >= 0):
+        raise ValueError(
+            f"Prior weight: expected finite numbers >= 0, got {weight.min():g}..{weight.max():g}"
+        )
+    return weight.reshape(-1) if weight.ndim else weight
+
+
+def _on_host(numbers: Tensor) -> bool:
+    """Whether they can be looked at: they exist, no device holds them, and no graph is being traced."""
+    return numbers.device.type == "cpu" and numbers.numel() > 0 and not torch.compiler.is_compiling()
+
+
 def check_variant(variant: Any, count: int) -> Tensor | None:
     """None, or an int32 tensor (B,) of positions among `count` variants (how many, is checked per call)."""
     if variant is None:
@@ -223,6 +267,27 @@ def fit_lr(lr: float | Tensor, batch: int, width: int) -> float | Tensor:
 def fit_scale(scale: float | Tensor | None, batch: int, width: int) -> float | Tensor | None:
     """The same of scale."""
     return _fit_per_dimension("scale", scale, batch, width)
+
+
+def fit_prior_mean(mean: float | Tensor, batch: int, width: int) -> float | Tensor:
+    """A mean of several numbers as a contiguous (1, A) or (B, A) tensor."""
+    if not isinstance(mean, Tensor):
+        return mean
+    rows = mean.expand(1, width) if mean.ndim == 0 else mean[None] if mean.ndim == 1 else mean
+    if rows.shape[0] not in (1, batch) or rows.shape[1] != width:
+        raise ValueError(
+            f"Prior mean: expected shape (A,), (1, A) or (B, A) = ({batch}, {width}), got {tuple(mean.shape)}"
+        )
+    return rows.contiguous()
+
+
+def fit_prior_weight(weight: float | Tensor, batch: int) -> float | Tensor:
+    """Per-row weights must have one entry per row."""
+    if not isinstance(weight, Tensor):
+        return weight
+    if weight.ndim and weight.shape[0] != batch:
+        raise ValueError(f"Prior weight: expected {batch} entries, one per row, got {weight.shape[0]}")
+    return weight.expand(batch).contiguous()
 
 
 def _fit_per_dimension(name: str, value: Any, batch: int, width: int) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .inputs import check_row_radius
+from .inputs import check_prior_mean, check_prior_weight, check_row_radius
 
 
 def _number(name: str, value: Any, low: float, high: float, *, open_high: bool = False) -> float:
@@ -129,6 +129,43 @@ class Radius:
             raise ValueError(f'radius: expected norm "inf" or "l2", got {self.norm!r}')
 
 
+@dataclass(frozen=True)
+class Prior:
+    """`prior=Prior(mean, weight)`: the ascent climbs F in place of Q.
+
+        F(s, a) = Q(s, a) - weight * (1/A) * sum_k ((a_k - mean_k) / scale_k)^2
+
+    Up to a constant that is Q plus 2 * weight / A times the log density of a Gaussian behaviour policy with
+    this mean and the standard deviations `scale` of `refine` (1 without one): behaviour-regularised policy
+    improvement (BRAC, arXiv 1911.11361; TD3+BC, arXiv 2106.06860) at evaluation time, and beside `radius` a
+    trust region without an edge. A dimension of scale 0 adds nothing.
+
+    Args:
+        mean: finite, in units of the action: a number, (A,), (1, A) or (B, A). Candidates share that of
+            their state.
+        weight: finite and >= 0, in units of Q: what a distance of one `scale` in every dimension costs. A
+            number, (B,) or (B, 1). 0 is no prior.
+
+    On a GPU the numbers of tensors there are not looked at: rows whose mean is not finite come back as a_0, a
+    weight below 0 is none.
+
+    Raises:
+        ValueError, TypeError: naming the field, what was given and what is taken.
+    """
+
+    mean: float | Tensor
+    weight: float | Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", check_prior_mean(self.mean))
+        object.__setattr__(self, "weight", check_prior_weight(self.weight))
+
+    @property
+    def several(self) -> bool:
+        """Whether it holds tensors, whose numbers are read at every call."""
+        return isinstance(self.mean, Tensor) or isinstance(self.weight, Tensor)
+
+
 MAX_VARIANTS = 64  # refine/params.h holds as many
 
 Optimizer = SGD | Adam | RMSprop
@@ -234,6 +271,18 @@ def split_radius(value: Any) -> tuple[Any, Tensor | None]:
         return value, None
     # A graph that is being traced has no numbers to look at: the call that it makes checks them.
     return _PER_ROW["inf"], value if torch.compiler.is_compiling() else check_row_radius(value)
+
+
+NO_PRIOR = Prior(0.0, 0.0)
+
+
+def parse_prior(value: Any) -> Prior:
+    """None or Prior(mean, weight)."""
+    if value is None:
+        return NO_PRIOR
+    if not isinstance(value, Prior):
+        raise TypeError(f"prior: expected Prior(mean, weight) or None, got {value!r}")
+    return value
 
 
 def parse_select(value: Any) -> Literal["best", "last"]:

@@ -126,6 +126,20 @@ def call_arguments(
     return call
 
 
+def prior_arguments(mean: float | Tensor, weight: float | Tensor) -> dict:
+    """The prior of Executor.run as the compiled plans take it."""
+    call: dict = {}
+    if isinstance(mean, Tensor):
+        call["prior_mean_values"] = mean.data_ptr()
+        call["prior_mean_row_stride"], call["prior_mean_dim_stride"] = strides_of(mean)
+    else:
+        call["prior_mean"] = mean
+    call["prior_weight_values" if isinstance(weight, Tensor) else "prior_weight"] = (
+        weight.data_ptr() if isinstance(weight, Tensor) else weight
+    )
+    return call
+
+
 def strides_of(values: Tensor) -> tuple[int, int]:
     """From one row and one dimension to the next, of (B, 1), (1, A) or (B, A) contiguous numbers."""
     rows, dims = values.shape

@@ -43,6 +43,8 @@ def action_gradient(
     lr: float | Tensor,
     scale: float | Tensor | None = None,
     radius: Tensor | None = None,
+    prior_mean: float | Tensor = 0.0,
+    prior_weight: float | Tensor = 0.0,
     trace: bool = False,
 ) -> Iterates:
     """Run the loop in the dtype of `actions`.
@@ -51,7 +53,8 @@ def action_gradient(
         members: (states (N, S), actions (N, A)) -> Q of every ensemble member (E, N), differentiable in
             actions.
         steps: int or (N,). lr: number or broadcastable to (N, A). scale: the same, or None for 1. radius:
-            limits of rows (N,) in place of the options', or None.
+            limits of rows (N,) in place of the options', or None. prior_mean: number or broadcastable to
+            (N, A). prior_weight: number or (N,); 0 is no prior.
 
     Returns:
         Iterates, as executor.py defines them.
@@ -61,23 +64,31 @@ def action_gradient(
     n = int(steps.max()) if isinstance(steps, Tensor) else steps
     update, state, ball = options.optimizer, None, options.radius
     limit = None if ball is None else ball.limit if radius is None else radius[:, None]
+    prior = None if _is_zero(prior_weight) else (prior_mean, prior_weight, scale)
+    cost = best_cost = 0.0  # Q - F
     running = torch.ones(len(a), dtype=torch.bool, device=a.device)  # rows that have an iterate i
     traces: list[tuple[Tensor, Tensor, Tensor]] = []
 
     for i in range(n + 1):
         q, g = value_and_gradient(members, states, a, options.reduce)
+        if prior is not None:
+            cost = prior_cost(a, *prior)
         if i == 0:
-            q_0, best = q, (a, q, torch.zeros_like(q, dtype=torch.int32))
-            startable = q.isfinite()
-        takes = running & (q.isfinite() & (q > best[1]) if options.select == "best" else i > 0)
+            q_0, best, best_cost = q, (a, q, torch.zeros_like(q, dtype=torch.int32)), cost
+            startable = (q - cost).isfinite()
+        higher = (q > best[1]) if prior is None else q - best[1] > cost - best_cost
+        takes = running & ((q - cost).isfinite() & higher if options.select == "best" else i > 0)
         best = (
             torch.where(takes[:, None], a, best[0]),
             torch.where(takes, q, best[1]),
             torch.where(takes, i, best[2]),
         )
+        if prior is not None:
+            best_cost = torch.where(takes, cost, best_cost)
         if trace:
             traces.append(tuple(_keep(running, x) for x in (a, q, g)))
         g = g if scale is None else g * scale
+        g = g if prior is None else g - prior_pull(a, *prior)
         running = running & startable & (i < steps) & g.isfinite().all(-1)
         delta, state = optimizer_step(update, shape_gradient(g, options.gradient), lr, state)
         a_next = project(along(a, delta, scale), a_0, ball, low, high, limit, scale)
@@ -143,6 +154,38 @@ def optimizer_step(optimizer, g: Tensor, lr: float | Tensor, state):
         return lr / (1 - b1**t) * m / (v.sqrt() / (1 - b2**t) ** 0.5 + optimizer.eps), (t, m, v)
     v = optimizer.alpha * (torch.zeros_like(g) if state is None else state) + (1 - optimizer.alpha) * g * g
     return lr * g / (v.sqrt() + optimizer.eps), v
+
+
+def prior_cost(
+    a: Tensor, mean: float | Tensor, weight: float | Tensor, scale: float | Tensor | None
+) -> Tensor:
+    """Q - F (N,) of actions (N, A): weight * (1/A) * sum_k ((a_k - mean_k) / scale_k)^2.
+
+    Args:
+        mean: number or broadcastable to (N, A). weight: number or (N,). scale: as mean, or None for 1; a
+            dimension of scale 0 adds nothing.
+    """
+    weight = torch.as_tensor(weight, dtype=a.dtype, device=a.device)
+    return torch.where(weight > 0, weight * _from_mean(a, mean, scale).square().mean(-1), 0.0)
+
+
+def prior_pull(
+    a: Tensor, mean: float | Tensor, weight: float | Tensor, scale: float | Tensor | None
+) -> Tensor:
+    """What it takes from dQ/du, (N, A): 2 * weight * ((a - mean) / scale) / A."""
+    weight = torch.as_tensor(weight, dtype=a.dtype, device=a.device)[..., None]
+    return torch.where(weight > 0, 2 * weight / a.shape[-1] * _from_mean(a, mean, scale), 0.0)
+
+
+def _from_mean(a: Tensor, mean: float | Tensor, scale: float | Tensor | None) -> Tensor:
+    if scale is None:
+        return a - mean
+    unit = torch.as_tensor(scale, dtype=a.dtype, device=a.device)
+    return torch.where(unit == 0, 0.0, (a - mean) / unit)
+
+
+def _is_zero(weight: float | Tensor) -> bool:
+    return not isinstance(weight, Tensor) and weight == 0
 
 
 def along(a: Tensor, delta: Tensor, scale: float | Tensor | None) -> Tensor:
@@ -283,6 +326,8 @@ class TorchExecutor:
         scale=None,
         radius=None,
         variant=None,
+        prior_mean=0.0,
+        prior_weight=0.0,
         info: InfoBuffers | None = None,
     ) -> None:
         batch, candidates, width = actions.shape
@@ -292,17 +337,26 @@ class TorchExecutor:
             return x.repeat_interleave(candidates, 0) if rowwise and candidates > 1 else x
 
         numbers = {"steps": steps, "lr": lr, "scale": scale, "radius": radius}
+        numbers |= {"prior_mean": prior_mean, "prior_weight": prior_weight}
+        numbers = {name: per_candidate(value) for name, value in numbers.items()}
         result = _each_variant(
             self.members,
             per_candidate(states),
             actions.reshape(-1, width),
             self.options.each(),
             per_candidate(variant),
-            {name: per_candidate(value) for name, value in numbers.items()},
+            numbers,
             trace=info is not None and info.trace_q is not None,
         )
         q = result.q.view(batch, candidates)
-        winner = torch.where(q.isfinite(), q, -torch.inf).argmax(1)  # (B,), candidate 0 when none is finite
+        finite, compared = q.isfinite(), q
+        if not _is_zero(prior_weight):
+            prior = (numbers[name] for name in ("prior_mean", "prior_weight", "scale"))
+            cost = prior_cost(result.actions, *prior).view(batch, candidates)
+            finite = (q - cost).isfinite()
+            # From the greatest Q on: a cost is not lost beside the difference.
+            compared = q - torch.where(finite, q, -torch.inf).amax(1, keepdim=True) - cost
+        winner = torch.where(finite, compared, -torch.inf).argmax(1)  # candidate 0 when none is finite
         rows = torch.arange(batch, device=winner.device)
         out.copy_(result.actions.view(batch, candidates, width)[rows, winner])
         if info is None:

@@ -47,8 +47,8 @@ _warned = WeakCache()
 class Refiner:
     """A critic prepared for many calls: `refiner(states, actions, out=None)`.
 
-    Args: those of `refine`. `steps`, `lr`, `scale` and `radius` given per row fix the batch size. A Refiner
-    keeps its critic alive.
+    Args: those of `refine`. `steps`, `lr`, `scale`, `radius` and `prior` given per row fix the batch size. A
+    Refiner keeps its critic alive.
         variant: which of `variants` each row has; a call may give others (`run`).
         batch_invariant: on a CPU, take the same kernel for batches of all sizes, so that the bits of a row do
             not depend on how many others there are; otherwise a few rows have a kernel of their own, which
@@ -77,6 +77,7 @@ class Refiner:
         reduce: str | int = "min",
         gradient: Any = "raw",
         radius: Any = None,
+        prior: options.Prior | None = None,
         select: str = "best",
         variants: Sequence[Variant] | None = None,
         variant: Any = None,
@@ -94,6 +95,7 @@ class Refiner:
             "reduce": reduce,
             "gradient": gradient,
             "radius": radius,
+            "prior": prior,
             "select": select,
             "variants": variants,
             "variant": variant,
@@ -129,6 +131,7 @@ class Refiner:
         return_info,
         scale=None,
         variant=None,
+        prior=None,
         batch_invariant=False,
         **choices,
     ) -> None:
@@ -138,6 +141,7 @@ class Refiner:
         self.steps, self.lr = inputs.check_steps(steps), inputs.check_lr(lr)
         self.scale = inputs.check_scale(scale)
         shared, self.radius = options.split_radius(radius)
+        self.prior = options.parse_prior(prior)
         self._bounds, self._only_default = bounds, isinstance(bounds, DefaultBounds)
         self._options = options.parse_options(radius=shared, **choices)
         if self._options.variants and self.radius is not None:
@@ -180,6 +184,7 @@ class Refiner:
                 self.scale,
                 self.radius,
                 self.variant,
+                self.prior,
             )
         return self.eager(states, actions, out)
 
@@ -245,6 +250,7 @@ class Refiner:
             steps=self.steps,
             lr=self.lr,
             scale=self.scale,
+            prior=self.prior,
             cpu_kernel=self._kernel,
         )
         binding.bounds = bounds
@@ -269,27 +275,31 @@ class Refiner:
         scale: Any = None,
         radius: Any = None,
         variant: Any = None,
+        prior: options.Prior | None = None,
     ) -> Any:
         """As a call, in eager mode, with other numbers than those of the Refiner where they are given.
 
         Args:
-            steps, lr, scale, variant: as in `refine`. radius: other limits, in the norm of the Refiner's
-                radius.
+            steps, lr, scale, variant, prior: as in `refine`. radius: other limits, in the norm of the
+                Refiner's radius.
         """
         s, a = inputs.as_tensor("states", states), inputs.as_tensor("actions", actions)
         inputs.check_pair(s, a)
         own = self._own_numbers()
+        prior = self.prior if prior is None else options.parse_prior(prior)
         numbers = Numbers(
             own.steps if steps is None else inputs.check_steps(steps),
             own.lr if lr is None else inputs.check_lr(lr),
             own.scale if scale is None else inputs.check_scale(scale),
             own.radius if radius is None else self._limits(radius, len(a) if a.ndim > 1 else 1),
             own.variant if variant is None else self._check_variant(variant),
+            prior.mean,
+            prior.weight,
         )
         if self._options.variants:
             only = self._only_variant(numbers.variant, len(a) if a.ndim > 1 else 1)
             if only is not None and not self._same_kernel(s.device):
-                given = {"steps": numbers.steps, "lr": numbers.lr, "scale": numbers.scale}
+                given = {"steps": numbers.steps, "lr": numbers.lr, "scale": numbers.scale, "prior": prior}
                 return self._refiner_of(only).run(states, actions, out, **given)
         return_info = self.return_info
         shape = (*a.shape[:-2], a.shape[-1]) if a.ndim == 3 else tuple(a.shape)
@@ -316,7 +326,8 @@ class Refiner:
 
     def _own_numbers(self) -> Numbers:
         """Those of a call that gives none."""
-        return Numbers(self.steps, self.lr, self.scale, self.radius, self.variant)
+        prior = self.prior
+        return Numbers(self.steps, self.lr, self.scale, self.radius, self.variant, prior.mean, prior.weight)
 
     def _limits(self, radius: Any, batch: int) -> Tensor:
         """The limits of a call's rows, of a radius in the norm that this Refiner was made for."""
@@ -363,6 +374,7 @@ class Refiner:
                     steps=self.steps if isinstance(self.steps, int) else 10,
                     lr=self.lr if isinstance(self.lr, float) else 0.03,
                     scale=self.scale if isinstance(self.scale, float) else None,
+                    prior=None if self.prior.several else self.prior,
                     bounds=self._bounds,
                     precision=self.precision,
                     backend=self.backend,

@@ -19,6 +19,8 @@ class Numbers(NamedTuple):
     scale: float | Tensor | None
     radius: Tensor | None  # limits in place of the one in the options
     variant: Tensor | None  # positions among the options' variants
+    prior_mean: float | Tensor
+    prior_weight: float | Tensor  # 0: no prior
 
     def fitted(self, batch: int, width: int) -> Numbers:
         """In the shapes that executors take, for B rows of A dimensions.
@@ -32,6 +34,8 @@ class Numbers(NamedTuple):
             inputs.fit_scale(self.scale, batch, width),
             inputs.fit_radius(self.radius, batch),
             inputs.fit_variant(self.variant, batch),
+            inputs.fit_prior_mean(self.prior_mean, batch, width),
+            inputs.fit_prior_weight(self.prior_weight, batch),
         )
 
     def on(self, device: torch.device, copies: DeviceCopies) -> dict[str, Any]:

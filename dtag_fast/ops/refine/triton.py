@@ -111,7 +111,7 @@ class TritonExecutor:
 
     Args:
         program, options, precision: as executor.py says; precision "fp32", "tf32" or "bf16".
-        steps, lr, scale: not used, a call brings its own.
+        steps, lr, scale, prior_mean, prior_weight: not used, a call brings its own.
 
     Raises:
         ValueError: a member number outside the ensemble.
@@ -127,6 +127,8 @@ class TritonExecutor:
         steps: int = 10,
         lr: float = 0.03,
         scale: float | None = None,
+        prior_mean: float = 0.0,
+        prior_weight: float = 0.0,
     ) -> None:
         reduce = shared_reduction(program, options)
         self.device, self.precision = program.device, precision
@@ -178,6 +180,8 @@ class TritonExecutor:
         scale: float | Tensor | None = None,
         radius: Tensor | None = None,
         variant: Tensor | None = None,
+        prior_mean: float | Tensor = 0.0,
+        prior_weight: float | Tensor = 0.0,
         info: InfoBuffers | None,
     ) -> None:
         """See Executor.run. Waits for nothing on the host."""
@@ -191,6 +195,8 @@ class TritonExecutor:
         lr_strides = strides_of(lr) if lr_tensor else (0, 0)
         scales = isinstance(scale, Tensor)
         scale_strides = strides_of(scale) if scales else (0, 0)
+        means, weights = isinstance(prior_mean, Tensor), isinstance(prior_weight, Tensor)
+        mean_strides = strides_of(prior_mean) if means else (0, 0)
         details = [info and getattr(info, field.name) for field in fields(InfoBuffers)]
         on_gpu = self.device.type == "cuda"
         with self._lock, torch.cuda.device(self.device) if on_gpu else nullcontext():
@@ -215,6 +221,11 @@ class TritonExecutor:
                 radius,
                 self._table,
                 variant,
+                prior_mean if means else None,
+                0.0 if means else prior_mean,
+                *mean_strides,
+                prior_weight if weights else None,
+                0.0 if weights else prior_weight,
                 self._weights.vectors,
                 self._weights.matrices,
                 self._bounds,
@@ -230,6 +241,7 @@ class TritonExecutor:
                 SLOTS=tiles.slots,
                 DOTS=self._dots,
                 SCALED=scale is not None and (scales or scale != 1.0),
+                PRIOR=weights or prior_weight != 0.0,
                 **launch_options(tiles.rows, self.precision, hip=torch.version.hip is not None),
             )
 

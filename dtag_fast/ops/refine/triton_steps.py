@@ -61,6 +61,24 @@ def optimizer_step(g, lr, m, v, i, r_line, OPTIONS: tl.constexpr):
 
 
 @triton.jit
+def from_mean(a, mean, scale, SCALED: tl.constexpr):
+    """(a - mean) / scale, 0 where scale is 0. mean (ROWS or 1, action_padded), in padding 0 as a is there."""
+    far = a - mean
+    if SCALED:
+        unit = tl.broadcast_to(tl.where(scale == 0, 1.0, scale), far.shape)
+        far = tl.where(scale == 0, 0.0, tl.div_rn(far, unit))
+    return far
+
+
+@triton.jit
+def prior_cost(a, mean, weight, scale, SCALED: tl.constexpr):
+    """Q - F (ROWS,). weight (ROWS or 1, 1), divided by A."""
+    far = from_mean(a, mean, scale, SCALED)
+    total = tl.sum(far * far, 1)[:, None]
+    return tl.sum(tl.where(weight > 0, weight * total, 0.0), 1)
+
+
+@triton.jit
 def project(a, a_0, low, high, limit, scale, r_line, OPTIONS: tl.constexpr, SCALED: tl.constexpr):
     """Onto the ball around a_0, then into the box; NaN stays. limit: of the ball, a number or (ROWS, 1), in
     units of u = (a - a_0) / scale; scale (ROWS or 1, action_padded), not read unless SCALED."""

@@ -166,19 +166,42 @@ GRADIENTS = ["raw", "unit", ClipNorm(0.3)]
 RADII = [None, Radius(0.15), Radius(0.2, "l2")]
 
 
-def replay(info, options, steps, lr, candidate, scale=None, radius=None):
-    """All a_{i+1} and the index of the result, in float64 from the traced a_i, q_i, g_i."""
+def cost_of(actions, mean, weight, scale):
+    """Q - F (...,) of actions (..., B, A) in float64, from the formula of Prior."""
+    scale = torch.ones(1, dtype=torch.float64) if scale is None else scale
+    far = torch.where(scale > 0, (actions.double() - mean) / scale.where(scale > 0, 1.0), 0.0)
+    return weight * far.square().sum(-1) / actions.shape[-1]
+
+
+def pull_of(actions, mean, weight, scale):
+    """d(Q - F)/du (..., B, A), by differences of the cost: a = a_0 + scale * u."""
+    scale = torch.ones(1, dtype=torch.float64) if scale is None else scale
+    steps = 1e-4 * torch.eye(actions.shape[-1], dtype=torch.float64) * scale[..., None, :]
+    up, down = (
+        cost_of(actions.double()[..., None, :] + sign * steps, mean[..., None, :], weight[:, None],
+                scale[..., None, :])
+        for sign in (1, -1)
+    )  # fmt: skip
+    return (up - down) / 2e-4
+
+
+def replay(info, options, steps, lr, candidate, scale=None, radius=None, prior=None):
+    """All a_{i+1} and the index of the result, in float64 from the traced a_i, q_i, g_i. prior: mean and
+    weight."""
     actions, q, g = (t[:, :, candidate].double() for t in (info.trace_actions, info.trace_q, info.trace_grad))
     batch = q.shape[1]
     low, high = (None if b is None else torch.as_tensor(b).double() for b in (options.low, options.high))
     per_row = steps if torch.is_tensor(steps) else torch.full((batch,), steps)
     state, expected = None, [actions[0]]
     for i in range(len(q) - 1):
-        shaped = shape_gradient(g[i] if scale is None else g[i] * scale, options.gradient)
+        ascent = g[i] if scale is None else g[i] * scale
+        ascent = ascent if prior is None else ascent - pull_of(actions[i], *prior, scale)
+        shaped = shape_gradient(ascent, options.gradient)
         delta, state = optimizer_step(options.optimizer, shaped, lr, state)
         a_next = along(actions[i], delta, scale)
         limit = None if radius is None else radius.double()[:, None]
         expected.append(project(a_next, actions[0], options.radius, low, high, limit, scale))
+    q = q if prior is None else q - cost_of(actions, *prior, scale)
     index = torch.zeros(batch, dtype=torch.int64)
     for b in range(batch):
         n = int(per_row[b])
@@ -353,6 +376,118 @@ def check_scale_and_radius(make, pick, device="cpu", hidden=(24,)):
     assert torch.equal(refined(plain, states, actions, 4, lr, device, radius=torch.full((11,), 0.15)), before)
     ones = refined(plain, states, actions, 4, lr, device, scale=torch.ones(11, 1))
     torch.testing.assert_close(ones, before, rtol=1e-6, atol=1e-6)
+
+
+def check_prior(make, pick, device="cpu", hidden=(24,), bound=1e-5):
+    """What climbs and is compared is F, what is reported is Q. The combination is number `pick` of a round
+    through all options, scales, radii and forms of a prior."""
+    program = make_program(hidden=hidden, members=2)
+    states, actions = make_inputs(program, 11, candidates=2)
+    rng = torch.Generator().manual_seed(pick)
+    scale = None if pick % 5 == 0 else scales(SCALE_FORMS[pick % 4], 11, 6, rng)
+    numbers = {"scale": scale, "radius": torch.rand(11, generator=rng) if pick % 4 == 1 else None}
+    options = make_options(
+        optimizer=OPTIMIZERS[pick % len(OPTIMIZERS)],
+        gradient=GRADIENTS[pick % len(GRADIENTS)],
+        radius=[None, Radius(0.0, ["inf", "l2"][pick // 4 % 2]), Radius(0.15), Radius(0.2, "l2")][pick % 4],
+        select=["best", "last"][pick // 2 % 2],
+    )
+    means = torch.rand(11, 6, generator=rng) * 2 - 1
+    mean = [0.3, means[:1], means][pick % 3]
+    weight = 2.0 if pick % 2 else 3 * torch.rand(11, generator=rng) * (torch.arange(11) != 3)
+    lr = 0.01 + 0.1 * torch.rand(11, 6, generator=rng)
+    executor = make(program, options)
+    prior = {"prior_mean": mean, "prior_weight": weight}
+    out, info = traced(executor, states, actions, 4, lr, device, **numbers, **prior)
+    every = torch.empty(11, 6).copy_(torch.as_tensor(mean)), torch.empty(11).copy_(torch.as_tensor(weight))
+    every = tuple(x.double() for x in every)
+    unit = None if scale is None else torch.as_tensor(scale).double()
+    if unit is not None:
+        unit = unit.expand(11, 6)
+    for i in range(5):  # Q and its gradient without the prior
+        q, g, gap = exact(program, states, info.trace_actions[i].flatten(0, 1)[::2].nan_to_num())
+        here = ~info.trace_q[i, :, 0].isnan()
+        torch.testing.assert_close(info.trace_q[i, here, 0].double(), q[here], rtol=bound, atol=bound)
+        sure = here & (gap > 3 * bound)  # the same member is the smallest
+        if i < 4:  # the median: units of a rounded critic may switch
+            assert (info.trace_grad[i, sure, 0] - g[sure]).abs().median() <= bound
+    best_f = []
+    for m in range(2):
+        radius = numbers["radius"]
+        expected, index = replay(info, options, 4, lr.double(), m, unit, radius, every)
+        for i, e in enumerate(expected):
+            running = ~info.trace_q[i, :, m].isnan()
+            torch.testing.assert_close(
+                info.trace_actions[i, running, m].double(), e[running], rtol=1e-5, atol=4e-6
+            )
+        rows, found = torch.arange(11), info.best_index[:, m].long()
+        f = info.trace_q[:, :, m].double() - cost_of(info.trace_actions[:, :, m], *every, unit)
+        assert ((f[found, rows] - f[index, rows]).abs() <= 1e-6 * (1 + f[index, rows].abs())).all()
+        assert (found == index).sum() >= 10  # but for what rounds
+        assert torch.equal(info.q_0[:, m], info.trace_q[0, :, m])
+        assert torch.equal(info.q_best[:, m], info.trace_q[found, rows, m])
+        best_f.append(f[found, rows])
+    best_f = torch.stack(best_f, 1)
+    winner = info.best_candidate.long()
+    assert (best_f[rows, winner] >= best_f.amax(1) - 1e-6 * (1 + best_f.abs().amax(1))).all()
+    found = info.best_index[rows, winner].long()
+    assert torch.equal(out, info.trace_actions[found, rows, winner])
+    assert torch.equal(refined(executor, states, actions, 4, lr, device, **numbers, **prior), out)
+    before = refined(executor, states, actions, 4, lr, device, **numbers)
+    assert not torch.equal(before, out)
+    for none in (0.0, torch.zeros(11)):  # no prior, to the last bit
+        found = refined(
+            executor, states, actions, 4, lr, device, **numbers, prior_mean=mean, prior_weight=none
+        )
+        assert torch.equal(found, before)
+
+
+def check_small_costs(make, device="cpu", hidden=(24,)):
+    """A cost far below what Q = 1500 can be told from 1500 by decides between candidates, in one round and
+    between rounds, and between iterates; a row whose F is not finite ends at a_0."""
+    generator = torch.Generator().manual_seed(0)
+    layers = make_member(generator, 23, hidden)
+    *inner, last = layers
+    flat = Linear(torch.zeros_like(last.weight), torch.full_like(last.bias, 1500.0))
+    program = CriticProgram(17, 6, ((*inner, flat),))
+    states, actions = make_inputs(program, 5, candidates=70)
+    executor = make(program, make_options())
+    mean, weight = torch.full((5, 6), 0.25), torch.tensor([1e-5, 1e-5, 1e-5, 1e-5, 1.0])
+    mean[3] = 1e30
+    prior = {"prior_mean": mean, "prior_weight": weight}
+    out, info = traced(executor, states, actions, 0, 0.1, device, **prior)
+    nearest = (actions.double() - 0.25).square().sum(-1).argmin(1)
+    nearest[3] = 0  # candidate 0 where none has a finite F
+    assert torch.equal(info.best_candidate.long(), nearest)
+    assert (info.q_best == 1500.0).all()
+    assert torch.equal(out, actions[torch.arange(5), nearest])
+    lr = torch.tensor([1e4, 1e4, 1e4, 1e4, 0.1])[:, None]
+    out, info = traced(executor, states, actions[:, :1].contiguous(), 3, lr, device, **prior)
+    assert torch.equal(out[3].view(torch.int32), actions[3, 0].view(torch.int32))
+    assert (info.best_index[:, 0] == torch.tensor([3, 3, 3, 0, 3])).all()  # each is nearer to the mean
+    assert (info.trace_q[0] == 1500.0).all() and info.trace_q[1:, 3].isnan().all()
+    far = (info.trace_actions[:, [0, 1, 2, 4], 0] - 0.25).square().sum(-1)
+    assert (far[1:] < far[:-1]).all()
+
+
+def check_prior_of_variants(make, device="cpu", hidden=(24,)):
+    """Rows of different variants climb the prior of their state as rows of that variant do alone."""
+    program = make_program(hidden=hidden, members=3)
+    states, actions = make_inputs(program, 13, candidates=2)
+    rng = torch.Generator().manual_seed(5)
+    variant = torch.arange(13, dtype=torch.int32) % len(VARIANTS)
+    mean, weight = torch.rand(13, 6, generator=rng) - 0.5, 3 * torch.rand(13, generator=rng)
+    options = make_options(variants=tuple(VARIANTS))
+    prior = {"prior_mean": mean, "prior_weight": weight}
+    out, info = traced(make(program, options), states, actions, 2, 0.01, device, variant=variant, **prior)
+    for k, alone in enumerate(options.each()):
+        own = torch.nonzero(variant == k)[:, 0]
+        part = {name: x[own] for name, x in prior.items()}
+        expected, details = traced(make(program, alone), states[own], actions[own], 2, 0.01, device, **part)
+        torch.testing.assert_close(out[own], expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(info.q_best[own], details.q_best, rtol=1e-5, atol=1e-5)
+        assert torch.equal(info.best_index[own], details.best_index)
+        assert torch.equal(info.best_candidate[own], details.best_candidate)
 
 
 VARIANTS = [

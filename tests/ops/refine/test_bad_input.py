@@ -6,7 +6,7 @@ import torch
 from small_critics import A, H, S, backends, critic_of, inputs, quiet
 from torch import nn
 
-from dtag_fast import SGD, Adam, ClipNorm, CriticProgram, Radius, Refiner, refine
+from dtag_fast import SGD, Adam, ClipNorm, CriticProgram, Prior, Radius, Refiner, refine
 from dtag_fast.ops.refine.program import Linear
 
 pytestmark = quiet
@@ -71,6 +71,22 @@ BAD = {
     "radius of dimensions": ({"radius": torch.ones(4, A)}, ValueError, "radius: .*per dimension is `scale`"),
     "radius row negative": ({"radius": [0.1, -1.0, 0, 0]}, ValueError, r"radius: .*>= 0, got -1\.\.0\.1"),
     "radius kind": ({"radius": "0.1"}, TypeError, "radius: expected a number"),
+    "prior kind": ({"prior": (0.0, 1.0)}, TypeError, r"prior: expected Prior\(mean, weight\) or None, got"),
+    "prior mean shape": (
+        {"prior": Prior(torch.zeros(4, 1), 1.0)},
+        ValueError,
+        r"Prior mean: expected shape .*\(4, 3\), got \(4, 1\)",
+    ),
+    "prior mean rows": (
+        {"prior": Prior(torch.zeros(4), 1.0)},
+        ValueError,
+        r"Prior mean: expected shape .*\(4, 3\), got \(4,\)",
+    ),
+    "prior weight rows": (
+        {"prior": Prior(0.0, torch.ones(3))},
+        ValueError,
+        "Prior weight: expected 4 entries, one per row, got 3",
+    ),
     "select": ({"select": "first"}, ValueError, "select: expected"),
     "precision": ({"precision": "low"}, ValueError, "precision: expected one of"),
     "backend": ({"backend": "xla"}, ValueError, "backend: expected one of"),
@@ -103,10 +119,26 @@ def test_bad_input_names_the_argument(name):
         lambda: Radius(1, "l1"),
         lambda: Radius([0.1, float("nan")], "l2"),
         lambda: Radius(torch.tensor(0.1)),
+        lambda: Prior(float("nan"), 1.0),
+        lambda: Prior([0.0, float("inf"), 0.0], 1.0),
+        lambda: Prior(torch.zeros(2, 2, 2), 1.0),
+        lambda: Prior(0.0, -1.0),
+        lambda: Prior(0.0, float("inf")),
+        lambda: Prior(0.0, [1.0, -0.5]),
+        lambda: Prior(0.0, torch.ones(4, 3)),
     ],
 )
 def test_options_check_themselves(make):
     with pytest.raises(ValueError, match=r"expected|needs"):
+        make()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Prior("0", 1.0), lambda: Prior(0.0, None), lambda: Prior(True, 1.0), lambda: Prior(0.0, False)],
+)
+def test_a_prior_holds_numbers(make):
+    with pytest.raises(TypeError, match=r"Prior (mean|weight): expected a number"):
         make()
 
 

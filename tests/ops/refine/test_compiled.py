@@ -9,7 +9,7 @@ import torch
 from small_critics import critic_of, inputs, quiet, step_by_optimizer
 from torch import nn
 
-from dtag_fast import SGD, Adam, ClipNorm, Radius, Refiner, refine
+from dtag_fast import SGD, Adam, ClipNorm, Prior, Radius, Refiner, refine
 
 pytestmark = quiet
 
@@ -39,6 +39,7 @@ OPTION_SETS = {
         "lr": 0.2,
     },
     "reach": {"scale": 0.5, "radius": Radius(0.2, "l2"), "gradient": "unit"},
+    "prior": {"prior": Prior(0.2, 1.5), "radius": 0.3},
     "adam": {"optimizer": Adam((0.8, 0.9)), "reduce": "mean", "bounds": None, "radius": 0.1},
 }
 
@@ -96,6 +97,27 @@ def test_scale_and_radius_of_rows_compile(norm):
     assert torch.equal(compiled(states, actions), refiner(states, actions))
 
 
+def test_priors_compile():
+    torch._dynamo.reset()
+    critic, (states, actions) = critic_of(), inputs()
+    mean, weight = torch.rand(4, 3), torch.rand(4) * 3
+    without = refine(critic, states, actions, lr=0.3)
+    for prior in (Prior(0.2, 1.5), Prior(mean, 1.5), Prior(0.2, weight), Prior(mean, weight)):
+        run = lambda s, a: refine(critic, s, a, prior=prior, lr=0.3)  # noqa: E731, B023
+        expected = run(states, actions)
+        compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+        assert torch.equal(compiled(states, actions), expected)
+        assert not torch.equal(expected, without)
+        refiner = Refiner(critic, prior=prior, lr=0.3)
+        compiled = torch.compile(lambda s, a: refiner(s, a), fullgraph=True, backend="aot_eager")  # noqa: B023
+        assert torch.equal(compiled(states, actions), expected)
+        torch._dynamo.reset()
+    run = lambda s, a, mean: refine(critic, s, a, prior=Prior(mean, 2.0), lr=0.3)  # noqa: E731
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")  # made in the graph
+    for given in (mean, -mean):
+        assert torch.equal(compiled(states, actions, given), run(states, actions, given))
+
+
 def test_a_compiled_function_follows_the_critic_it_is_given():
     compiled = torch.compile(lambda c, s, a: refine(c, s, a), fullgraph=True, backend="aot_eager")
     critics, (states, actions) = [critic_of(0), critic_of(1)], inputs()
@@ -106,10 +128,16 @@ def test_a_compiled_function_follows_the_critic_it_is_given():
     assert torch.equal(compiled(states, actions), twin(states, actions))
 
 
-@pytest.mark.parametrize("options", [{}, {"scale": [[0.5, 0.1, 0.0]], "radius": 0.2}], ids=["plain", "reach"])
-def test_exports_with_any_batch(options):
-    options = {k: torch.tensor(v) if isinstance(v, list) else v for k, v in options.items()}
-    acting = Acting(critic_of(), **options)
+EXPORTED = {
+    "plain": {},
+    "reach": {"scale": torch.tensor([[0.5, 0.1, 0.0]]), "radius": 0.2},
+    "prior": {"prior": Prior([0.5, 0.1, 0.0], 2.0)},
+}
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_exports_with_any_batch(name):
+    acting = Acting(critic_of(), **EXPORTED[name])
     batch = torch.export.Dim("batch")
     program = torch.export.export(
         acting, inputs(), dynamic_shapes={"states": {0: batch}, "actions": {0: batch}}
@@ -126,7 +154,19 @@ def test_operator_passes_opcheck():
         # "torch" has the gradient of the last iterate too: opcheck takes NaN for a difference
         refiner = Refiner(critic_of(), steps=4, return_info=return_info, backend="torch")
         for given in (actions, actions[:, None].repeat(1, 2, 1)):
-            arguments = (states, given, refiner.weights(), *own, None, None, None, 4, refiner.handle)
+            arguments = (
+                states,
+                given,
+                refiner.weights(),
+                *own,
+                None,
+                None,
+                None,
+                None,
+                None,
+                4,
+                refiner.handle,
+            )
             torch.library.opcheck(torch.ops.dtag_fast.refine.default, arguments)
 
 
@@ -137,7 +177,7 @@ def test_a_graph_whose_critic_is_gone_says_so():
     del refiner
     gc.collect()
     with pytest.raises(RuntimeError, match="no longer exists"):
-        torch.ops.dtag_fast.refine(states, actions, weights, None, None, None, None, None, 10, handle)
+        torch.ops.dtag_fast.refine(states, actions, weights, *[None] * 7, 10, handle)
 
 
 def test_weights_changed_inside_the_graph_are_refused():
@@ -145,7 +185,7 @@ def test_weights_changed_inside_the_graph_are_refused():
     refiner = Refiner(critic_of())
     weights = [w + 1 for w in refiner.weights()]
     with pytest.raises(RuntimeError, match="changed inside the compiled graph"):
-        torch.ops.dtag_fast.refine(states, actions, weights, None, None, None, None, None, 10, refiner.handle)
+        torch.ops.dtag_fast.refine(states, actions, weights, *[None] * 7, 10, refiner.handle)
 
 
 @pytest.mark.skipif(not hasattr(torch.Tag, "cudagraph_unsafe"), reason="this torch has no such tag")

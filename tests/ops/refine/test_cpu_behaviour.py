@@ -288,6 +288,8 @@ def make_plan(**kwargs):
         ({"steps": -1}, "steps"),
         ({"lr": -0.1}, "lr"),
         ({"scale": -0.1}, "scale"),
+        ({"prior_mean": float("inf")}, "prior_mean"),
+        ({"prior_weight": -0.1}, "prior_weight"),
         ({"kernel": "columns"}, "kernel"),
     ],
 )
@@ -325,6 +327,11 @@ def test_wrong_calls_are_refused():
         {"scale_values": at, "scale_row_stride": 999},
         {"scale_values": at, "scale_dim_stride": 2},
         {"radius_values": at + 2},
+        {"prior_mean": float("nan")},
+        {"prior_weight": -1.0},
+        {"prior_weight_values": at + 2},
+        {"prior_mean_values": at, "prior_mean_row_stride": 999},
+        {"prior_mean_values": at, "prior_mean_dim_stride": 2},
         {"q_first": at},
         {"trace_q": at},
     ):

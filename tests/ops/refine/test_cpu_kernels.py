@@ -15,9 +15,12 @@ from kernel_checks import (
     check_gradient_not_finite,
     check_norms,
     check_own_reduction,
+    check_prior,
+    check_prior_of_variants,
     check_radius_and_box,
     check_rows_not_finite,
     check_scale_and_radius,
+    check_small_costs,
     check_steps,
     check_variants,
     exact,
@@ -194,6 +197,25 @@ def test_rows_of_different_variants_go_as_each_goes_alone(isa, kernel, rows, can
     norm = "affine" if activation == "tanh" else None
     kinds = {"hidden": (40, 24), "activations": ((activation, ()),), "norm": norm}
     check_variants(maker(isa=isa, kernel=kernel), rows=rows, candidates=candidates, bits=True, **kinds)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("pick", range(24))
+def test_a_prior_is_climbed_and_q_reported(isa, kernel, pick):
+    check_prior(maker(isa=isa, kernel=kernel), pick)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_variants_have_the_prior_of_their_state(isa, kernel):
+    check_prior_of_variants(maker(isa=isa, kernel=kernel))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_small_costs_decide_beside_a_large_q(isa, kernel):
+    check_small_costs(maker(isa=isa, kernel=kernel))
 
 
 @pytest.mark.parametrize("isa", ISAS)

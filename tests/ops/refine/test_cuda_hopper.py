@@ -12,10 +12,12 @@ from kernel_checks import (
     RADII,
     check_bits_of_a_0,
     check_gradient_not_finite,
+    check_prior,
     check_radius_and_box,
     check_rows_not_finite,
     check_scale_and_radius,
     check_settings_of_rows,
+    check_small_costs,
     check_steps,
     make_inputs,
     make_options,
@@ -139,6 +141,15 @@ def test_no_steps_or_no_lr_gives_back_the_bits(select):
 @pytest.mark.parametrize("pick", range(6))
 def test_scale_and_radius_of_each_row(pick):
     check_scale_and_radius(hopper, pick, DEVICE, hidden=(24, 24))
+
+
+@pytest.mark.parametrize("pick", range(6))
+def test_a_prior_is_climbed_and_q_reported(pick):
+    check_prior(hopper, pick, DEVICE, hidden=(24, 24), bound=2e-2)
+
+
+def test_small_costs_decide_beside_a_large_q():
+    check_small_costs(hopper, DEVICE, hidden=(24, 24))
 
 
 def test_no_iterate_leaves_ball_or_box():

@@ -20,9 +20,12 @@ from kernel_checks import (
     check_gradient_not_finite,
     check_norms,
     check_own_reduction,
+    check_prior,
+    check_prior_of_variants,
     check_radius_and_box,
     check_rows_not_finite,
     check_scale_and_radius,
+    check_small_costs,
     check_steps,
     check_variants,
     make_inputs,
@@ -237,6 +240,22 @@ def test_scale_and_radius_of_each_row(make, kernel, rows, pick):
 @pytest.mark.parametrize("kernel, rows", GENERIC)
 def test_rows_of_different_variants_go_as_each_goes_alone(make, kernel, rows):
     check_variants(partial(make, kernel=kernel, rows=rows), DEVICE, bits=True, hidden=(40, 24))
+
+
+@pytest.mark.parametrize("kernel, rows", GENERIC)
+def test_variants_have_the_prior_of_their_state(make, kernel, rows):
+    check_prior_of_variants(partial(make, kernel=kernel, rows=rows), DEVICE)
+
+
+@pytest.mark.parametrize("kernel, rows", KERNELS)
+@pytest.mark.parametrize("pick", range(12))
+def test_a_prior_is_climbed_and_q_reported(make, kernel, rows, pick):
+    check_prior(two_layers(make, kernel, rows), pick, DEVICE)
+
+
+@pytest.mark.parametrize("kernel, rows", KERNELS)
+def test_small_costs_decide_beside_a_large_q(make, kernel, rows):
+    check_small_costs(two_layers(make, kernel, rows), DEVICE)
 
 
 @pytest.mark.parametrize("kernel, rows", KERNELS)

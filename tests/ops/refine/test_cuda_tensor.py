@@ -13,10 +13,12 @@ from kernel_checks import (
     RADII,
     check_bits_of_a_0,
     check_gradient_not_finite,
+    check_prior,
     check_radius_and_box,
     check_rows_not_finite,
     check_scale_and_radius,
     check_settings_of_rows,
+    check_small_costs,
     check_steps,
     make_inputs,
     make_member,
@@ -194,6 +196,19 @@ def test_no_steps_or_no_lr_gives_back_the_bits(precision, select):
 @pytest.mark.parametrize("pick", range(6))
 def test_scale_and_radius_of_each_row(precision, pick):
     check_scale_and_radius(partial(tensor, precision=precision), pick, DEVICE)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("pick", range(6))
+def test_a_prior_is_climbed_and_q_reported(precision, pick):
+    check_prior(
+        partial(tensor, precision=precision), pick, DEVICE, bound=2e-2 if precision == "bf16" else 1e-4
+    )
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_small_costs_decide_beside_a_large_q(precision):
+    check_small_costs(partial(tensor, precision=precision), DEVICE)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -15,9 +15,12 @@ from kernel_checks import (
     check_gradient_not_finite,
     check_norms,
     check_own_reduction,
+    check_prior,
+    check_prior_of_variants,
     check_radius_and_box,
     check_rows_not_finite,
     check_scale_and_radius,
+    check_small_costs,
     check_steps,
     check_variants,
     exact,
@@ -140,6 +143,19 @@ def test_scale_and_radius_of_each_row(pick):
 @pytest.mark.parametrize("candidates", [1, 2])
 def test_rows_of_different_variants_go_as_each_goes_alone(candidates):
     check_variants(make, DEVICE, candidates=candidates)
+
+
+@pytest.mark.parametrize("pick", range(24) if DEVICE == "cuda" else range(1, 24, 3))
+def test_a_prior_is_climbed_and_q_reported(pick):
+    check_prior(make, pick, DEVICE)
+
+
+def test_variants_have_the_prior_of_their_state():
+    check_prior_of_variants(make, DEVICE)
+
+
+def test_small_costs_decide_beside_a_large_q():
+    check_small_costs(make, DEVICE)
 
 
 def test_the_radius_and_the_box_hold():

@@ -62,7 +62,7 @@ def test_a_few_steps_in_each(env_id, state_dim, action_dim, make_policy, make_cr
     sizes = {"state_dim": state_dim, "action_dim": action_dim, "observation_keys": keys_of(env_id)}
     spec = {"id": env_id, "kwargs": {}, "max_episode_steps": STEPS}
     policy = make_policy("dt", env_id=env_id, env_spec=spec, **sizes)
-    settings = [AGSetting(), AGSetting(2)]
+    settings = [AGSetting(), AGSetting(2), AGSetting(2, lr=0.1)]
     result = evaluate(policy, critic=make_critic(**sizes), settings=settings, episodes=2, workers=1)
     assert result.failures == [] and result.env_id == env_id
     assert {"mujoco", "gymnasium"} <= result.versions.keys()

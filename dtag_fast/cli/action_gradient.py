@@ -30,3 +30,19 @@ def reduction(text: str) -> str | int:
 def radius(text: str) -> float | None:
     """A number, or "none"."""
     return None if text == "none" else numbers("--ag-radius", text, float)[0]
+
+
+def behaviours(text: str, settings: list[Any]) -> list[Any]:
+    """ "0.5" or "0.5:1", or several with commas: the AGSettings of these weights and radii, with every number
+    of steps above 0 among `settings` (10 where there is none)."""
+    from dtag_fast.rollout.settings import AGSetting, Behaviour
+
+    found = []
+    for part in text.split(","):
+        values = [numbers("--ag-behaviour", value, float)[0] for value in part.split(":")]
+        if len(values) > 2:
+            raise ValueError(f"--ag-behaviour: expected WEIGHT or WEIGHT:RADIUS, got {part!r}")
+        found.append(Behaviour(*values))
+    steps = sorted({s.steps for s in settings if not s.is_plain}) or [10]
+    shared = next(({"reduce": s.reduce, "select": s.select} for s in settings if not s.is_plain), {})
+    return [AGSetting(n, behaviour=behaviour, **shared) for behaviour in found for n in steps]

@@ -30,6 +30,9 @@ class Args:
     ag_gradient: str = "raw"  # raw, unit, or clip:C to limit its norm to C
     ag_radius: float | None = None  # largest distance from the policy's action, in every dimension
     ag_select: Literal["best", "last"] = "best"  # which iterate is executed
+    # Also with steps in units of the data, regularised by what they do: WEIGHT or WEIGHT:RADIUS, or lists
+    # of them, e.g. 0.5 or 0.5:1. Needs the critic's dataset the first time.
+    ag_behaviour: str | None = None
     target_returns: str | None = None  # returns to ask for, e.g. 3600,1800. Default: those of the checkpoint
     history_lengths: str | None = None  # elastic history of a reinformer, e.g. 1,3,5. Default: context_len
     candidates: int | None = None  # actions at each step, one chosen by --critic or that of RUN. Default: off
@@ -69,6 +72,7 @@ def main(argv: Sequence[str]) -> int:
     from dtag_fast.rollout.candidates import Candidates
     from dtag_fast.rollout.run_evaluation import evaluate_run, measure_run
     from dtag_fast.rollout.settings import grid
+    from dtag_fast.training.behaviour import behaviour_of
     from dtag_fast.training.checkpoint import load_critic
 
     settings = grid(**settings_options)
@@ -78,6 +82,13 @@ def main(argv: Sequence[str]) -> int:
     elif options != (Args.candidate_noise, Args.candidate_choice):
         raise ValueError("--candidate-noise, --candidate-choice: expected together with --candidates")
     critic = None if args.critic is None else load_critic(args.critic, args.device)
+    behaviour = None
+    if args.ag_behaviour is not None:
+        if critic is None:
+            raise ValueError("--ag-behaviour: expected together with --critic")
+        settings += action_gradient.behaviours(args.ag_behaviour, settings)
+        with progress_bar(console, "fitting the behaviour of the data") as report:
+            behaviour = behaviour_of(args.critic, report)
     asked = {
         "checkpoints": which,
         "device": args.device,
@@ -89,6 +100,7 @@ def main(argv: Sequence[str]) -> int:
         "precision": args.precision,
         "seed": args.seed,
         "env_id": args.env,
+        "behaviour": behaviour,
     }
     with progress_bar(console, f"evaluating {args.run.name}") as report:
         result = evaluate_run(

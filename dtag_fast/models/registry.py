@@ -11,6 +11,7 @@ from dtag_fast.models.autotuned_decision_transformer import (
     AutotunedDecisionTransformer,
     AutotunedDecisionTransformerConfig,
 )
+from dtag_fast.models.behaviour import BehaviourModel
 from dtag_fast.models.critics import TwinCritic, ValueNet
 from dtag_fast.models.decision_transformer import DecisionTransformer, DecisionTransformerConfig
 from dtag_fast.models.elastic_decision_transformer import (
@@ -33,7 +34,14 @@ _SEQUENCE = {
 }
 _PLAIN = {
     network.__name__: network
-    for network in (TwinCritic, ValueNet, GaussianPolicy, DeterministicPolicy, TanhGaussianPolicy)
+    for network in (
+        BehaviourModel,
+        TwinCritic,
+        ValueNet,
+        GaussianPolicy,
+        DeterministicPolicy,
+        TanhGaussianPolicy,
+    )
 }
 
 

@@ -13,6 +13,7 @@ import torch
 
 from dtag_fast import __version__
 from dtag_fast.data import DiscreteActions
+from dtag_fast.models.behaviour import BehaviourModel
 from dtag_fast.models.decoder import Precision
 from dtag_fast.models.policies import StatePolicy
 from dtag_fast.rollout.batches import ROW_MULTIPLE
@@ -50,6 +51,7 @@ def evaluate(
     history_lengths: Sequence[int] | None = None,
     candidates: Candidates | None = None,
     precision: Precision | None = None,
+    behaviour: BehaviourModel | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
     """Play `episodes` episodes under every setting and target return, many environments at a time.
@@ -84,6 +86,8 @@ def evaluate(
         candidates: act with one of several candidates, chosen by the critic, which Action Gradient then
             refines; see `rollout.candidates`. An episode's draws depend on its seed alone. None: with the
             policy's action.
+        behaviour: of the critic and its data, from `dtag_fast.training.behaviour_of`; needed by settings
+            with a `Behaviour`.
         precision: "fp32"; or, on a CPU, "bf16": bf16 weights in the policy's blocks
             (`ops.decode.CompiledSteps`) and in the critic's hidden layers (`refine` with precision="medium"),
             sums in float32; an episode's bits depend on as little as in float32. None: the compiled policy in
@@ -100,7 +104,7 @@ def evaluate(
     settings, targets = list(settings), targets_of(policy, target_returns)
     env_id = env_id or info.env_id
     _check_numbers(episodes, max_envs, workers, env_processes, env_timeout)
-    check_together(policy, critic, settings, env_id, history_lengths, candidates)
+    check_together(policy, critic, settings, env_id, history_lengths, candidates, behaviour)
     check_precision(precision)
     tasks = [
         Task(number, target, seed + episode)
@@ -128,7 +132,9 @@ def evaluate(
         if precision == "fp32":  # of what PyTorch's operators compute
             stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
             torch.set_float32_matmul_precision("highest")
-        refinement = _refinement(policy, critic, settings, device, on_cpu, REFINE_PRECISION[precision])
+        refinement = _refinement(
+            policy, critic, settings, device, on_cpu, REFINE_PRECISION[precision], behaviour
+        )
         insist = env_processes is not None or env_timeout is not None
         placed, placement = _environments(stack, kind, slots, placement, env_timeout, insist)
         crew = []
@@ -261,6 +267,7 @@ def check_together(
     env_id: str | None,
     history_lengths: Sequence[int] | None = None,
     candidates: Candidates | None = None,
+    behaviour: BehaviourModel | None = None,
 ) -> None:
     """Refuse a policy, critic, environment and ways to act that do not go together, before anything is
     played; arguments and errors are those of `evaluate`."""
@@ -276,6 +283,16 @@ def check_together(
         )
     if refined and critic is None:
         raise ValueError(f"critic: {refined[0].label} needs a critic, got None; give a run that trained one")
+    regularised = [setting for setting in settings if setting.behaviour is not None]
+    if regularised and behaviour is None:
+        raise ValueError(
+            f"behaviour: {regularised[0].label} needs the critic's BehaviourModel, got None; "
+            "behaviour_of(critic's run) makes it"
+        )
+    if behaviour is not None:
+        ours, theirs = (policy.info.state_dim, policy.info.action_dim), behaviour.sizes
+        if ours != theirs:
+            raise ValueError(f"behaviour: expected one for (state_dim, action_dim) = {ours}, got {theirs}")
     if critic is not None:
         ours, theirs = ((i.state_dim, i.action_dim, i.observation_keys) for i in (policy.info, critic.info))
         if ours != theirs:
@@ -296,11 +313,11 @@ def check_precision(precision: Precision | None) -> None:
         raise ValueError(f"precision: expected fp32, bf16 or None, got {precision!r}")
 
 
-def _refinement(policy, critic, settings, device, batch_invariant, precision) -> Refinement | None:
+def _refinement(policy, critic, settings, device, batch_invariant, precision, behaviour) -> Refinement | None:
     if critic is None:
         return None
     network, bounds = critic.critic.to(device), policy.info.action_bounds
-    return Refinement(network, bounds, settings, device, batch_invariant, precision)
+    return Refinement(network, bounds, settings, device, batch_invariant, precision, behaviour)
 
 
 def _precisions(worker: Worker, info: RunInfo) -> dict[str, str | None]:

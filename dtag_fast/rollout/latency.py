@@ -3,14 +3,16 @@
 import gc
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from dtag_fast import Refiner
+from dtag_fast.models.behaviour import BehaviourModel
 from dtag_fast.models.decoder import Precision
 from dtag_fast.rollout.candidates import Candidates
 from dtag_fast.rollout.captured import CapturedStep, why_not_captured
@@ -112,6 +114,7 @@ def measure_latency(
     history_lengths: Sequence[int] | None = None,
     candidates: Candidates | None = None,
     precision: Precision | None = None,
+    behaviour: BehaviourModel | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LatencyResult:
     """Time single actions of real episodes in one environment, B = 1, with nothing beside them.
@@ -126,7 +129,8 @@ def measure_latency(
     - environment: its step and the observation as a vector.
 
     Args:
-        policy, critic, settings, env_id, history_lengths, candidates, precision: as in `evaluate`.
+        policy, critic, settings, env_id, history_lengths, candidates, precision, behaviour: as in
+            `evaluate`.
         target_returns: the first of them is asked for; None takes the checkpoint's.
         actions, warmup: numbers of actions per setting, at least 1 and at least 0.
         seed: of the first episode.
@@ -139,7 +143,7 @@ def measure_latency(
         expect_whole(name, value, least)
     settings, target = list(settings), targets_of(policy, target_returns)[0]
     env_id = env_id or policy.info.env_id
-    check_together(policy, critic, settings, env_id, history_lengths, candidates)
+    check_together(policy, critic, settings, env_id, history_lengths, candidates, behaviour)
     check_precision(precision)
     kind, device = EnvironmentKind.of(policy.info, env_id), next(policy.model.parameters()).device
     found, count = [], warmup + actions
@@ -160,9 +164,10 @@ def measure_latency(
             if not setting.is_plain:
                 network, bounds = critic.critic.to(device), policy.info.action_bounds
                 wanted = REFINE_PRECISION[precision]
-                options = {"bounds": bounds, "precision": wanted, **setting.options()}
-                refiner = Refiner(network, steps=setting.steps, lr=setting.lr, **options)
-                refinement = Refinement(network, bounds, [setting], device, precision=wanted)
+                refiner = _refiner(network, bounds, setting, wanted, behaviour)
+                refinement = Refinement(
+                    network, bounds, [setting], device, precision=wanted, behaviour=behaviour
+                )
             reason = why_not_captured(crew[1], refinement)
             parts = _apart(apart, refiner, count, report)
             captured = None
@@ -182,6 +187,25 @@ def measure_latency(
         percentiles=f"numpy.percentile, method={METHOD}",
         settings=found,
     )
+
+
+def _refiner(
+    critic: nn.Module,
+    bounds: tuple[np.ndarray, np.ndarray],
+    setting: AGSetting,
+    precision: str | None,
+    behaviour: BehaviourModel | None,
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Action Gradient under one setting as a control loop has it: (states, actions) -> actions."""
+    action_dim = len(bounds[0])
+    variant = setting.variant(action_dim)
+    own = {"steps": setting.steps, "lr": setting.step_size(action_dim), "bounds": bounds}
+    options = {field.name: getattr(variant, field.name) for field in fields(variant)}
+    refiner = Refiner(critic, precision=precision, **own, **options)
+    if setting.behaviour is None:
+        return refiner
+    model, weight = behaviour.to(next(critic.parameters()).device), setting.behaviour.weight
+    return lambda states, actions: refiner.run(states, actions, **model.regularisation(states, weight))
 
 
 class _Episodes:
@@ -230,7 +254,10 @@ class _Episodes:
 
 
 def _apart(
-    episodes: _Episodes, refiner: Refiner | None, count: int, report: Callable[[int], None]
+    episodes: _Episodes,
+    refiner: Callable[[Tensor, Tensor], Tensor] | None,
+    count: int,
+    report: Callable[[int], None],
 ) -> dict[str, np.ndarray]:
     """Nanoseconds (count,) of every part of `count` actions, each part waited for."""
     actor = episodes.actor

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dtag_fast import Refiner, Variant
+from dtag_fast import Prior, Refiner, Variant
+from dtag_fast.models.behaviour import BehaviourModel
 from dtag_fast.ops.refine.binding import Binding
 from dtag_fast.rollout.batches import fill_up
 from dtag_fast.rollout.settings import AGSetting
@@ -31,6 +32,7 @@ class Refinement:
         batch_invariant: make a row's bits independent of the others: fill batches up as `SequencePolicy`
             does, and take one kernel for all of their sizes, see `Refiner`.
         precision: as `refine` takes it.
+        behaviour: of the data, for settings that are regularised by it.
 
     Raises:
         ValueError: more different options among the settings than one call takes.
@@ -44,12 +46,17 @@ class Refinement:
         device: torch.device | str = "cpu",
         batch_invariant: bool = False,
         precision: str | None = None,
+        behaviour: BehaviourModel | None = None,
     ):
         self.device, self.batch_invariant = torch.device(device), batch_invariant
         self.transfers = Transfers(self.device)
         self._steps = np.array([s.steps for s in settings], np.int32)
-        self._lr = np.array([s.lr for s in settings], np.float32)
-        self._variants, self._variant = _variants_of(settings)
+        action_dim = len(bounds[0])
+        self._lr = np.array([s.step_size(action_dim) for s in settings], np.float32)
+        self._variants, self._variant = _variants_of(settings, action_dim)
+        weights = [s.behaviour.weight if s.behaviour else np.nan for s in settings]
+        self._weight = np.array(weights, np.float32)  # NaN: not regularised
+        self._behaviour = None if np.isnan(self._weight).all() else behaviour.to(self.device)
         self._refiner = Refiner(
             critic,
             variants=self._variants,
@@ -73,8 +80,21 @@ class Refinement:
             lr=float(lr[0]) if (lr == lr[0]).all() else self._tensor(lr[:, None]),
             # Of rows that are alike the host knows it, and they have the kernels of one variant.
             variant=variant if (variant == variant[0]).all() else self._tensor(variant),
+            **self._regularisation(states[batch], self._weight[settings[batch]]),
         )
         return Refined(*(self.transfers.to_host(x[:count]) for x in (refined, info.q_0, info.q_best)))
+
+    @torch.no_grad()
+    def _regularisation(self, states: np.ndarray, weight: np.ndarray) -> dict[str, Any]:
+        """scale and prior of `refine` at states (R, S), for weights (R,) of which some may be NaN."""
+        if self._behaviour is None:
+            return {}
+        local, weight = self._behaviour(self._tensor(states)), self._tensor(weight)
+        free = weight.isnan()  # a scale of 1 and a weight of 0 change no bit of the others
+        return {
+            "scale": local.std.masked_fill(free[:, None], 1.0),
+            "prior": Prior(local.mean, (weight * local.q_spread).masked_fill(free, 0.0)),
+        }
 
     def prepare(self, state_dim: int, action_dim: int) -> None:
         """Lower the critic for the call of refine, which otherwise the first does."""
@@ -82,6 +102,8 @@ class Refinement:
 
     def why_not_captured(self, state_dim: int, action_dim: int) -> str | None:
         """Why a call cannot be part of a CUDA graph, or None."""
+        if self._behaviour is not None:
+            return "a setting is regularised by the data's behaviour, whose model is computed outside"
         choice = self.update(state_dim, action_dim).choice
         if choice.backend == "torch":
             return f"refine runs on the autograd reference: {choice.slow_reason}"
@@ -109,13 +131,13 @@ class Refinement:
         return self.transfers.to_device(array)
 
 
-def _variants_of(settings: Sequence[AGSetting]) -> tuple[list[Variant], np.ndarray]:
+def _variants_of(settings: Sequence[AGSetting], action_dim: int) -> tuple[list[Variant], np.ndarray]:
     """The variants among the settings, and the position of each setting's (len(settings),).
 
     Of the plain policy only the reduction matters, which Q of its action is told by: it joins a variant that
     has the same, and costs no other kernel.
     """
-    own = [Variant(**setting.options()) for setting in settings]
+    own = [setting.variant(action_dim) for setting in settings]
     variants = list(dict.fromkeys(v for v, s in zip(own, settings, strict=True) if not s.is_plain))
     places = np.zeros(len(settings), np.int32)
     for index, (variant, setting) in enumerate(zip(own, settings, strict=True)):

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from itertools import product
 from typing import Any
 
+from dtag_fast.models.behaviour import step_size
 from dtag_fast.ops.refine.options import (
+    Radius,
     Variant,
     parse_gradient,
     parse_optimizer,
@@ -22,6 +24,29 @@ def expect_whole(name: str, value: Any, least: int) -> None:
 
 
 @dataclass(frozen=True)
+class Behaviour:
+    """Behaviour-regularised Action Gradient in the units of the data, see `BehaviourModel.options`.
+
+    Args:
+        weight: >= 0, what leaving the data by one deviation costs, in spreads of Q over the data's actions.
+        radius: >= 0, largest distance from the policy's action, in deviations of the data's actions.
+    """
+
+    weight: float = 0.5
+    radius: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "radius"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise ValueError(f"behaviour: {name}: expected a finite number of at least 0, got {value!r}")
+
+    def reach(self, action_dim: int) -> float:
+        """The radius as the Euclidean length of (A,) deviations."""
+        return self.radius * action_dim**0.5
+
+
+@dataclass(frozen=True)
 class AGSetting:
     """One way to refine the policy's actions; `steps=0` is the plain policy.
 
@@ -29,6 +54,8 @@ class AGSetting:
         steps: n >= 0.
         lr: >= 0, in units of action per unit of gradient; what is right depends on the critic's reward scale.
         optimizer, reduce, gradient, radius, select: as in `refine`.
+        behaviour: regularise by what the data do, in place of lr, optimizer, gradient and radius; needs the
+            critic's `BehaviourModel`.
 
     Raises:
         ValueError, TypeError: naming the argument.
@@ -41,6 +68,7 @@ class AGSetting:
     gradient: Any = "raw"
     radius: Any = None
     select: str = "best"
+    behaviour: Behaviour | None = None
 
     def __post_init__(self) -> None:
         expect_whole("steps", self.steps, 0)
@@ -49,6 +77,15 @@ class AGSetting:
         parse_optimizer(self.optimizer), parse_reduce(self.reduce), parse_gradient(self.gradient)
         parse_select(self.select)
         Variant(radius=self.radius)
+        if self.behaviour is None:
+            return
+        if not isinstance(self.behaviour, Behaviour):
+            raise TypeError(f"behaviour: expected Behaviour(...) or None, got {self.behaviour!r}")
+        for name in ("lr", "optimizer", "gradient", "radius"):
+            if getattr(self, name) != getattr(AGSetting, name):
+                raise ValueError(
+                    f"behaviour: stands in place of lr, optimizer, gradient and radius; leave {name} out"
+                )
 
     @property
     def is_plain(self) -> bool:
@@ -62,6 +99,9 @@ class AGSetting:
         extras = [
             f"{name}={value}" for name, value in self.options().items() if value != getattr(AGSetting, name)
         ]
+        if self.behaviour is not None:
+            b = self.behaviour
+            return " ".join([f"AG n={self.steps} behaviour weight={b.weight:g} radius={b.radius:g}", *extras])
         return " ".join([f"AG n={self.steps} lr={self.lr:g}", *extras])
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,8 +113,21 @@ class AGSetting:
         }
 
     def options(self) -> dict[str, Any]:
-        """What a `Variant` of `refine` holds: everything but steps and lr."""
+        """The fields that a `Variant` of `refine` has too."""
         return {k: getattr(self, k) for k in ("optimizer", "reduce", "gradient", "radius", "select")}
+
+    def variant(self, action_dim: int) -> Variant:
+        """What rows of one call of `refine` under this setting share beside numbers."""
+        if self.behaviour is None:
+            return Variant(**self.options())
+        reach = Radius(self.behaviour.reach(action_dim), "l2")
+        return Variant(reduce=self.reduce, gradient="unit", radius=reach, select=self.select)
+
+    def step_size(self, action_dim: int) -> float:
+        """lr of `refine`: in deviations of the data's actions where the setting has a behaviour."""
+        if self.behaviour is None:
+            return self.lr
+        return step_size(self.steps, self.behaviour.reach(action_dim))
 
 
 def grid(

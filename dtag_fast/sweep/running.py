@@ -103,6 +103,11 @@ def sweep(
         history_lengths=None if history_lengths is None else tuple(history_lengths),
         candidates=candidates,
     )
+    if any(setting.behaviour is not None for setting in settings):
+        raise ValueError(
+            "settings: a sweep takes no behaviour yet; compare it with the best of the sweep by "
+            "`dtag evaluate --ag-behaviour`"
+        )
     cells, added = make_cells(list(by_step), targets_of(policy, target_returns), settings)
     chooser = critic_of(folders[-1])
     loaded = None if chooser is None else load_critic(chooser)

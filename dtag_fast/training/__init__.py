@@ -1,5 +1,6 @@
 """Training loop, run folders, checkpoints. Knows nothing of the algorithm it runs."""
 
+from dtag_fast.training.behaviour import behaviour_of, fit_behaviour, load_behaviour, save_behaviour
 from dtag_fast.training.capture import TrainingSteps, why_not_capture
 from dtag_fast.training.checkpoint import LoadedCritic, LoadedPolicy, RunInfo, load_critic, load_policy
 from dtag_fast.training.loop import train
@@ -10,8 +11,12 @@ __all__ = [
     "LoadedPolicy",
     "RunInfo",
     "TrainingSteps",
+    "behaviour_of",
+    "fit_behaviour",
+    "load_behaviour",
     "load_critic",
     "load_policy",
+    "save_behaviour",
     "train",
     "train_seeds",
     "why_not_capture",

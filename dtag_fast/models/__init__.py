@@ -4,6 +4,7 @@ from dtag_fast.models.autotuned_decision_transformer import (
     AutotunedDecisionTransformer,
     AutotunedDecisionTransformerConfig,
 )
+from dtag_fast.models.behaviour import BehaviourModel, LocalBehaviour
 from dtag_fast.models.critics import TwinCritic, ValueNet
 from dtag_fast.models.decision_transformer import DecisionTransformer, DecisionTransformerConfig
 from dtag_fast.models.decoder import Decoder
@@ -25,6 +26,7 @@ __all__ = [
     "ActionBounds",
     "AutotunedDecisionTransformer",
     "AutotunedDecisionTransformerConfig",
+    "BehaviourModel",
     "DecisionTransformer",
     "DecisionTransformerConfig",
     "Decoder",
@@ -33,6 +35,7 @@ __all__ = [
     "ElasticDecisionTransformerConfig",
     "GaussianPolicy",
     "InputNormalizer",
+    "LocalBehaviour",
     "OnlineDecisionTransformer",
     "OnlineDecisionTransformerConfig",
     "Reinformer",

@@ -1,0 +1,99 @@
+"""Ways to choose the steps of Action Gradient, side by side on one policy and one critic.
+
+    python -m tools.behaviour_study POLICY_RUN CRITIC_RUN --out docs/studies/behaviour/NAME.json [--episodes 20]
+
+Settings, all with n = 10 and paired with the plain policy on the same seeds: the paper's raw gradient with
+every step size of LR (whose best is what tuning on these episodes would choose, so it flatters); steps in
+deviations of the data's actions within the radii RADII, without a prior; and with the prior of `Behaviour`,
+with every weight of WEIGHTS. The behaviour of the data is fitted and kept with the critic where it is not.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import machine
+from dtag_fast.rollout import AGSetting, Behaviour, EvaluationResult, evaluate
+from dtag_fast.training import RunInfo, behaviour_of, load_critic, load_policy
+from dtag_fast.training.files import write_json
+
+STEPS = 10
+LR = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+RADII = (0.1, 0.25, 0.5, 1.0)
+WEIGHTS = (0.25, 0.5, 1.0, 2.0)
+
+
+def settings() -> dict[str, list[AGSetting]]:
+    """The settings by family."""
+    return {
+        "plain": [AGSetting()],
+        "raw": [AGSetting(STEPS, lr=lr) for lr in LR],
+        "radius": [AGSetting(STEPS, behaviour=Behaviour(0.0, radius)) for radius in RADII],
+        "behaviour": [AGSetting(STEPS, behaviour=Behaviour(weight, 1.0)) for weight in WEIGHTS],
+    }
+
+
+def study(policy: Path, critic: Path, episodes: int, seed: int) -> dict:
+    """The result of one policy and critic, as plain JSON."""
+    loaded, judge = load_policy(policy), load_critic(critic)
+    families = settings()
+    result = evaluate(
+        loaded,
+        critic=judge,
+        settings=[setting for family in families.values() for setting in family],
+        behaviour=behaviour_of(critic),
+        episodes=episodes,
+        seed=seed,
+    )
+    names = [name for name, family in families.items() for _ in family]
+    return {
+        "machine": machine.describe(),
+        "dataset": loaded.info.dataset_id,
+        "policy": _about(loaded.info),
+        "critic": _about(judge.info),
+        "env": result.env_id,
+        "episodes": episodes,
+        "seed": seed,
+        "settings": [_row(result, number, family) for number, family in enumerate(names)],
+    }
+
+
+def _about(info: RunInfo) -> dict:
+    return {"algorithm": info.algorithm, "updates": info.step, "seed": info.seed, "config": info.config}
+
+
+def _row(result: EvaluationResult, number: int, family: str) -> dict:
+    found = result.settings[number]
+    paired = found.paired and found.paired.difference
+    return {
+        "family": family,
+        "label": found.label,
+        "mean": found.mean,
+        "std": found.std,
+        "gain": paired and {"mean": paired.mean, "ci95": list(paired.ci95)},
+        "q_gain": sum(found.mean_q_gain) / len(found.mean_q_gain),
+    }
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the study of one policy and critic and write it."""
+    parser = argparse.ArgumentParser(prog="python -m tools.behaviour_study", description=__doc__)
+    parser.add_argument("policy", type=Path)
+    parser.add_argument("critic", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--episodes", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=1000)
+    args = parser.parse_args(argv)
+    found = study(args.policy, args.critic, args.episodes, args.seed)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(args.out, found)
+    for row in found["settings"]:
+        gain = row["gain"]
+        change = "" if gain is None else f"{gain['mean']:+.1f} ({gain['ci95'][0]:+.1f} .. {gain['ci95'][1]:+.1f})"
+        print(f"{row['label']:44s} {row['mean']:9.1f}  {change}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -90,7 +90,9 @@ def main(argv: Sequence[str]) -> int:
     write_json(args.out, found)
     for row in found["settings"]:
         gain = row["gain"]
-        change = "" if gain is None else f"{gain['mean']:+.1f} ({gain['ci95'][0]:+.1f} .. {gain['ci95'][1]:+.1f})"
+        change = (
+            "" if gain is None else f"{gain['mean']:+.1f} ({gain['ci95'][0]:+.1f} .. {gain['ci95'][1]:+.1f})"
+        )
         print(f"{row['label']:44s} {row['mean']:9.1f}  {change}")
     return 0
 

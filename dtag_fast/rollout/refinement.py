@@ -51,7 +51,7 @@ class Refinement:
         self.device, self.batch_invariant = torch.device(device), batch_invariant
         self.transfers = Transfers(self.device)
         self._steps = np.array([s.steps for s in settings], np.int32)
-        action_dim = len(bounds[0])
+        action_dim = 0 if behaviour is None else behaviour.sizes[1]  # none asks without one
         self._lr = np.array([s.step_size(action_dim) for s in settings], np.float32)
         self._variants, self._variant = _variants_of(settings, action_dim)
         weights = [s.behaviour.weight if s.behaviour else np.nan for s in settings]

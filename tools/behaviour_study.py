@@ -1,6 +1,6 @@
 """Ways to choose the steps of Action Gradient, side by side on one policy and one critic.
 
-    python -m tools.behaviour_study POLICY_RUN CRITIC_RUN --out docs/studies/behaviour/NAME.json [--episodes 20]
+    python -m tools.behaviour_study POLICY_RUN CRITIC_RUN --out docs/studies/behaviour/NAME.json
 
 Settings, all with n = 10 and paired with the plain policy on the same seeds: the paper's raw gradient with
 every step size of LR (whose best is what tuning on these episodes would choose, so it flatters); steps in
@@ -90,9 +90,8 @@ def main(argv: Sequence[str]) -> int:
     write_json(args.out, found)
     for row in found["settings"]:
         gain = row["gain"]
-        change = (
-            "" if gain is None else f"{gain['mean']:+.1f} ({gain['ci95'][0]:+.1f} .. {gain['ci95'][1]:+.1f})"
-        )
+        low, high = (None, None) if gain is None else gain["ci95"]
+        change = "" if gain is None else f"{gain['mean']:+.1f} ({low:+.1f} .. {high:+.1f})"
         print(f"{row['label']:44s} {row['mean']:9.1f}  {change}")
     return 0
 

@@ -94,11 +94,6 @@ def test_bad_input_is_refused(make_policy, critic, behaviour):
         AGSetting(5, behaviour=0.5)
     with pytest.raises(ValueError, match="needs the critic's BehaviourModel, got None"):
         evaluate(make_policy("dt"), critic=critic, settings=[REGULARISED], episodes=1)
+    other = BehaviourModel(4, 2)
     with pytest.raises(ValueError, match=r"behaviour: expected one for .* = \(3, 2\), got \(4, 2\)"):
-        evaluate(
-            make_policy("dt"),
-            critic=critic,
-            settings=[REGULARISED],
-            episodes=1,
-            behaviour=BehaviourModel(4, 2),
-        )
+        evaluate(make_policy("dt"), critic=critic, settings=[REGULARISED], episodes=1, behaviour=other)

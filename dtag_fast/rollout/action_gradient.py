@@ -52,7 +52,7 @@ class ActionGradient:
             (s - state_mean) / state_std, as the original Decision Transformer's does: the critic is given s.
         device: of a critic that is loaded from a folder. Actions of another device than the critic's are
             moved there and back.
-        options: steps, lr, scale, optimizer, reduce, gradient, radius, select, precision, backend of
+        options: steps, lr, scale, optimizer, reduce, gradient, radius, prior, select, precision, backend of
             `refine`.
 
     Attributes:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from dtag_fast import Refiner, refine
+from dtag_fast import Prior, Refiner, refine
 from dtag_fast.models import TwinCritic
 from dtag_fast.rollout import ActionGradient, AGSetting, SequencePolicy, evaluate
 from dtag_fast.training import LoadedCritic, RunInfo
@@ -353,3 +353,12 @@ def test_a_loop_around_our_own_sequence_policy_plays_what_evaluate_plays(policy,
             total, over = total + reward, terminated or truncated
         found.append(total)
     assert np.allclose(found, expected, rtol=1e-5)
+
+
+def test_the_policy_may_be_held_to_a_prior():
+    critic, observation, action = TwinCritic(3, 1), np.ones(3, np.float32), np.float32([0.5])
+    refined = ActionGradient(lambda o: action, critic, prior=Prior(-0.2, 2.0), **OPTIONS)
+    expected = refine(critic, observation, action, prior=Prior(-0.2, 2.0), **OPTIONS)
+    for _ in range(3):
+        assert np.array_equal(refined(observation), expected)
+    assert not np.array_equal(refine(critic, observation, action, **OPTIONS), expected)

@@ -123,6 +123,7 @@ def refine(
     settings["precision"] = precision or torch.get_float32_matmul_precision()
     numbers = type(steps) is int and isinstance(lr, float | int) and limits is None and variant is None
     if numbers and (scale is None or isinstance(scale, float | int)) and not prior.several:
+        prior = None if prior is NO_PRIOR else prior  # for the sake of the key, which every call hashes
         return _cached(critic, settings, steps=steps, lr=lr, scale=scale, prior=prior)(states, actions)
     return _cached(critic, settings).run(
         states, actions, steps=steps, lr=lr, scale=scale, radius=limits, variant=variant, prior=prior
@@ -148,7 +149,7 @@ def _cached(
     steps: int = 10,
     lr: float = 0.03,
     scale: float | None = None,
-    prior: Prior = NO_PRIOR,
+    prior: Prior | None = None,
 ) -> Refiner:
     """The Refiner for these settings, kept as long as the critic lives."""
     if not isinstance(critic, _MODULES):

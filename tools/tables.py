@@ -219,10 +219,57 @@ def interval(bounds: Sequence[float], sign: str = "") -> str:
     return f"{bounds[0]:{sign}.1f} to {bounds[1]:{sign}.1f}"
 
 
+def behaviour_study(*files: Path) -> str:
+    """Table of tools.behaviour_study: gains of the returns with their 95 % intervals, a row per file."""
+    rows, machines = [], set()
+    for file in files:
+        found = json.loads(file.read_text())
+        machines.add(machine.name(found["machine"]))
+        families = defaultdict(list)
+        for row in found["settings"]:
+            families[row["family"]].append(row)
+        best = max(families["raw"], key=lambda row: row["mean"])
+        firm = max(families["radius"], key=lambda row: row["mean"])
+        critic, policy = found["critic"], found["policy"]
+        rows.append(
+            (
+                found["dataset"].removeprefix("local/"),
+                f"{policy['algorithm']} {policy['updates']:,}, {critic['algorithm']} {critic['updates']:,}",
+                f"{families['plain'][0]['mean']:.0f}",
+                _gain(families["raw"], "lr=0.03"),
+                f"{_gain([best], '')}, {best['label'].split()[-1]}",
+                f"{_gain([firm], '')}, {firm['label'].split()[-1]}",
+                *(_gain(families["behaviour"], f"weight={weight} ") for weight in ("0.25", "0.5", "1")),
+            )
+        )
+    header = (
+        "data",
+        "policy and critic, updates",
+        "without",
+        "raw, lr=0.03",
+        "raw, best of 7 step sizes",
+        "radius alone, best of 4",
+        "weight 0.25",
+        "weight 0.5",
+        "weight 1",
+    )
+    episodes = {json.loads(file.read_text())["episodes"] for file in files}
+    note = (
+        f"Mean return and gains over it, one training seed, {', '.join(map(str, sorted(episodes)))} episodes."
+    )
+    return f"{markdown(header, rows)}\n\n{note} {'; '.join(sorted(machines))}."
+
+
+def _gain(rows: Sequence[dict], label: str) -> str:
+    (row,) = (r for r in rows if label in f"{r['label']} ")
+    return f"{row['gain']['mean']:+.0f} ({interval(row['gain']['ci95'], '+')})"
+
+
 TABLES: dict[str, Callable[..., str]] = {
     "demo": demo,
     "evaluation": evaluation,
     "short_training": short_training,
+    "behaviour_study": behaviour_study,
     "benchmarks": benchmarks,
     "cuda_resources": cuda_resources,
     "triton_resources": triton_resources,

@@ -84,7 +84,7 @@ class BehaviourModel(nn.Module):
     @torch.no_grad()
     def regularisation(self, states: Tensor, weight: float) -> dict[str, Any]:
         """scale and prior of `refine` at raw states (B, S) or (S,); see `options`."""
-        local = self(states)
+        local = self(states.float())
         cost = weight * local.q_spread
         return {"scale": local.std, "prior": Prior(local.mean, cost if states.ndim > 1 else float(cost))}
 

@@ -11,14 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dtag_fast.models.behaviour import BehaviourModel
 from dtag_fast.ops.refine import inputs
 from dtag_fast.ops.refine.explain import Explanation, describe
 from dtag_fast.ops.refine.refiner import DEFAULT_BOUNDS, DefaultBounds, Refiner
 from dtag_fast.rollout.observations import align, states_of
+from dtag_fast.rollout.settings import AGSetting, Behaviour
 from dtag_fast.training.checkpoint import LoadedCritic, RunInfo, load_critic
 
 METHODS = ("predict", "act", "select_action", "get_action")  # of a policy, whose result is or begins with
 # the action
+_REGULARISATION = Behaviour()
 _OBSERVATION_NAMES = ("observation", "observations", "obs", "states", "state")  # when passed by keyword
 
 
@@ -52,6 +55,9 @@ class ActionGradient:
             (s - state_mean) / state_std, as the original Decision Transformer's does: the critic is given s.
         device: of a critic that is loaded from a folder. Actions of another device than the critic's are
             moved there and back.
+        behaviour: of the critic and its data (`training.behaviour_of`), to regularise Action Gradient by, see
+            `BehaviourModel.options`; in place of lr, scale, optimizer, gradient, radius and prior.
+        regularisation: weight and radius of that.
         options: steps, lr, scale, optimizer, reduce, gradient, radius, prior, select, precision, backend of
             `refine`.
 
@@ -66,7 +72,18 @@ class ActionGradient:
         FileNotFoundError: no critic in the folder.
     """
 
-    __slots__ = ("_device", "_info", "_keys", "_mean", "_seen", "_std", "refiner", "wrapped")
+    __slots__ = (
+        "_behaviour",
+        "_device",
+        "_info",
+        "_keys",
+        "_mean",
+        "_seen",
+        "_std",
+        "_weight",
+        "refiner",
+        "wrapped",
+    )
 
     def __init__(
         self,
@@ -78,6 +95,8 @@ class ActionGradient:
         state_mean: Any = None,
         state_std: Any = None,
         device: str | torch.device = "cpu",
+        behaviour: BehaviourModel | None = None,
+        regularisation: Behaviour = _REGULARISATION,
         **options: Any,
     ):
         if not callable(policy) and not any(hasattr(policy, name) for name in METHODS):
@@ -98,6 +117,9 @@ class ActionGradient:
         if observation_keys is None and info is not None:
             observation_keys = info.observation_keys
         self.wrapped, self._info, self._keys = policy, info, observation_keys
+        self._behaviour, self._weight = behaviour, regularisation.weight
+        if behaviour is not None:
+            options = _regularised(regularisation, behaviour.sizes[1], options)
         self.refiner = Refiner(critic, bounds=bounds, **options)
         self._mean, self._std = _statistics(state_mean, state_std)
         weights = self.refiner.weights()
@@ -190,7 +212,13 @@ class ActionGradient:
         states = states.to(device)
         if self._mean is not None:
             states = self._raw(states)
-        refined = self.refiner(states, rows.to(device)).to(given.device)
+        rows_there = rows.to(device)
+        if self._behaviour is None:
+            refined = self.refiner(states, rows_there)
+        else:
+            local = self._behaviour.to(device).regularisation(states, self._weight)
+            refined = self.refiner.run(states, rows_there, **local)
+        refined = refined.to(given.device)
         self._seen = states.shape[-1], rows.shape[-1], len(states) if states.ndim > 1 else 1
         if refined.shape != given.shape:
             whole = given.clone()
@@ -218,6 +246,18 @@ class ActionGradient:
             )
         self._mean, self._std = (x.to(states.device) for x in (self._mean, self._std))
         return states * self._std + self._mean
+
+
+def _regularised(regularisation: Behaviour, action_dim: int, options: dict[str, Any]) -> dict[str, Any]:
+    """Options of `refine` for a regularisation beside those of the user."""
+    setting = AGSetting(options.pop("steps", 10), behaviour=regularisation)
+    variant = setting.variant(action_dim)
+    own = {"steps": setting.steps, "lr": setting.step_size(action_dim)}
+    own |= {"gradient": variant.gradient, "radius": variant.radius}
+    taken = sorted({*own, "scale", "optimizer", "prior"} & set(options))
+    if taken:
+        raise ValueError(f"behaviour: stands in place of {taken[0]}; leave {taken[0]} out")
+    return own | options
 
 
 def _refuse_discrete(policy: Any, info: RunInfo | None) -> None:

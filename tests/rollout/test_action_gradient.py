@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from dtag_fast import Prior, Refiner, refine
-from dtag_fast.models import TwinCritic
-from dtag_fast.rollout import ActionGradient, AGSetting, SequencePolicy, evaluate
+from dtag_fast.models import BehaviourModel, TwinCritic
+from dtag_fast.rollout import ActionGradient, AGSetting, Behaviour, SequencePolicy, evaluate
 from dtag_fast.training import LoadedCritic, RunInfo
 from dtag_fast.training.checkpoint import save_checkpoint
 
@@ -362,3 +362,19 @@ def test_the_policy_may_be_held_to_a_prior():
     for _ in range(3):
         assert np.array_equal(refined(observation), expected)
     assert not np.array_equal(refine(critic, observation, action, **OPTIONS), expected)
+
+
+def test_the_policy_may_be_held_to_the_behaviour_of_the_data():
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        critic, behaviour = TwinCritic(3, 2), BehaviourModel(3, 2).eval().requires_grad_(False)
+    states, actions = np.random.default_rng(0).standard_normal((2, 4, 3)).astype(np.float32)
+    actions = np.clip(actions[:, :2], -1, 1)
+    refined = ActionGradient(
+        lambda o: actions, critic, behaviour=behaviour, regularisation=Behaviour(0.3, 0.5)
+    )
+    options = behaviour.options(torch.from_numpy(states), weight=0.3, radius=0.5)
+    expected = refine(critic, states, actions, **options)
+    assert np.array_equal(refined(states), expected) and not np.array_equal(expected, actions)
+    with pytest.raises(ValueError, match="behaviour: stands in place of lr; leave lr out"):
+        ActionGradient(lambda o: actions, critic, behaviour=behaviour, lr=0.1)

@@ -172,6 +172,9 @@ void one_case(const Kernels& kernels) {
   c.scale_dim_stride = c.lr_dim_stride;
   c.scale = one_of({0.f, 0.5f, 1.f, 1.f});
   c.radius_values = below(3) ? nullptr : radius.get();
+  std::vector<int32_t> variants;
+  for (int64_t b = 0; b < c.batch; ++b) variants.push_back(below(int(settings.size())));
+  c.row_variants = settings.size() > 1 ? variants.data() : nullptr;
   const Array mean((per_row ? c.batch : 1) * dims), weight(c.batch);
   for (int64_t i = 0; i < weight.size; ++i) weight.get()[i] = below(4) ? std::fabs(weight.get()[i]) : one_of({0.f, 1e30f});
   c.prior_mean_values = below(2) ? nullptr : mean.get();
@@ -180,9 +183,6 @@ void one_case(const Kernels& kernels) {
   c.prior_mean = one_of({0.f, 0.5f});
   c.prior_weight_values = below(3) ? nullptr : weight.get();
   c.prior_weight = one_of({0.f, 0.f, 0.5f, 1e30f});
-  std::vector<int32_t> variants;
-  for (int64_t b = 0; b < c.batch; ++b) variants.push_back(below(int(settings.size())));
-  c.row_variants = settings.size() > 1 ? variants.data() : nullptr;
 
   // Q - F of an action of state b, in double.
   const auto cost = [&](int64_t b, const float* action) {

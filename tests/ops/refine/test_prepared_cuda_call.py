@@ -13,7 +13,7 @@ import torch
 from fake_cuda import FakeCuda
 from torch import nn
 
-from dtag_fast import Refiner, refine
+from dtag_fast import Prior, Refiner, refine
 from dtag_fast.ops.refine import backends
 from dtag_fast.ops.refine.cuda import CudaExecutor
 from dtag_fast.ops.refine.streams import Streams
@@ -98,6 +98,16 @@ def test_the_same_bits_as_the_general_way(core, stand_in, kernel, kind):
     assert torch.equal(actions, before)
     assert refiner._prepared(states, actions, actions) is actions, "out may be actions itself"
     assert torch.equal(actions, expected)
+
+
+def test_its_scale_and_prior_are_those_of_the_refiner():
+    states, actions = inputs()
+    refiner = refiner_of(TwinCritic(), scale=0.5, prior=Prior(0.2, 3.0))
+    expected = refiner.run(states, actions)
+    assert refiner._prepared is not None
+    assert torch.equal(refiner._prepared(states, actions, None), expected)
+    for without in ({"scale": 0.5}, {"prior": Prior(0.2, 3.0)}):
+        assert not torch.equal(refiner_of(TwinCritic(), **without)(states, actions), expected)
 
 
 def test_folded_states_have_memory_of_their_own(core, stand_in):

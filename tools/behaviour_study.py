@@ -21,7 +21,7 @@ from dtag_fast.training.files import write_json
 STEPS = 10
 LR = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 RADII = (0.1, 0.25, 0.5, 1.0)
-WEIGHTS = (0.25, 0.5, 1.0, 2.0)
+WEIGHTS = (0.1, 0.2, 0.4, 0.8)
 
 
 def settings() -> dict[str, list[AGSetting]]:

@@ -239,7 +239,7 @@ def behaviour_study(*files: Path) -> str:
                 _gain(families["raw"], "lr=0.03"),
                 f"{_gain([best], '')}, {best['label'].split()[-1]}",
                 f"{_gain([firm], '')}, {firm['label'].split()[-1]}",
-                *(_gain(families["behaviour"], f"weight={weight} ") for weight in ("0.25", "0.5", "1")),
+                *(_gain(families["behaviour"], f"weight={weight} ") for weight in ("0.2", "0.4", "0.8")),
             )
         )
     header = (
@@ -249,9 +249,9 @@ def behaviour_study(*files: Path) -> str:
         "raw, lr=0.03",
         "raw, best of 7 step sizes",
         "radius alone, best of 4",
-        "weight 0.25",
-        "weight 0.5",
-        "weight 1",
+        "weight 0.2",
+        "weight 0.4",
+        "weight 0.8",
     )
     episodes = {json.loads(file.read_text())["episodes"] for file in files}
     note = (

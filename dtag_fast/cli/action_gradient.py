@@ -33,7 +33,7 @@ def radius(text: str) -> float | None:
 
 
 def behaviours(text: str, settings: list[Any]) -> list[Any]:
-    """ "0.5" or "0.5:1", or several with commas: the AGSettings of these weights and radii, with every number
+    """ "0.4" or "0.4:1", or several with commas: the AGSettings of these weights and radii, with every number
     of steps above 0 among `settings` (10 where there is none)."""
     from dtag_fast.rollout.settings import AGSetting, Behaviour
 

@@ -31,7 +31,7 @@ class Args:
     ag_radius: float | None = None  # largest distance from the policy's action, in every dimension
     ag_select: Literal["best", "last"] = "best"  # which iterate is executed
     # Also with steps in units of the data, regularised by what they do: WEIGHT or WEIGHT:RADIUS, or lists
-    # of them, e.g. 0.5 or 0.5:1. Needs the critic's dataset the first time.
+    # of them, e.g. 0.4 or 0.4:1. Needs the critic's dataset the first time.
     ag_behaviour: str | None = None
     target_returns: str | None = None  # returns to ask for, e.g. 3600,1800. Default: those of the checkpoint
     history_lengths: str | None = None  # elastic history of a reinformer, e.g. 1,3,5. Default: context_len

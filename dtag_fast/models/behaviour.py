@@ -28,6 +28,10 @@ class LocalBehaviour(NamedTuple):
     std: Tensor
     q_spread: Tensor
 
+    def cost(self, weight: float | Tensor) -> Tensor:
+        """weight of `Prior` (B,): what a distance of one deviation in every dimension costs."""
+        return weight * self.mean.shape[-1] ** 0.5 * self.q_spread
+
 
 class BehaviourModel(nn.Module):
     """A Gaussian behaviour policy, and the spread of a critic's Q over its actions, at a state.
@@ -85,11 +89,11 @@ class BehaviourModel(nn.Module):
     def regularisation(self, states: Tensor, weight: float) -> dict[str, Any]:
         """scale and prior of `refine` at raw states (B, S) or (S,); see `options`."""
         local = self(states.float())
-        cost = weight * local.q_spread
+        cost = local.cost(weight)
         return {"scale": local.std, "prior": Prior(local.mean, cost if states.ndim > 1 else float(cost))}
 
     def options(
-        self, states: Tensor, *, steps: int = 10, weight: float = 0.5, radius: float = 1.0
+        self, states: Tensor, *, steps: int = 10, weight: float = 0.4, radius: float = 1.0
     ) -> dict[str, Any]:
         """What `refine` takes at these states for behaviour-regularised Action Gradient:
 
@@ -97,11 +101,12 @@ class BehaviourModel(nn.Module):
 
         In the coordinate u, a = a_0 + std(s) u, unit steps climb Q less what leaving the data costs,
 
-            Q(s, a) - weight * q_spread(s) * (1/A) sum_k ((a_k - mean_k(s)) / std_k(s))^2,
+            Q(s, a) - weight * q_spread(s) / sqrt(A) * sum_k ((a_k - mean_k(s)) / std_k(s))^2,
 
-        within ||u||_2 <= radius * sqrt(A): a distance of one deviation in every dimension costs `weight`
-        times the spread of Q over what the data do at s. All of it has the units of the data. The idea is
-        that of BRAC (arXiv 1911.11361), at evaluation time.
+        within ||u||_2 <= radius * sqrt(A). All of it has the units of the data. If Q is linear over them and
+        all of its spread comes from the actions, the best action lies 1 / (2.56 weight) deviations from the
+        mean, as the root of the mean square over the dimensions, whatever A is. The idea is that of BRAC
+        (arXiv 1911.11361), at evaluation time.
 
         Args:
             states: (B, S) or (S,), raw. steps: n >= 0; n / 2 of them in one direction reach the radius.

@@ -93,7 +93,7 @@ class Refinement:
         free = weight.isnan()  # a scale of 1 and a weight of 0 change no bit of the others
         return {
             "scale": local.std.masked_fill(free[:, None], 1.0),
-            "prior": Prior(local.mean, (weight * local.q_spread).masked_fill(free, 0.0)),
+            "prior": Prior(local.mean, local.cost(weight).masked_fill(free, 0.0)),
         }
 
     def prepare(self, state_dim: int, action_dim: int) -> None:

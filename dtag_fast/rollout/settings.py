@@ -28,11 +28,12 @@ class Behaviour:
     """Behaviour-regularised Action Gradient in the units of the data, see `BehaviourModel.options`.
 
     Args:
-        weight: >= 0, what leaving the data by one deviation costs, in spreads of Q over the data's actions.
+        weight: >= 0, what leaving the data costs: in every dimension by one deviation, `weight` * sqrt(A)
+            spreads of Q over the data's actions.
         radius: >= 0, largest distance from the policy's action, in deviations of the data's actions.
     """
 
-    weight: float = 0.5
+    weight: float = 0.4
     radius: float = 1.0
 
     def __post_init__(self) -> None:

@@ -30,7 +30,7 @@ def test_options_are_those_of_the_formula(behaviour):
     assert options["radius"] == Radius(2 * 2**0.5, "l2") and options["lr"] == pytest.approx(2 * 2**0.5 / 4)
     assert torch.equal(options["scale"], local.std)
     assert isinstance(options["prior"], Prior) and torch.equal(options["prior"].mean, local.mean)
-    torch.testing.assert_close(options["prior"].weight, 0.25 * local.q_spread)
+    torch.testing.assert_close(options["prior"].weight, 0.25 * 2**0.5 * local.q_spread)
 
 
 def test_refine_takes_them_for_rows_and_for_one_state(behaviour, critic):

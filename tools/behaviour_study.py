@@ -5,7 +5,7 @@
 Settings, all with n = 10 and paired with the plain policy on the same seeds: the paper's raw gradient with
 every step size of LR (whose best is what tuning on these episodes would choose, so it flatters); steps in
 deviations of the data's actions within the radii RADII, without a prior; and with the prior of `Behaviour`,
-with every weight of WEIGHTS. The behaviour of the data is fitted and kept with the critic where it is not.
+with every weight of WEIGHTS. The last two are repeated with models of the behaviour from other seeds.
 """
 
 import argparse
@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import machine
+from dtag_fast.data import load_dataset
 from dtag_fast.rollout import AGSetting, Behaviour, EvaluationResult, evaluate
-from dtag_fast.training import RunInfo, behaviour_of, load_critic, load_policy
+from dtag_fast.training import RunInfo, fit_behaviour, load_critic, load_policy
 from dtag_fast.training.files import write_json
 
 STEPS = 10
@@ -34,19 +35,28 @@ def settings() -> dict[str, list[AGSetting]]:
     }
 
 
-def study(policy: Path, critic: Path, episodes: int, seed: int) -> dict:
-    """The result of one policy and critic, as plain JSON."""
+def study(policy: Path, critic: Path, episodes: int, seed: int, fits: int) -> dict:
+    """The result of one policy and critic, as plain JSON; `fits` models of the behaviour, seeds 0, 1, ..."""
     loaded, judge = load_policy(policy), load_critic(critic)
-    families = settings()
-    result = evaluate(
-        loaded,
-        critic=judge,
-        settings=[setting for family in families.values() for setting in family],
-        behaviour=behaviour_of(critic),
-        episodes=episodes,
-        seed=seed,
-    )
-    names = [name for name, family in families.items() for _ in family]
+    store = load_dataset(judge.info.dataset_id, observation_keys=judge.info.observation_keys)
+    families, rows = settings(), []
+    for fit in range(fits):
+        asked = {
+            name: family
+            for name, family in families.items()
+            if fit == 0 or name in ("plain", "radius", "behaviour")
+        }
+        result = evaluate(
+            loaded,
+            critic=judge,
+            settings=[setting for family in asked.values() for setting in family],
+            behaviour=fit_behaviour(judge.critic, store, seed=fit),
+            episodes=episodes,
+            seed=seed,
+        )
+        names = [name for name, family in asked.items() for _ in family]
+        found = [_row(result, number, family) | {"fit": fit} for number, family in enumerate(names)]
+        rows += [row for row in found if fit == 0 or row["family"] != "plain"]
     return {
         "machine": machine.describe(),
         "dataset": loaded.info.dataset_id,
@@ -55,7 +65,7 @@ def study(policy: Path, critic: Path, episodes: int, seed: int) -> dict:
         "env": result.env_id,
         "episodes": episodes,
         "seed": seed,
-        "settings": [_row(result, number, family) for number, family in enumerate(names)],
+        "settings": rows,
     }
 
 
@@ -84,15 +94,16 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1000)
+    parser.add_argument("--fits", type=int, default=3, help="models of the behaviour, each with its own seed")
     args = parser.parse_args(argv)
-    found = study(args.policy, args.critic, args.episodes, args.seed)
+    found = study(args.policy, args.critic, args.episodes, args.seed, args.fits)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.out, found)
     for row in found["settings"]:
         gain = row["gain"]
         low, high = (None, None) if gain is None else gain["ci95"]
         change = "" if gain is None else f"{gain['mean']:+.1f} ({low:+.1f} .. {high:+.1f})"
-        print(f"{row['label']:44s} {row['mean']:9.1f}  {change}")
+        print(f"{row['label']:44s} {row['fit']} {row['mean']:9.1f}  {change}")
     return 0
 
 

@@ -229,35 +229,32 @@ def behaviour_study(*files: Path) -> str:
         for row in found["settings"]:
             families[row["family"]].append(row)
         best = max(families["raw"], key=lambda row: row["mean"])
-        firm = max(families["radius"], key=lambda row: row["mean"])
         critic, policy = found["critic"], found["policy"]
         rows.append(
             (
                 found["dataset"].removeprefix("local/"),
-                f"{policy['algorithm']} {policy['updates']:,}, {critic['algorithm']} {critic['updates']:,}",
+                f"{policy['updates']:,}, {critic['updates']:,}",
                 f"{families['plain'][0]['mean']:.0f}",
                 _gain(families["raw"], "lr=0.03"),
                 f"{_gain([best], '')}, {best['label'].split()[-1]}",
-                f"{_gain([firm], '')}, {firm['label'].split()[-1]}",
-                *(_gain(families["behaviour"], f"weight={weight} ") for weight in ("0.2", "0.4", "0.8")),
+                _gains(families["radius"], "radius=0.1 "),
+                _gains(families["radius"], "radius=0.5 "),
+                *(_gains(families["behaviour"], f"weight={weight} ") for weight in ("0.2", "0.4", "0.8")),
             )
         )
-    header = (
-        "data",
-        "policy and critic, updates",
-        "without",
-        "raw, lr=0.03",
-        "raw, best of 7 step sizes",
-        "radius alone, best of 4",
-        "weight 0.2",
-        "weight 0.4",
-        "weight 0.8",
-    )
-    episodes = {json.loads(file.read_text())["episodes"] for file in files}
+    header = ("data", "updates: policy, critic", "plain", "raw, lr=0.03", "raw, best of 7 step sizes")
+    header += ("radius 0.1 alone", "radius 0.5 alone", "weight 0.2", "weight 0.4", "weight 0.8")
+    about = json.loads(files[0].read_text())
     note = (
-        f"Mean return and gains over it, one training seed, {', '.join(map(str, sorted(episodes)))} episodes."
+        f"Mean return of the plain policy and gains over it, {about['episodes']} episodes, with the 95 % interval "
+        "of the raw gradient's and the gain with each of three fits of the behaviour."
     )
     return f"{markdown(header, rows)}\n\n{note} {'; '.join(sorted(machines))}."
+
+
+def _gains(rows: Sequence[dict], label: str) -> str:
+    """The gains of one setting with every fit of the behaviour."""
+    return ", ".join(f"{row['gain']['mean']:+.0f}" for row in rows if label in f"{row['label']} ")
 
 
 def _gain(rows: Sequence[dict], label: str) -> str:

@@ -246,8 +246,8 @@ def behaviour_study(*files: Path) -> str:
     header += ("radius 0.1 alone", "radius 0.5 alone", "weight 0.2", "weight 0.4", "weight 0.8")
     about = json.loads(files[0].read_text())
     note = (
-        f"Mean return of the plain policy and gains over it, {about['episodes']} episodes: the raw gradient's "
-        "with 95 % intervals, the others' with each of three fits of the behaviour."
+        f"Mean return of the plain policy and gains over it in {about['episodes']} episodes: the raw "
+        "gradient's with 95 % intervals, the others' with each of three fits of the behaviour."
     )
     return f"{markdown(header, rows)}\n\n{note} {'; '.join(sorted(machines))}."
 

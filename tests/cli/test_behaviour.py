@@ -20,7 +20,7 @@ def test_settings_play_beside_the_others_and_the_model_is_kept(dtag, runs, tmp_p
     code, out, err = dtag(line)
     assert (code, err) == (0, "") and "AG n=3 behaviour weight=0.4 radius=1" in out
     (result,) = json.loads((tmp_path / "out.json").read_text())["checkpoints"]
-    labels = [setting["label"] for setting in result["settings"]]
+    labels = [setting["label"].removesuffix(" target=25") for setting in result["settings"]]
     assert labels == [
         "plain policy",
         "AG n=3 lr=0.03",

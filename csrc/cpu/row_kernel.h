@@ -26,7 +26,7 @@ static void norm_forward(const PackedOp& op, int width, float* x, float* normali
   }
 }
 
-// As in tile_layers.h, for one row; what stands beyond `width` in op.scale is zero.
+// As in tile_layers.h, for one row; what stands beyond `width` in op.scale is zero, and in g becomes so again.
 static void norm_backward(const PackedOp& op, int width, float* g, const float* normalised, float rstd) {
   vf sum = {}, dot = {};
   for (int u = 0; u < width; u += kLanes) {
@@ -38,6 +38,7 @@ static void norm_backward(const PackedOp& op, int width, float* g, const float* 
   const float mean = sum_lanes(sum) / float(width), slope = sum_lanes(dot) / float(width);
   for (int u = 0; u < width; u += kLanes)
     store(g + u, (load(g + u) - mean - load(normalised + u) * slope) * rstd);
+  zero_padding(width, g);
 }
 
 class RowKernel {

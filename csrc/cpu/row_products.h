@@ -67,11 +67,18 @@ static void combine_panels(const RowMatrix& m, const char* data, int column, Liv
   }
 }
 
-// out[0..padded) = init + sum over live rows r of x[r] * W[r]; init may be null (zeros).
+// What stands behind the `count` numbers of x becomes zero, to the end of two vectors: the next product reads whole vectors,
+// and its zero weights there let NaN and infinity through.
+DTAG_INLINE void zero_padding(int count, float* x) {
+  for (int i = count; i % (2 * kLanes) != 0; ++i) x[i] = 0.f;
+}
+
+// out[c] = init[c] + sum over live rows r of x[r] * W[r][c], zeros in the padding; init may be null (zeros).
 static void combine(const RowMatrix& m, Live live, const float* x, const float* init, float* out) {
   const char* data = static_cast<const char*>(m.data);
   m.bf16 ? combine_panels<kPanel, true>(m, data, 0, live, x, init, out)
          : combine_panels<kPanel, false>(m, data, 0, live, x, init, out);
+  zero_padding(m.cols, out);
 }
 
 // sums[t] += lane by lane products of x with row live.rows[t], over the columns of one panel; zeros before the `first`.
@@ -129,7 +136,7 @@ static void live_dots(const RowMatrix& m, Live live, const float* x, float* sums
   for (int t = 0; t < live.count; ++t) out[live.rows[t]] = sum_lanes(load(sums + t * kLanes));
 }
 
-// out[r] = init[r] + sum_c W[r][c] x[c]; x and out are padded, init may be null. Float32 matrices only.
+// out[r] = init[r] + sum_c W[r][c] x[c], zeros in the padding; init may be null. Float32 matrices only.
 static void dots(const RowMatrix& m, const float* x, const float* init, float* out) {
   for (int r = 0; r < m.rows; ++r) {
     vf acc[4] = {};
@@ -147,8 +154,7 @@ static void dots(const RowMatrix& m, const float* x, const float* init, float* o
     }
     out[r] = (init ? init[r] : 0.f) + sum_lanes((acc[0] + acc[1]) + (acc[2] + acc[3]));
   }
-  // The next product reads whole vectors of this one: what an earlier call left there may be NaN, and 0 * NaN is NaN.
-  for (int r = m.rows; r % (2 * kLanes) != 0; ++r) out[r] = 0.f;
+  zero_padding(m.rows, out);
 }
 
 // The set bits of each 8-bit number, in order.

@@ -243,6 +243,45 @@ def test_rows_that_are_not_finite(isa, kernel):
     check_rows_not_finite(maker(isa=isa, kernel=kernel))
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("width", [5, 33, 45])
+def test_an_infinite_state_that_every_relu_silences_leaves_q_finite(isa, kernel, width):
+    """All units at -inf: Q is the last bias, whatever stands where the width fills no whole vector."""
+    (first, act, last), *_ = make_program(state=1, action=2, hidden=(width,)).members
+    first.weight[:, 0] = -1.0
+    program = CriticProgram(1, 2, ((first, act, last),))
+    states, actions = torch.full((3, 1), torch.inf), torch.zeros(3, 1, 2)
+    _, info = traced(CpuExecutor(program, make_options(2), isa=isa, kernel=kernel), states, actions, 1, 0.1)
+    assert torch.equal(info.trace_q, last.bias.expand(2, 3, 1))
+    assert not info.trace_grad[0].any()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("norm", [None, "affine"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_nothing_that_an_earlier_call_left_is_read(isa, kernel, norm, precision):
+    """256 dimensions of NaN fill the start of the scratch, where a small critic's gradients will stand."""
+    program = make_program(state=3, action=2, hidden=(40, 33), norm=norm, members=1)
+    states, actions = make_inputs(program, 3)
+    executor = CpuExecutor(program, make_options(2), precision, isa=isa, kernel=kernel)
+    clean, _ = traced(executor, states, actions, 3, 0.1)
+    assert not torch.equal(clean, actions[:, 0])
+
+    poison = make_program(state=1, action=256, hidden=(1,), members=1)
+    left = CpuExecutor(poison, make_options(256), isa=isa, kernel=kernel)
+    left.run(
+        torch.ones(99, 1),
+        torch.full((99, 1, 256), torch.nan),
+        torch.empty(99, 256),
+        steps=1,
+        lr=0.1,
+        info=None,
+    )
+    assert torch.equal(traced(executor, states, actions, 3, 0.1)[0], clean)
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("select", ["best", "last"])
 def test_a_gradient_that_is_not_finite_ends_its_row(kernel, select):

@@ -4,6 +4,7 @@
 // scratch, gives the same bits.
 //
 //   fuzz_plan [cases = 300] [seed = 1] [isa, default: every one this machine runs and the emulated ones]
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <cstdio>
@@ -12,14 +13,20 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
-#define DTAG_ISA fuzz
-#define DTAG_LANES 4
 #include "cpu/dispatch.h"
 #include "cpu/heuristics.h"
 #include "cpu/plan.h"
 #include "cpu/scratch.h"
-#include "cpu/simd.h"
+
+// The activations, one number at a time.
+#define DTAG_ISA fuzz
+#define DTAG_INLINE static inline
+#define DTAG_MEMBER inline
+#define DTAG_FUNCTION static
+#define DTAG_LAMBDA
+#include "refine/scalar.h"
 #include "refine/activations.h"
 
 using namespace dtag;

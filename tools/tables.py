@@ -233,7 +233,7 @@ def behaviour_study(*files: Path) -> str:
         rows.append(
             (
                 found["dataset"].removeprefix("local/"),
-                f"{policy['updates']:,}, {critic['updates']:,}",
+                f"{policy['updates']:,}, {critic['updates']:,}, {found['episodes']}",
                 f"{families['plain'][0]['mean']:.0f}",
                 _gain(families["raw"], "lr=0.03"),
                 f"{_gain([best], '')}, {best['label'].split()[-1]}",
@@ -242,12 +242,17 @@ def behaviour_study(*files: Path) -> str:
                 *(_gains(families["behaviour"], f"weight={weight} ") for weight in ("0.2", "0.4", "0.8")),
             )
         )
-    header = ("data", "updates: policy, critic", "plain", "raw, lr=0.03", "raw, best of 7 step sizes")
+    header = (
+        "data",
+        "updates of policy and critic, episodes",
+        "plain",
+        "raw, lr=0.03",
+        "raw, best of 7 step sizes",
+    )
     header += ("radius 0.1 alone", "radius 0.5 alone", "weight 0.2", "weight 0.4", "weight 0.8")
-    about = json.loads(files[0].read_text())
     note = (
-        f"Mean return of the plain policy and gains over it in {about['episodes']} episodes: the raw "
-        "gradient's with 95 % intervals, the others' with each of three fits of the behaviour."
+        "Mean return of the plain policy and gains over it on the same seeds: the raw gradient's with 95 % "
+        "intervals, the others' with each fit of the behaviour."
     )
     return f"{markdown(header, rows)}\n\n{note} {'; '.join(sorted(machines))}."
 

@@ -194,9 +194,8 @@ def speed_sentence(result) -> str:
     """Steps per second and where the time went."""
     split = ", ".join(f"{name} {100 * share:.0f} %" for name, share in result.wall_time.split.items())
     processes = result.wall_time.env_processes
-    where = f"; environments in {processes} processes: {result.wall_time.env_processes_reason}" * bool(
-        processes
-    )
+    several = f"{processes} processes" if processes > 1 else "a process of their own"
+    where = f"; environments in {several}: {result.wall_time.env_processes_reason}" * bool(processes)
     speed = f"{result.steps:,} environment steps, {result.steps_per_second:,.0f} a second ({split}{where})"
     kinds = ", ".join(f"{part} in {kind}" for part, kind in result.precision.items() if kind)
     return f"{speed}; {kinds}"

@@ -6,7 +6,8 @@ from pathlib import Path
 from dtag_fast.experiments.plots import Curve
 from dtag_fast.training.files import read_json, read_json_lines
 
-_ONE, _SEVERAL = {"env_id", "settings", "episodes"}, {"run", "checkpoints"}  # keys of evaluations
+# Keys of evaluations; the last one holds a list, which tells them from what `dtag sweep` writes.
+_ONE, _SEVERAL = ("env_id", "episodes", "settings"), ("run", "checkpoints")
 UNPLOTTED = ("time/",)  # metrics that grow with the clock and say nothing as a curve
 
 
@@ -107,7 +108,10 @@ def _evaluation(path: Path) -> dict | None:
         content = read_json(path)
     except ValueError:
         return None
-    known = isinstance(content, dict) and any(content.keys() >= keys for keys in (_ONE, _SEVERAL))
+    if not isinstance(content, dict):
+        return None
+    forms = (_ONE, _SEVERAL)
+    known = any(content.keys() >= set(keys) and isinstance(content[keys[-1]], list) for keys in forms)
     return content if known else None
 
 
@@ -157,9 +161,14 @@ def _by_choice(settings: list[dict]) -> dict[str, list[tuple[int, dict]]]:
 def _choice(setting: dict, settings: list[dict]) -> str:
     """What tells this setting from the others of its file, n aside: "lr=0.03, optimizer=..., target=..."."""
     refined = [other for other in settings if other["setting"]["steps"] > 0]
+    behaviour = setting["setting"].get("behaviour")
     parts = [f"lr={setting['setting']['lr']:g}"]
+    if behaviour is not None:
+        parts = [f"behaviour weight={behaviour['weight']:g} radius={behaviour['radius']:g}"]
     for key, value in setting["setting"].items():
-        if key not in ("steps", "lr") and any(other["setting"][key] != value for other in refined):
+        if key not in ("steps", "lr", "behaviour") and any(
+            other["setting"][key] != value for other in refined
+        ):
             parts.append(f"{key}={value}")
     if any(other["target_return"] != setting["target_return"] for other in settings):
         parts.append(f"target={setting['target_return']:g}")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dtag_fast.cli.main import main
-from dtag_fast.experiments.curves import run_labels, score_curves, training_panels
+from dtag_fast.experiments.curves import is_evaluation, run_labels, score_curves, training_panels
 
 
 def write_run(folder, records):
@@ -79,6 +79,23 @@ def test_plain_policy_is_the_start_of_every_curve_of_its_target(tmp_path):
     for line in lines:
         assert (list(line.x), list(line.y)) == ([0, 2, 5], [5.0, 6.0, 7.5])
         assert (line.low[0], line.high[0]) == (4.0, 6.0)
+
+
+def test_a_regularised_setting_is_named_by_what_it_has(tmp_path):
+    settings = [setting(0, 10), setting(5, 12), setting(5, 13), setting(8, 14)]
+    for number in (2, 3):
+        settings[number]["setting"]["behaviour"] = {"name": "Behaviour", "weight": 0.4, "radius": 1.0}
+    for number in (0, 1):
+        settings[number]["setting"]["behaviour"] = None
+    lines, _ = score_curves({"file": write_evaluation(tmp_path / "e.json", settings)})
+    assert [line.label for line in lines] == ["lr=0.03", "behaviour weight=0.4 radius=1"]
+    assert [list(line.x) for line in lines] == [[0, 5], [0, 5, 8]]
+
+
+def test_what_a_sweep_says_of_itself_is_no_evaluation(tmp_path):
+    file = tmp_path / "sweep.json"
+    file.write_text(json.dumps({"run": "rf", "checkpoints": {"150": "abc"}}))
+    assert not is_evaluation(file)
 
 
 def test_returns_where_a_file_has_no_references(tmp_path):

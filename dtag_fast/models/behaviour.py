@@ -1,8 +1,11 @@
-"""What actions the data hold at a state, and how far apart a critic values them."""
+"""What actions the data hold at a state, how far apart a critic values them, and Action Gradient in their
+units."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +16,32 @@ from dtag_fast.models.normalizer import InputNormalizer
 from dtag_fast.ops.refine import Prior, Radius
 
 MIN_LOG_STD, MAX_LOG_STD = -5.0, 1.0
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """Behaviour-regularised Action Gradient in the units of the data, see `BehaviourModel.options`.
+
+    Args:
+        weight: >= 0, what leaving the data costs: in every dimension by one deviation, `weight` * sqrt(A)
+            spreads of Q over the data's actions.
+        radius: >= 0, largest distance from the policy's action, in deviations of the data's actions.
+    """
+
+    weight: float = 0.4
+    radius: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "radius"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise ValueError(f"behaviour: {name}: expected a finite number of at least 0, got {value!r}")
+
+    def options(self, steps: int, action_dim: int) -> dict[str, Any]:
+        """What `refine` takes at every state: unit steps, n / 2 of which one way reach the radius."""
+        reach = self.radius * action_dim**0.5
+        lr = 2 * reach / max(steps, 2)
+        return {"steps": steps, "lr": lr, "gradient": "unit", "radius": Radius(reach, "l2")}
 
 
 class LocalBehaviour(NamedTuple):
@@ -93,7 +122,12 @@ class BehaviourModel(nn.Module):
         return {"scale": local.std, "prior": Prior(local.mean, cost if states.ndim > 1 else float(cost))}
 
     def options(
-        self, states: Tensor, *, steps: int = 10, weight: float = 0.4, radius: float = 1.0
+        self,
+        states: Tensor,
+        *,
+        steps: int = 10,
+        weight: float = Behaviour.weight,
+        radius: float = Behaviour.radius,
     ) -> dict[str, Any]:
         """What `refine` takes at these states for behaviour-regularised Action Gradient:
 
@@ -112,11 +146,5 @@ class BehaviourModel(nn.Module):
             states: (B, S) or (S,), raw. steps: n >= 0; n / 2 of them in one direction reach the radius.
             weight, radius: >= 0, without units.
         """
-        reach = radius * self.sizes[1] ** 0.5
-        shape = {"steps": steps, "lr": step_size(steps, reach), "gradient": "unit"}
-        return shape | {"radius": Radius(reach, "l2")} | self.regularisation(states, weight)
-
-
-def step_size(steps: int, reach: float) -> float:
-    """Unit steps of this length reach the radius `reach` in half of `steps`."""
-    return 2 * reach / max(steps, 2)
+        options = Behaviour(weight, radius).options(steps, self.sizes[1])
+        return options | self.regularisation(states, weight)

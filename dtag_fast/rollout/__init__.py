@@ -8,7 +8,7 @@ from dtag_fast.lazy_exports import lazy_exports
 _EXPORTS = {
     "ActionGradient": "dtag_fast.rollout.action_gradient",
     "AGSetting": "dtag_fast.rollout.settings",
-    "Behaviour": "dtag_fast.rollout.settings",
+    "Behaviour": "dtag_fast.models.behaviour",
     "grid": "dtag_fast.rollout.settings",
     "Candidates": "dtag_fast.rollout.candidates",
     "Environments": "dtag_fast.rollout.environments",

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dtag_fast.models.behaviour import BehaviourModel
+from dtag_fast.models.behaviour import Behaviour, BehaviourModel
 from dtag_fast.ops.refine import inputs
 from dtag_fast.ops.refine.explain import Explanation, describe
 from dtag_fast.ops.refine.refiner import DEFAULT_BOUNDS, DefaultBounds, Refiner
 from dtag_fast.rollout.observations import align, states_of
-from dtag_fast.rollout.settings import AGSetting, Behaviour
+from dtag_fast.rollout.settings import expect_whole
 from dtag_fast.training.checkpoint import LoadedCritic, RunInfo, load_critic
 
 METHODS = ("predict", "act", "select_action", "get_action")  # of a policy, whose result is or begins with
@@ -250,10 +250,9 @@ class ActionGradient:
 
 def _regularised(regularisation: Behaviour, action_dim: int, options: dict[str, Any]) -> dict[str, Any]:
     """Options of `refine` for a regularisation beside those of the user."""
-    setting = AGSetting(options.pop("steps", 10), behaviour=regularisation)
-    variant = setting.variant(action_dim)
-    own = {"steps": setting.steps, "lr": setting.step_size(action_dim)}
-    own |= {"gradient": variant.gradient, "radius": variant.radius}
+    steps = options.pop("steps", 10)
+    expect_whole("steps", steps, 0)
+    own = regularisation.options(steps, action_dim)
     taken = sorted({*own, "scale", "optimizer", "prior"} & set(options))
     if taken:
         raise ValueError(f"behaviour: stands in place of {taken[0]}; leave {taken[0]} out")

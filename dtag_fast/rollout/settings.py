@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from itertools import product
 from typing import Any
 
-from dtag_fast.models.behaviour import step_size
+from dtag_fast.models.behaviour import Behaviour
 from dtag_fast.ops.refine.options import (
-    Radius,
     Variant,
     parse_gradient,
     parse_optimizer,
@@ -21,30 +20,6 @@ def expect_whole(name: str, value: Any, least: int) -> None:
     """Refuse an argument that is no whole number of at least `least`, with a ValueError that names it."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
-
-
-@dataclass(frozen=True)
-class Behaviour:
-    """Behaviour-regularised Action Gradient in the units of the data, see `BehaviourModel.options`.
-
-    Args:
-        weight: >= 0, what leaving the data costs: in every dimension by one deviation, `weight` * sqrt(A)
-            spreads of Q over the data's actions.
-        radius: >= 0, largest distance from the policy's action, in deviations of the data's actions.
-    """
-
-    weight: float = 0.4
-    radius: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("weight", "radius"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise ValueError(f"behaviour: {name}: expected a finite number of at least 0, got {value!r}")
-
-    def reach(self, action_dim: int) -> float:
-        """The radius as the Euclidean length of (A,) deviations."""
-        return self.radius * action_dim**0.5
 
 
 @dataclass(frozen=True)
@@ -121,14 +96,15 @@ class AGSetting:
         """What rows of one call of `refine` under this setting share beside numbers."""
         if self.behaviour is None:
             return Variant(**self.options())
-        reach = Radius(self.behaviour.reach(action_dim), "l2")
-        return Variant(reduce=self.reduce, gradient="unit", radius=reach, select=self.select)
+        own = self.behaviour.options(self.steps, action_dim)
+        shape = {name: own[name] for name in ("gradient", "radius")}
+        return Variant(reduce=self.reduce, select=self.select, **shape)
 
     def step_size(self, action_dim: int) -> float:
         """lr of `refine`: in deviations of the data's actions where the setting has a behaviour."""
         if self.behaviour is None:
             return self.lr
-        return step_size(self.steps, self.behaviour.reach(action_dim))
+        return self.behaviour.options(self.steps, action_dim)["lr"]
 
 
 def grid(

@@ -13,16 +13,20 @@ from torch import Tensor
 
 from dtag_fast.data import TrajectoryStore, load_dataset, transitions
 from dtag_fast.models.behaviour import BehaviourModel
-from dtag_fast.models.registry import build, describe
+from dtag_fast.models.registry import describe
 from dtag_fast.ops.refine import Refiner
-from dtag_fast.training.checkpoint import check_version, find_checkpoint, load_critic
-from dtag_fast.training.files import read_json, read_tensors, write_json, write_tensors
-from dtag_fast.training.state_tree import load_named
+from dtag_fast.training.checkpoint import (
+    FORMAT_VERSION,
+    check_version,
+    find_checkpoint,
+    load_critic,
+    load_described,
+)
+from dtag_fast.training.files import read_json, write_json, write_tensors
 
 UPDATES, BATCH, LR = 4000, 256, 1e-3
 STEM = "behaviour"  # behaviour.json and behaviour.safetensors in the critic's checkpoint
 STATE_QUANTILES = (0.001, 0.999)  # beyond them a state is taken as lying at the edge
-_FORMAT_VERSION = 1
 
 
 def fit_behaviour(
@@ -93,19 +97,16 @@ def load_behaviour(path: str | os.PathLike) -> BehaviourModel | None:
         return None
     config = read_json(config_file)
     check_version(config, config_file)
-    try:
-        model = build(config["network"])
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{config_file}: {error}") from error
-    load_named(model, read_tensors(weights), str(weights))
-    return model.requires_grad_(False).eval()
+    if "network" not in config:
+        raise ValueError(f"{config_file}: missing key 'network'")
+    return load_described(config["network"], config_file, weights).requires_grad_(False).eval()
 
 
 def save_behaviour(path: str | os.PathLike, model: BehaviourModel) -> None:
     """Keep a model in the checkpoint of the critic it was fitted to; it is there whole or not at all."""
     config_file, weights = _files(find_checkpoint(Path(path)))
     write_tensors(weights, model.state_dict())
-    write_json(config_file, {"format_version": _FORMAT_VERSION, "network": describe(model)})
+    write_json(config_file, {"format_version": FORMAT_VERSION, "network": describe(model)})
 
 
 def behaviour_of(

@@ -166,13 +166,19 @@ def _load_network(path: Path, stem: str, what: str, device: str | torch.device) 
     info = _info(config["info"], checkpoint / "config.json")
     if stem not in config["networks"]:
         raise FileNotFoundError(f"{path}: expected a {what}, this run of {info.algorithm} holds none")
-    try:
-        network = build(config["networks"][stem])
-    except ValueError as error:
-        raise ValueError(f"{checkpoint / 'config.json'}: {error}") from error
     weights = checkpoint / f"{stem}.safetensors"
-    load_named(network, read_tensors(weights), str(weights))
+    network = load_described(config["networks"][stem], checkpoint / "config.json", weights)
     return network.to(device).eval(), info
+
+
+def load_described(description: dict[str, Any], described_in: Path, weights: Path) -> nn.Module:
+    """A network by its description and the file of its numbers; errors as `load_policy`."""
+    try:
+        network = build(description)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{described_in}: {error}") from error
+    load_named(network, read_tensors(weights), str(weights))
+    return network
 
 
 def _info(values: dict[str, Any], path: Path) -> RunInfo:

@@ -32,10 +32,9 @@ def radius(text: str) -> float | None:
     return None if text == "none" else numbers("--ag-radius", text, float)[0]
 
 
-def behaviours(text: str, settings: list[Any]) -> list[Any]:
-    """ "0.4" or "0.4:1", or several with commas: the AGSettings of these weights and radii, with every number
-    of steps above 0 among `settings` (10 where there is none)."""
-    from dtag_fast.rollout.settings import AGSetting, Behaviour
+def behaviours(text: str) -> list[Any]:
+    """ "0.4" or "0.4:1", or several with commas: the Behaviours of these weights and radii."""
+    from dtag_fast.rollout.settings import Behaviour
 
     found = []
     for part in text.split(","):
@@ -43,6 +42,14 @@ def behaviours(text: str, settings: list[Any]) -> list[Any]:
         if len(values) > 2:
             raise ValueError(f"--ag-behaviour: expected WEIGHT or WEIGHT:RADIUS, got {part!r}")
         found.append(Behaviour(*values))
+    return found
+
+
+def regularised(text: str, settings: list[Any]) -> list[Any]:
+    """The AGSettings of these behaviours, with every number of steps above 0 among `settings` (10 where there
+    is none)."""
+    from dtag_fast.rollout.settings import AGSetting
+
     steps = sorted({s.steps for s in settings if not s.is_plain}) or [10]
     shared = next(({"reduce": s.reduce, "select": s.select} for s in settings if not s.is_plain), {})
-    return [AGSetting(n, behaviour=behaviour, **shared) for behaviour in found for n in steps]
+    return [AGSetting(n, behaviour=behaviour, **shared) for behaviour in behaviours(text) for n in steps]

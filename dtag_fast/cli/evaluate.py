@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
     if args.ag_behaviour is not None:
         if critic is None:
             raise ValueError("--ag-behaviour: expected together with --critic")
-        settings += action_gradient.behaviours(args.ag_behaviour, settings)
+        settings += action_gradient.regularised(args.ag_behaviour, settings)
         with progress_bar(console, "fitting the behaviour of the data") as report:
             behaviour = behaviour_of(args.critic, report)
     asked = {

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,13 +23,17 @@ class Args:
     run: tyro.conf.Positional[Path]  # run or checkpoint folder of a policy
     critic: Path | None = None  # run or checkpoint folder of a critic; needed by Action Gradient
     ag_steps: str | None = None  # n, e.g. 0,5,10; 0 is the plain policy. Default: 0,10 with a critic, else 0
-    ag_lr: str = "0.03"  # step sizes, e.g. 0.01,0.03
-    ag_optimizer: str = "sgd"  # e.g. sgd,adam,rmsprop
-    ag_momentum: float = 0.0  # of sgd
+    ag_lr: str | None = None  # step sizes, e.g. 0.01,0.03. Default: 0.03
+    ag_optimizer: str | None = None  # e.g. sgd,adam,rmsprop. Default: sgd
+    ag_momentum: float | None = None  # of sgd. Default: 0
+    ag_gradient: str | None = None  # e.g. raw,unit,clip:1. Default: raw
+    ag_radius: str | None = None  # largest distance from the policy's action, e.g. none,0.1. Default: none
     ag_reduce: str = "min"  # of the critic's members: e.g. min,mean,0
-    ag_gradient: str = "raw"  # e.g. raw,unit,clip:1
-    ag_radius: str = "none"  # largest distance from the policy's action, e.g. none,0.1
     ag_select: str = "best"  # which iterate is executed: best,last
+    # Steps in units of the data, regularised by what they do: WEIGHT or WEIGHT:RADIUS, e.g. 0.2,0.4,0.8:0.5.
+    # Stands in place of the five options from --ag-lr to --ag-radius; with one of these given too, their
+    # combinations are played beside it. Needs the critic's dataset the first time.
+    ag_behaviour: str | None = None
     settings: Path | None = None  # JSON list of settings, instead of the --ag lists
     target_returns: str | None = None  # returns to ask for, e.g. 3600,1800. Default: those of the checkpoint
     checkpoints: str = "last"  # last, all, or steps
@@ -47,7 +52,18 @@ class Args:
     block: int = 5  # episodes between two decisions of --stop-worse
     confirm: int = 0  # episodes on fresh seeds for the best setting and the plain policy
     max_envs: int = 64  # environments alive at once, per process
+    env_timeout: float | None = None  # seconds for one reset or step, in a process per job. Default: any time
     device: str = "cpu"  # cpu or cuda
+
+
+# options of raw steps, which a behaviour stands in place of, and their defaults
+_RAW = (
+    ("ag_lr", "0.03"),
+    ("ag_optimizer", "sgd"),
+    ("ag_momentum", 0.0),
+    ("ag_gradient", "raw"),
+    ("ag_radius", "none"),
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -91,6 +107,7 @@ def main(argv: Sequence[str]) -> int:
                 history_lengths=lengths,
                 candidates=candidates,
                 max_envs=args.max_envs,
+                env_timeout=args.env_timeout,
                 device=args.device,
                 executor=args.executor,
                 jobs=args.jobs,
@@ -99,6 +116,7 @@ def main(argv: Sequence[str]) -> int:
                 block=args.block,
                 confirm=args.confirm,
                 progress=report,
+                fit_progress=partial(report, note="updates: fitting the behaviour of the data"),
             )
     except KeyboardInterrupt:
         print(
@@ -117,15 +135,25 @@ def _lists(args: Args) -> dict[str, list]:
         if changed:
             option = "--" + changed[0].replace("_", "-")
             raise ValueError(f"--settings: the file takes the place of the --ag lists, got {option} as well")
-    return {
+    raw = {name: default if getattr(args, name) is None else getattr(args, name) for name, default in _RAW}
+    lists = {
         "steps": numbers("--ag-steps", steps, int),
-        "lr": numbers("--ag-lr", args.ag_lr, float),
-        "optimizer": action_gradient.optimizers(args.ag_optimizer, args.ag_momentum),
+        "lr": numbers("--ag-lr", raw["ag_lr"], float),
+        "optimizer": action_gradient.optimizers(raw["ag_optimizer"], raw["ag_momentum"]),
         "reduce": [action_gradient.reduction(part) for part in args.ag_reduce.split(",")],
-        "gradient": [action_gradient.gradient(part) for part in args.ag_gradient.split(",")],
-        "radius": [action_gradient.radius(part) for part in args.ag_radius.split(",")],
+        "gradient": [action_gradient.gradient(part) for part in raw["ag_gradient"].split(",")],
+        "radius": [action_gradient.radius(part) for part in raw["ag_radius"].split(",")],
         "select": args.ag_select.split(","),
     }
+    if args.ag_behaviour is None:
+        return lists
+    if args.critic is None:
+        raise ValueError("--ag-behaviour: expected together with --critic")
+    if not any(lists["steps"]):
+        raise ValueError(f"--ag-behaviour: expected a number above 0 in --ag-steps beside it, got {steps}")
+    asks_for_raw = any(getattr(args, name) is not None for name, _ in _RAW)
+    behaviours = action_gradient.behaviours(args.ag_behaviour)
+    return lists | {"behaviour": behaviours, "lr": lists["lr"] if asks_for_raw else []}
 
 
 def _show(console, result) -> int:

@@ -255,6 +255,11 @@ def _check_numbers(episodes, max_envs, workers, env_processes, env_timeout) -> N
         raise ValueError(
             f"env_processes: expected a whole number of at least 0, or None, got {env_processes!r}"
         )
+    check_timeout(env_timeout)
+
+
+def check_timeout(env_timeout: float | None) -> None:
+    """Refuse an `env_timeout` that is neither a number of seconds nor None."""
     seconds = isinstance(env_timeout, int | float) and not isinstance(env_timeout, bool)
     if env_timeout is not None and not (seconds and 0 < env_timeout < math.inf):
         raise ValueError(f"env_timeout: expected seconds above 0, or None, got {env_timeout!r}")

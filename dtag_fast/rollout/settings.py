@@ -111,15 +111,23 @@ def grid(
     steps: Sequence[int] = (0,),
     lr: Sequence[float] = (0.03,),
     optimizer: Sequence[Any] = ("sgd",),
+    behaviour: Sequence[Behaviour] = (),
     **options: Any,
 ) -> list[AGSetting]:
-    """All combinations of steps, lr and optimizer; those with steps=0 are one and the same plain policy.
+    """All combinations of steps, lr and optimizer, and then of steps and behaviour; those with steps=0 are
+    one and the same plain policy.
 
     Args:
+        lr: may be empty, for a grid of regularised settings alone.
+        behaviour: stands in place of lr and optimizer, and of gradient and radius among the options.
         options: further fields of AGSetting, the same in all.
+
+    Raises:
+        ValueError, TypeError: as `AGSetting`.
     """
-    found: dict[AGSetting, None] = {}
-    for n, rate, chosen in product(steps, lr, optimizer):
-        setting = AGSetting(n, rate, chosen, **options)
-        found.setdefault(AGSetting() if setting.is_plain else setting)
-    return list(found)
+    if isinstance(behaviour, Behaviour):
+        raise TypeError(f"behaviour: expected a sequence of Behaviour(...), got {behaviour!r}; give [it]")
+    shared = {name: value for name, value in options.items() if name in ("reduce", "select")}
+    settings = [AGSetting(n, rate, chosen, **options) for n, rate, chosen in product(steps, lr, optimizer)]
+    settings += [AGSetting(n, behaviour=chosen, **shared) for chosen, n in product(behaviour, steps)]
+    return list(dict.fromkeys(AGSetting() if setting.is_plain else setting for setting in settings))

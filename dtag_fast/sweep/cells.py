@@ -1,6 +1,6 @@
 """The cells of a sweep: a checkpoint, a return to ask for, and one way to refine the policy's actions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -13,9 +13,12 @@ from dtag_fast.ops.refine.options import (
     parse_optimizer,
     parse_radius,
 )
-from dtag_fast.rollout.settings import AGSetting, grid
+from dtag_fast.rollout.settings import AGSetting, Behaviour, grid
 
 _NAMES = {SGD(): "sgd", Adam(): "adam", RMSprop(): "rmsprop"}
+# columns of a table that say what a setting is, its label aside
+SETTING_COLUMNS = ("steps", "lr", "optimizer", "reduce", "gradient", "radius", "radius_norm", "select")
+SETTING_COLUMNS += ("behaviour_weight", "behaviour_radius")
 
 
 @dataclass(frozen=True)
@@ -54,29 +57,55 @@ def setting_columns(setting: AGSetting) -> dict[str, Any]:
 
     `optimizer`: "sgd", "adam", "rmsprop", or the form with its options. `gradient`: "raw", "unit", "clip:C".
     `reduce`: "min", "mean" or the member's number as a string. `radius` and `radius_norm` ("inf", "l2") are
-    None without a limit. `setting` is the label made of them.
+    None without a limit. A regularised setting has None for all of these but `reduce`, and for `lr`; it has
+    `behaviour_weight` and `behaviour_radius`, None for every other. `setting` is the label made of them.
     """
     if setting.is_plain:
         setting = AGSetting()  # its other options change nothing
+    columns = {"steps": setting.steps}
+    if setting.behaviour is None:
+        columns |= _raw_columns(setting)
+    else:
+        columns |= dict.fromkeys(("lr", "optimizer", "gradient", "radius", "radius_norm"))
+    columns |= {"reduce": str(setting.reduce), "select": setting.select} | behaviour_columns(
+        setting.behaviour
+    )
+    return {name: columns[name] for name in SETTING_COLUMNS} | {"setting": _label(setting, columns)}
+
+
+def behaviour_columns(behaviour: Behaviour | None) -> dict[str, float | None]:
+    """The two columns that name what a setting is regularised by."""
+    if behaviour is None:
+        return {"behaviour_weight": None, "behaviour_radius": None}
+    return {"behaviour_weight": float(behaviour.weight), "behaviour_radius": float(behaviour.radius)}
+
+
+def _raw_columns(setting: AGSetting) -> dict[str, Any]:
+    """Those of the fields that a behaviour stands in place of."""
     optimizer, radius = parse_optimizer(setting.optimizer), parse_radius(setting.radius)
     gradient = setting.gradient
-    columns = {
-        "steps": setting.steps,
+    return {
         "lr": float(setting.lr),
         "optimizer": _NAMES.get(optimizer, str(optimizer)),
-        "reduce": str(setting.reduce),
         "gradient": f"clip:{gradient.limit:g}" if isinstance(gradient, ClipNorm) else gradient,
         "radius": radius and radius.limit,
         "radius_norm": radius and radius.norm,
-        "select": setting.select,
     }
+
+
+def _label(setting: AGSetting, columns: Mapping[str, Any]) -> str:
     if setting.is_plain:
-        return columns | {"setting": setting.label}
-    usual = {"optimizer": "sgd", "reduce": "min", "gradient": "raw", "radius": None, "select": "best"}
+        return setting.label
+    usual = {"reduce": "min", "select": "best"}
+    if setting.behaviour is None:
+        usual = {"optimizer": "sgd", "reduce": "min", "gradient": "raw", "radius": None, "select": "best"}
+        size = f"lr={setting.lr:g}"
+    else:
+        size = f"behaviour weight={setting.behaviour.weight:g} radius={setting.behaviour.radius:g}"
     extras = [f"{name}={columns[name]}" for name, value in usual.items() if columns[name] != value]
     if columns["radius_norm"] == "l2":
         extras.append("norm=l2")
-    return columns | {"setting": " ".join([f"AG n={setting.steps} lr={setting.lr:g}", *extras])}
+    return " ".join([f"AG n={setting.steps} {size}", *extras])
 
 
 def settings_grid(
@@ -87,15 +116,20 @@ def settings_grid(
     gradient: Sequence[Any] = ("raw",),
     radius: Sequence[Any] = (None,),
     select: Sequence[str] = ("best",),
+    behaviour: Sequence[Behaviour] = (),
 ) -> list[AGSetting]:
-    """All combinations of the fields of AGSetting, each once; steps=0 is one and the same plain policy."""
+    """All combinations of the fields of AGSetting, each once; steps=0 is one and the same plain policy.
+
+    A behaviour stands in place of lr, optimizer, gradient and radius, so these make no combinations with it:
+    the raw settings come first, the regularised ones after them. With `lr=()` there are no raw ones.
+    """
     names = ("reduce", "gradient", "radius", "select")
     found = [
         setting
         for values in product(reduce, gradient, radius, select)
-        for setting in grid(steps, lr, optimizer, **dict(zip(names, values, strict=True)))
+        for setting in grid(steps, lr, optimizer, behaviour, **dict(zip(names, values, strict=True)))
     ]
-    return unique_settings(found)
+    return unique_settings(sorted(found, key=lambda setting: setting.behaviour is not None))
 
 
 def unique_settings(settings: Iterable[AGSetting]) -> list[AGSetting]:
@@ -124,4 +158,4 @@ def has_default_options(setting: AGSetting) -> bool:
     """Whether only its steps and lr may differ from the defaults."""
     plain = setting_columns(AGSetting())
     mine = setting_columns(setting)
-    return all(mine[k] == plain[k] for k in ("optimizer", "reduce", "gradient", "radius", "select"))
+    return all(mine[name] == plain[name] for name in SETTING_COLUMNS if name not in ("steps", "lr"))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from dtag_fast.models.behaviour import BehaviourModel
 from dtag_fast.rollout.candidates import Candidates
 from dtag_fast.rollout.evaluation import evaluate
 from dtag_fast.rollout.faults import FailedEpisode
@@ -12,12 +13,16 @@ from dtag_fast.rollout.results import EpisodesFailed, SettingResult
 from dtag_fast.rollout.settings import AGSetting
 from dtag_fast.sweep.cells import setting_columns
 from dtag_fast.sweep.table import Row
+from dtag_fast.training.behaviour import behaviour_checksum, load_behaviour
 from dtag_fast.training.checkpoint import load_critic, load_policy
 
 
 @dataclass(frozen=True)
 class HowToPlay:
-    """What all jobs of a sweep share: options of `evaluate`, and the names that rows carry."""
+    """What all jobs of a sweep share: options of `evaluate`, and the names that rows carry.
+
+    behaviour: checksum of the model that the critic's checkpoint keeps; None where no setting asks for it.
+    """
 
     run: str
     critic: str | None
@@ -26,6 +31,8 @@ class HowToPlay:
     max_envs: int
     history_lengths: tuple[int, ...] | None
     candidates: Candidates | None
+    env_timeout: float | None = None
+    behaviour: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,11 @@ class Job:
     def rows(self) -> int:
         """Episodes in all."""
         return len(self.settings) * len(self.targets) * self.episodes
+
+    @property
+    def is_regularised(self) -> bool:
+        """Whether a setting needs the model of the behaviour."""
+        return any(setting.behaviour is not None for setting in self.settings)
 
     @property
     def name(self) -> str:
@@ -85,9 +97,11 @@ def play_job(job: Job, progress: Callable[[int, int], None] | None = None) -> li
             env_id=how.env_id,
             max_envs=how.max_envs,
             workers=1,
-            env_processes=0,  # jobs fill the cores
+            env_processes=0 if how.env_timeout is None else 1,  # jobs fill the cores
+            env_timeout=how.env_timeout,
             history_lengths=how.history_lengths,
             candidates=how.candidates,
+            behaviour=_behaviour(job.critic, how.behaviour) if job.is_regularised else None,
             progress=progress,
         )
     except EpisodesFailed as error:  # all of them
@@ -139,6 +153,18 @@ def _policy(checkpoint: str, device: str):
 @lru_cache(maxsize=4)
 def _critic(checkpoint: str, device: str):
     return load_critic(checkpoint, device)
+
+
+@lru_cache(maxsize=4)
+def _behaviour(critic: str, checksum: str) -> BehaviourModel:
+    """The model that this checkpoint keeps, which must be the one that the sweep began with."""
+    found = behaviour_checksum(critic)
+    if found != checksum:
+        raise ValueError(
+            f"behaviour: the model kept with {critic} was replaced during the sweep (checksum {found}, "
+            f"expected {checksum}); put the old one back, or sweep into another folder"
+        )
+    return load_behaviour(critic)
 
 
 def _rows(found: SettingResult, about: Row) -> list[Row]:

@@ -1,6 +1,5 @@
 """What a table answers: the folder of a sweep keeps it, and rows that answer another question are refused."""
 
-import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from dtag_fast.training.checkpoint import (
     library_versions,
     read_checkpoint_config,
 )
-from dtag_fast.training.files import read_json, write_json
+from dtag_fast.training.files import checksum, read_json, write_json
 
 FORMAT_VERSION = 1
 FILE = "sweep.json"
@@ -46,17 +45,22 @@ def describe(
         "device": how.device,
         "history_lengths": how.history_lengths and list(how.history_lengths),
         "candidates": how.candidates and asdict(how.candidates),
-        "checkpoints": {str(step): _checksum(path, "model") for step, path in checkpoints.items()},
+        "behaviour": how.behaviour,
+        "checkpoints": {
+            str(step): checksum(path / "model.safetensors") for step, path in checkpoints.items()
+        },
         "versions": library_versions(),
     }
     if critic is not None:
         step = read_checkpoint_config(critic)["info"]["step"]
-        question["critic"] = {"run": how.critic, "step": step, "crc32": _checksum(critic, "critic")}
+        crc32 = checksum(critic / "critic.safetensors")
+        question["critic"] = {"run": how.critic, "step": step, "crc32": crc32}
     return question
 
 
 def agree(out: Path, question: dict[str, Any]) -> dict[str, Any]:
-    """Begin a sweep's folder, or check that the one there asks the same; checkpoints may be added.
+    """Begin a sweep's folder, or check that the one there asks the same; checkpoints may be added, and the
+    model of the behaviour, which rows of before did without.
 
     Returns:
         The question as the folder keeps it.
@@ -79,18 +83,19 @@ def agree(out: Path, question: dict[str, Any]) -> dict[str, Any]:
         for step, crc in question["checkpoints"].items()
         if step in checkpoints
     }
+    behaviours = recorded.get("behaviour"), question["behaviour"]
+    if None not in behaviours:
+        pairs["the checksum of the behaviour's model"] = behaviours
     for name, (was, now) in pairs.items():
         if was != now:
             raise ValueError(
                 f"out: the table in {out} is of another sweep: {name} was {was!r}, got {now!r}; choose "
                 "another folder"
             )
-    if not set(question["checkpoints"]) <= set(checkpoints):
-        recorded["checkpoints"] = checkpoints | question["checkpoints"]
+    added = {"checkpoints": checkpoints | question["checkpoints"]}
+    if question["behaviour"] is not None:
+        added["behaviour"] = question["behaviour"]
+    if recorded != recorded | added:
+        recorded |= added
         write_json(path, recorded)
     return recorded
-
-
-def _checksum(checkpoint: Path, stem: str) -> str:
-    """CRC-32 of a network's weights."""
-    return f"{zlib.crc32((checkpoint / f'{stem}.safetensors').read_bytes()):08x}"

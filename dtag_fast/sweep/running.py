@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from dtag_fast.rollout.candidates import Candidates
-from dtag_fast.rollout.evaluation import check_together, targets_of
+from dtag_fast.rollout.evaluation import check_timeout, check_together, targets_of
 from dtag_fast.rollout.run_evaluation import find_checkpoints
 from dtag_fast.rollout.settings import AGSetting, expect_whole
 from dtag_fast.sweep.cells import Cell, make_cells
@@ -21,6 +21,7 @@ from dtag_fast.sweep.planning import plan
 from dtag_fast.sweep.question import agree, describe, run_name
 from dtag_fast.sweep.result import CellResult, Confirmation, SweepResult, best_of, cell_result
 from dtag_fast.sweep.table import Table, write_parquet
+from dtag_fast.training.behaviour import behaviour_checksum, behaviour_of
 from dtag_fast.training.checkpoint import (
     find_checkpoint,
     load_critic,
@@ -47,6 +48,7 @@ def sweep(
     history_lengths: Sequence[int] | None = None,
     candidates: Candidates | None = None,
     max_envs: int = 64,
+    env_timeout: float | None = None,
     device: str = "cpu",
     executor: Literal["local", "ray"] = "local",
     jobs: int | None = None,
@@ -55,6 +57,7 @@ def sweep(
     block: int = BLOCK,
     confirm: int = 0,
     progress: Progress | None = None,
+    fit_progress: Progress | None = None,
 ) -> SweepResult:
     """Play every setting under every target return at every checkpoint, and keep the episodes in a table.
 
@@ -66,11 +69,14 @@ def sweep(
     Args:
         run: run or checkpoint folder of a policy. critic: of a critic, needed by settings with steps > 0.
             Candidates without one are chosen by the critic that the policy's checkpoint holds.
-        settings: see `settings_grid`; the plain policy is added where it is missing.
+        settings: see `settings_grid`; the plain policy is added where it is missing. Those with a behaviour
+            need the model of `behaviour_of`, which is fitted to the critic's dataset before anything is
+            played, once, and kept in the critic's checkpoint.
         out: folder for table.jsonl, table.parquet (with pyarrow), summary.json, sweep.json; None: RUN/sweep.
         checkpoints: "last", "all", or steps.
         target_returns, env_id, history_lengths, candidates: as in `evaluate`.
         max_envs: environments alive at once per process.
+        env_timeout: as in `evaluate`; every job then has a child process that steps its environments.
         episodes: per cell; episode e starts with reset(seed=seed + e).
         executor, jobs, ray_address: see `make_executor`.
         stop_worse: after every `block` episodes, drop the cells that are clearly worse than the leader (see
@@ -78,6 +84,8 @@ def sweep(
         confirm: episodes on fresh seeds for the best cell and the plain policy, after the seeds in the table;
             they go to confirm.jsonl.
         progress: called as progress(episodes done, episodes in all).
+        fit_progress: called as fit_progress(updates done, updates in all) while the model of the behaviour is
+            fitted.
 
     Raises:
         ValueError, OSError: bad arguments, a policy and a critic that do not go together, a folder of another
@@ -86,6 +94,7 @@ def sweep(
             but the job that was being written.
     """
     _check(episodes=episodes, max_envs=max_envs, block=block, confirm=confirm)
+    check_timeout(env_timeout)
     folders = find_checkpoints(Path(run), checkpoints)
     policy = load_policy(folders[-1], device)
     by_step = {_step_of(folder): folder.resolve() for folder in folders}
@@ -102,26 +111,33 @@ def sweep(
         max_envs=max_envs,
         history_lengths=None if history_lengths is None else tuple(history_lengths),
         candidates=candidates,
+        env_timeout=env_timeout,
     )
-    if any(setting.behaviour is not None for setting in settings):
-        raise ValueError(
-            "settings: a sweep takes no behaviour yet; compare it with the best of the sweep by "
-            "`dtag evaluate --ag-behaviour`"
-        )
     cells, added = make_cells(list(by_step), targets_of(policy, target_returns), settings)
     chooser = critic_of(folders[-1])
     loaded = None if chooser is None else load_critic(chooser)
     asked = [cell.setting for cell in cells]
-    check_together(policy, loaded, asked, how.env_id, history_lengths, candidates)
+    regularised = [setting for setting in asked if setting.behaviour is not None]
+    if regularised and critic_folder is None:
+        raise ValueError(
+            f"critic: {regularised[0].label} needs the run of a critic, which keeps the model of the "
+            "behaviour, got None"
+        )
+    raw = [setting for setting in asked if setting.behaviour is None]  # what is wrong without the model, too
+    check_together(policy, loaded, raw, how.env_id, history_lengths, candidates)
     crew = make_executor(executor, jobs, device, ray_address)
     out = Path(out) if out is not None else Path(run) / "sweep"
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"out: {out} is a file; choose another folder")
+    if regularised:
+        model = behaviour_of(critic_folder, fit_progress)
+        check_together(policy, loaded, regularised, how.env_id, behaviour=model)
+        how = replace(how, behaviour=behaviour_checksum(critic_folder))
     out.mkdir(parents=True, exist_ok=True)
 
     with Interrupts() as interrupts, Table(out / "table.jsonl") as table:
         question = agree(out, describe(policy, by_step, critic_folder, how, seed))
-        how = HowToPlay(**vars(how) | {"run": question["run"]})
+        how = replace(how, run=question["run"])
         with crew:
             player = _Player(crew, interrupts, by_step, critic_of, how, progress)
             seeds, dropped = range(seed, seed + episodes), {}

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dtag_fast.ops.refine.options import SGD, Adam, ClipNorm, Radius, RMSprop
-from dtag_fast.rollout.settings import AGSetting
+from dtag_fast.rollout.settings import AGSetting, Behaviour
 
-_KINDS = {kind.__name__: kind for kind in (SGD, Adam, RMSprop, ClipNorm, Radius)}
+_KINDS = {kind.__name__: kind for kind in (SGD, Adam, RMSprop, ClipNorm, Radius, Behaviour)}
 
 
 def read_settings(path: str | os.PathLike) -> list[AGSetting]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dtag_fast.data import arrow
+from dtag_fast.sweep.cells import SETTING_COLUMNS
 
 # name -> pyarrow's name of the column's type
 COLUMNS = {
@@ -30,6 +31,8 @@ COLUMNS = {
     "radius": "float64",
     "radius_norm": "string",
     "select": "string",
+    "behaviour_weight": "float64",
+    "behaviour_radius": "float64",
     "setting": "string",
     "seed": "int64",
     "episode_return": "float64",
@@ -40,8 +43,8 @@ COLUMNS = {
     "mean_q_gain": "float64",
     "error": "string",
 }
-_CELL = ("checkpoint_step", "target_return", "steps", "lr", "optimizer", "reduce", "gradient", "radius")
-_CELL += ("radius_norm", "select", "setting")  # the order of Cell.key
+_CELL = ("checkpoint_step", "target_return", *SETTING_COLUMNS, "setting")  # the order of Cell.key
+_LATER = ("behaviour_weight", "behaviour_radius")  # tables of before have no column for these
 
 Row = dict[str, Any]
 
@@ -132,6 +135,7 @@ class Table:
         for number, line in enumerate(content[:whole].splitlines(), start=1):
             try:
                 row = json.loads(line)
+                row = dict.fromkeys(_LATER) | row
                 if set(row) != set(COLUMNS):
                     raise ValueError("other columns than this version writes")
             except (ValueError, TypeError) as error:
@@ -139,7 +143,7 @@ class Table:
                     f"{self.path}: line {number} is damaged ({error}); remove that line, its episode is "
                     "played again"
                 ) from error
-            rows.append(row)
+            rows.append({name: row[name] for name in COLUMNS})
         return rows
 
 

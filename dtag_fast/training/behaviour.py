@@ -22,7 +22,7 @@ from dtag_fast.training.checkpoint import (
     load_critic,
     load_described,
 )
-from dtag_fast.training.files import read_json, write_json, write_tensors
+from dtag_fast.training.files import checksum, read_json, write_json, write_tensors
 
 UPDATES, BATCH, LR = 4000, 256, 1e-3
 STEM = "behaviour"  # behaviour.json and behaviour.safetensors in the critic's checkpoint
@@ -181,3 +181,8 @@ def _loss(model: BehaviourModel, states: Tensor, actions: Tensor, target: Tensor
 def is_fitted(path: str | os.PathLike) -> bool:
     """Whether the model is kept with the critic of this run."""
     return _files(find_checkpoint(Path(path)))[0].exists()
+
+
+def behaviour_checksum(path: str | os.PathLike) -> str:
+    """CRC-32 of the weights of the model kept with the critic of this run: it tells it from another fit."""
+    return checksum(_files(find_checkpoint(Path(path)))[1])

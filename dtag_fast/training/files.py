@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,11 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
         return load_file(path, device=device)
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged or truncated safetensors file ({error})") from error
+
+
+def checksum(path: Path) -> str:
+    """CRC-32 of a file, eight hexadecimal digits."""
+    return f"{zlib.crc32(path.read_bytes()):08x}"
 
 
 def sync(path: Path) -> None:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 from rich.console import Console
@@ -64,19 +65,22 @@ def draw(args: Args) -> tuple[list[Path], list[str]]:
     return [file for name, figure in figures.items() for file in plots.save(figure, folder / name)], left_out
 
 
-def _drawable(sources) -> tuple[dict[Path, Path], list[str]]:
-    """The tables to draw, and why others are not: one that nobody named must not keep the rest from being
-    drawn."""
-    from dtag_fast.experiments.sweep_tables import sweep_panels
+def _drawable(sources) -> tuple[dict[Path, Any], list[str]]:
+    """The tables to draw, read, and why others are not: one that nobody named must not keep the rest from
+    being drawn."""
+    from dtag_fast.experiments.sweep_tables import load_table, nothing_to_draw
 
-    tables, left_out = dict(sources.named_tables), []
-    for folder, table in sources.found_tables.items():
+    tables, left_out = {path: load_table(file) for path, file in sources.named_tables.items()}, []
+    for folder, file in sources.found_tables.items():
         try:
-            sweep_panels({"": table})
+            table = load_table(file)
         except ValueError as error:
             left_out.append(str(error))
-        else:
+            continue
+        if table.is_drawable:
             tables[folder] = table
+        else:
+            left_out.append(nothing_to_draw([table]))
     return tables, left_out
 
 
@@ -98,14 +102,15 @@ def _evaluation_figures(files: dict[str, Path]) -> dict:
     return figures
 
 
-def _sweep_figures(tables: dict[str, Path]) -> dict:
-    """Name -> figure of what the tables of `dtag sweep` hold; those that would show nothing are left out."""
+def _sweep_figures(tables: dict[str, Any]) -> dict:
+    """Name -> figure of what the tables of `dtag sweep`, label -> SweepTable, hold; those that would show
+    nothing are left out."""
     from dtag_fast.experiments import sweep_plots
     from dtag_fast.experiments.sweep_tables import sweep_panels
 
-    panels = sweep_panels(tables)
-    paired = [panel for panel in panels if any(cell.gain for cell in panel.cells)]
-    judged = [panel for panel in paired if any(cell.gain and cell.q_gain is not None for cell in panel.cells)]
+    panels, apart = sweep_panels(tables), sweep_panels(tables, apart=True)
+    paired = [panel for panel in apart if any(cell.gain for cell in panel.cells)]
+    judged = [panel for panel in panels if any(cell.gain and cell.q_gain is not None for cell in panel.cells)]
     figures = {"sweep_score_against_n": sweep_plots.score_against_n(panels)}
     along_lr = [panel for panel in panels if sum(rate > 0 for rate in panel.rates) > 1]
     if along_lr:

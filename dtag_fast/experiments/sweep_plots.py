@@ -1,14 +1,15 @@
-"""The figures of a sweep over Action Gradient's n and lr: a panel per policy and choice of other options."""
+"""The figures of a sweep over Action Gradient's n, lr and weights: a panel per policy and choice of other
+options."""
 
+import math
 import textwrap
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from math import floor, log10
 
 import numpy as np
 
 from dtag_fast.experiments.plots import BLACK, GREY, VERMILION, line_styles, new_axes, style
-from dtag_fast.experiments.sweep_tables import Cell, Panel
+from dtag_fast.experiments.sweep_tables import Cell, Panel, Rule
 
 COLUMNS = 3  # panels in a row
 SPREAD = 0.16  # by how much of the way to the next place lines are set apart, so that intervals show
@@ -18,20 +19,19 @@ LOG_RANGE = 30  # of largest to smallest Q gain, from which on their axis is log
 
 
 def score_against_n(panels: Sequence[Panel]):
-    """Score against n, a line per lr; n = 0 is the plain policy, the start of every line."""
-    rates = sorted({rate for panel in panels for rate in panel.rates})
-    looks = dict(zip(rates, line_styles(), strict=False))
+    """Score against n, a line per lr and per weight; n = 0 is the plain policy, the start of every line."""
+    looks = _looks(panels)
     with style():
         figure, places = _grid(panels, 4.2, 3.0)
         for axes, panel in places:
             ticks = [0] * (panel.plain is not None) + panel.steps
             place = {n: k for k, n in enumerate(ticks)}
-            shifts = _shifts(len(panel.rates))
-            for rate, shift in zip(panel.rates, shifts, strict=True):
-                cells = [cell for cell in panel.cells if cell.lr == rate]
+            shifts = _shifts(len(panel.rules))
+            for rule, shift in zip(panel.rules, shifts, strict=True):
+                cells = [cell for cell in panel.cells if cell.rule == rule]
                 cells = [panel.plain, *cells] if panel.plain else cells
                 x = [place[cell.steps] + shift * (cell.steps > 0) for cell in cells]
-                _draw(axes, x, cells, looks[rate], f"lr={rate:g}")
+                _draw(axes, x, cells, looks[rule], rule.label)
             axes.set_xticks(range(len(ticks)), [str(n) for n in ticks])
             axes.set(xlabel="Action Gradient steps $n$ (0: without)", ylabel=_score(panel))
         _legend(figure, places)
@@ -39,39 +39,50 @@ def score_against_n(panels: Sequence[Panel]):
 
 
 def score_against_lr(panels: Sequence[Panel]):
-    """Score against lr on a logarithmic axis, a line per n; the plain policy is the level line."""
+    """Score against lr on a logarithmic axis, a line per n; the plain policy is the level line.
+
+    Regularised cells have no lr: they stand apart to the right, at places for their weights.
+    """
     numbers = sorted({n for panel in panels for n in panel.steps})
     looks = dict(zip(numbers, line_styles(), strict=False))
     with style():
         figure, places = _grid(panels, 4.2, 3.0)
         for axes, panel in places:
-            rates = [rate for rate in panel.rates if rate > 0]  # lr = 0 has no place there, and moves nothing
-            nearest = min((b / a for a, b in pairwise(rates)), default=2.0)
+            place, nearest = _places(panel)
             if panel.plain is not None:
                 axes.axhspan(*panel.plain.score.ci95, color=GREY, alpha=0.15, lw=0)
                 axes.axhline(panel.plain.score.mean, color=BLACK, lw=1.2, ls="--", label="plain policy")
             for n, shift in zip(panel.steps, _shifts(len(panel.steps)), strict=True):
-                cells = [cell for cell in panel.cells if cell.steps == n and cell.lr > 0]
-                x = [cell.lr * nearest**shift for cell in cells]
-                _draw(axes, x, cells, looks[n], f"$n$={n}")
+                mine = [cell for cell in panel.cells if cell.steps == n and cell.rule in place]
+                for regularised in (False, True):
+                    cells = [cell for cell in mine if cell.rule.is_regularised == regularised]
+                    x = [place[cell.rule] * nearest**shift for cell in cells]
+                    if cells:
+                        _draw(axes, x, cells, _open(looks[n], regularised), f"$n$={n}")
             axes.set_xscale("log")
-            axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+            axes.set_xticks(list(place.values()), [rule.value for rule in place])
             axes.set_xticks([], minor=True)
-            axes.set(xlabel="step size lr", ylabel=_score(panel))
+            xlabel = "step size lr"
+            if len(apart := [x for rule, x in place.items() if rule.is_regularised]):
+                axes.axvline(apart[0] / nearest**0.75, color=GREY, lw=0.8)
+                xlabel += " (left), weight of the behaviour (right, open)"
+            axes.set(xlabel=xlabel, ylabel=_score(panel))
         _legend(figure, places)
     return figure
 
 
 def gain_map(panels: Sequence[Panel]):
-    """The mean paired gain over the plain policy, n across, lr upwards, number and interval's place in it.
+    """The mean paired gain over the plain policy, n across, lr or weight upwards, number and interval's place
+    in it.
 
-    Panels of one environment share their colours.
+    Args:
+        panels: of lr or of weights each (`sweep_panels` with apart). Those of one environment share colours.
     """
     gains: dict[str, list[float]] = {}
     for panel in panels:
         gains.setdefault(panel.env_id, [0.0]).extend(cell.gain.mean for cell in panel.cells if cell.gain)
     with style():
-        widest, tallest = (max(len(getattr(p, name)) for p in panels) for name in ("steps", "rates"))
+        widest, tallest = (max(len(getattr(p, name)) for p in panels) for name in ("steps", "rules"))
         # at least as wide as the line below it
         figure, places = _grid(panels, max(3.7, 1.9 + 0.62 * widest), 1.3 + 0.5 * tallest)
         for axes, panel in places:
@@ -88,20 +99,19 @@ def q_gain_against_gain(panels: Sequence[Panel]):
 
     Where Q rises and the score falls, lower right, Action Gradient exploits the critic's errors.
     """
-    rates = sorted({rate for panel in panels for rate in panel.rates})
-    looks = dict(zip(rates, line_styles(), strict=False))
+    looks = _looks(panels)
     with style():
         figure, places = _grid(panels, 4.4, 3.4)
         for axes, panel in places:
             cells = [cell for cell in panel.cells if cell.gain and cell.q_gain is not None]
             gains = np.array([cell.q_gain for cell in cells])
             wide = gains.min() > 0 and gains.max() > LOG_RANGE * gains.min()
-            for rate in panel.rates:
-                mine = [cell for cell in cells if cell.lr == rate]
+            for rule in panel.rules:
+                mine = [cell for cell in cells if cell.rule == rule]
                 if not mine:
                     continue
-                look = looks[rate] | {"lw": 0.8}
-                _draw(axes, [c.q_gain for c in mine], mine, look, f"lr={rate:g}", lambda c: c.gain)
+                look = looks[rule] | {"lw": 0.8}
+                _draw(axes, [c.q_gain for c in mine], mine, look, rule.label, lambda c: c.gain)
                 axes.annotate(
                     f"{mine[-1].steps}",
                     (mine[-1].q_gain, mine[-1].gain.mean),
@@ -137,11 +147,11 @@ def _mark_misleading(axes) -> None:
 
 def _map(figure, axes, panel: Panel, limits: tuple[float, float], lowest: float) -> None:
     """One panel, its colours between two gains; `lowest` is the smallest of those that share them."""
-    steps, rates = panel.steps, panel.rates
-    gains = np.full((len(rates), len(steps)), np.nan)
+    steps, rules = panel.steps, panel.rules
+    gains = np.full((len(rules), len(steps)), np.nan)
     for cell in panel.cells:
         if cell.gain is not None:
-            gains[rates.index(cell.lr), steps.index(cell.steps)] = cell.gain.mean
+            gains[rules.index(cell.rule), steps.index(cell.steps)] = cell.gain.mean
     low, high = limits
     image = axes.imshow(gains, cmap="cividis", vmin=low, vmax=high, origin="lower", aspect="auto")
     axes.set_facecolor("#F4F4F4")
@@ -151,7 +161,7 @@ def _map(figure, axes, panel: Panel, limits: tuple[float, float], lowest: float)
         share = (cell.gain.mean - low) / (high - low) if high > low else 1.0
         axes.text(
             steps.index(cell.steps),
-            rates.index(cell.lr),
+            rules.index(cell.rule),
             f"{figure_of(cell.gain.mean, max(-lowest, high))}\n{sign(cell)}",
             ha="center",
             va="center",
@@ -160,8 +170,9 @@ def _map(figure, axes, panel: Panel, limits: tuple[float, float], lowest: float)
             color=BLACK if share > 0.55 else "white",
         )
     axes.set_xticks(range(len(steps)), [str(n) for n in steps])
-    axes.set_yticks(range(len(rates)), [f"{rate:g}" for rate in rates])
-    axes.set(xlabel="Action Gradient steps $n$", ylabel="step size lr")
+    axes.set_yticks(range(len(rules)), [rule.value for rule in rules])
+    upwards = "step size lr" if panel.rates else "weight of the behaviour"
+    axes.set(xlabel="Action Gradient steps $n$", ylabel=upwards)
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
@@ -177,7 +188,7 @@ def sign(cell: Cell) -> str:
 
 def figure_of(gain: float, largest: float) -> str:
     """A gain as exact as three digits of the largest, at most four of them after the point."""
-    decimals = min(4, max(0, 2 - floor(log10(largest)))) if largest > 0 else 0
+    decimals = min(4, max(0, 2 - math.floor(math.log10(largest)))) if largest > 0 else 0
     text = f"{gain:+.{decimals}f}"
     return text.replace("-", "\N{MINUS SIGN}") if float(text) else text[1:]
 
@@ -195,6 +206,29 @@ def _draw(
     ends = np.array([values(cell).ci95 for cell in cells]).reshape(-1, 2)
     errors = np.maximum(np.stack([means - ends[:, 0], ends[:, 1] - means]), 0.0)
     axes.errorbar(x, means, yerr=errors, label=label, capsize=2, elinewidth=0.9, **look)
+
+
+def _looks(panels: Sequence[Panel]) -> dict[Rule, dict]:
+    """Rule -> colour, marker and line; markers of regularised ones are open."""
+    rules = sorted({rule for panel in panels for rule in panel.rules}, key=lambda rule: rule.order)
+    looks = dict(zip(rules, line_styles(), strict=False))
+    return {rule: _open(look, rule.is_regularised) for rule, look in looks.items()}
+
+
+def _open(look: dict, is_open: bool) -> dict:
+    return look | {"mfc": "white"} if is_open else look
+
+
+def _places(panel: Panel) -> tuple[dict[Rule, float], float]:
+    """Rule -> its place on a logarithmic axis of lr, and the smallest ratio of neighbouring places.
+
+    lr = 0 has no place there, and moves nothing. Weights follow the largest lr at that ratio, after a gap.
+    """
+    place = {rule: rule.lr for rule in panel.rules if rule.lr}
+    rates = list(place.values())
+    nearest = min((b / a for a, b in pairwise(rates)), default=2.0)
+    weights = [rule for rule in panel.rules if rule.is_regularised]
+    return place | {rule: rates[-1] * nearest ** (1.5 + k) for k, rule in enumerate(weights)}, nearest
 
 
 def _shifts(count: int) -> np.ndarray:
@@ -223,10 +257,13 @@ def _wrapped(title: str, width: int) -> str:
     return "\n".join(textwrap.wrap(title, width))
 
 
-def _number(label: str) -> float:
-    """What a label of a line says after its "="; labels without come last."""
-    _, equals, number = label.partition("=")
-    return float(number) if equals else float("inf")
+def _rank(label: str) -> tuple[float, ...]:
+    """Place of a line's label in the legend: by name, and by the numbers after "="; labels without come
+    last."""
+    name, equals, numbers = label.partition("=")
+    if not equals:
+        return (math.inf,)
+    return ({"weight": 1}.get(name, 0), *(float(number) for number in numbers.split(":")))
 
 
 def _legend(figure, places, **options) -> None:
@@ -235,6 +272,6 @@ def _legend(figure, places, **options) -> None:
     for axes, _ in places:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    entries = {label: found[label] for label in sorted(found, key=_number)}
+    entries = {label: found[label] for label in sorted(found, key=_rank)}
     columns = min(len(entries), max(3, int(figure.get_figwidth() * 0.9)))
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, **options)

@@ -1,9 +1,12 @@
-"""`dtag evaluate --ag-behaviour`: the model of the data's behaviour is fitted once, and its settings play."""
+"""`--ag-behaviour` of `dtag evaluate` and `dtag sweep`: the model of the data's behaviour is fitted once, and
+its settings play."""
 
 import json
 import os
 
 import pytest
+
+import dtag_fast.training.behaviour as behaviour_module
 
 DATASET = "test/pendulum-v0"
 
@@ -45,3 +48,69 @@ def test_what_is_missing_is_named(dtag, runs, monkeypatch, tmp_path):
     assert (
         code == 2 and "behaviour: a model of the data's actions is fitted to the critic's dataset once" in err
     )
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "table.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def fits(monkeypatch):
+    """Number of updates of every fit in this process."""
+    counts, fit = [], behaviour_module.fit_behaviour
+
+    def short(critic, store, *, progress=None):
+        counts.append(50)
+        return fit(critic, store, updates=50, progress=progress)
+
+    monkeypatch.setattr(behaviour_module, "fit_behaviour", short)
+    return counts
+
+
+def test_a_sweep_fits_the_model_once_for_all_cells_workers_and_sweeps(dtag, runs, fits, tmp_path):
+    line = "sweep run --critic critic --ag-steps 0,3 --ag-behaviour 0.2,1:0.5 --episodes 2"
+    code, out, err = dtag(f"{line} --jobs 2 --out both --ag-lr 0.01,0.03")
+    assert (code, err, fits) == (0, "", [50])
+    assert "AG n=3 behaviour weight=0.2 radius=1 target=25" in out and "best of 5 settings" in out
+    code, out, _ = dtag(f"{line} --jobs 1 --out alone")
+    assert code == 0 and fits == [50] and "best of 3 settings" in out and "lr=" not in out
+    assert {tuple(row.items()) for row in rows_of(tmp_path / "alone")} < {
+        tuple(row.items()) for row in rows_of(tmp_path / "both")
+    }
+    code, out, _ = dtag(f"{line} --jobs 1 --out both --ag-optimizer adam")  # lr of its own, and new cells
+    assert code == 0 and fits == [50] and "2 episodes played, 6 were in the table" in out
+    (tmp_path / "s.json").write_text(
+        '[{"steps": 3, "behaviour": {"name": "Behaviour", "weight": 1, "radius": 0.5}}, {"steps": 0}]'
+    )
+    code, out, _ = dtag("sweep run --critic critic --settings s.json --episodes 2 --jobs 1 --out both")
+    assert code == 0 and "0 episodes played, 4 were in the table" in out
+
+
+def test_an_evaluation_and_a_sweep_of_a_regularised_setting_agree(dtag, runs, fits, tmp_path):
+    assert dtag("sweep run --critic critic --ag-behaviour 0.4 --episodes 3 --jobs 1")[0] == 0
+    assert dtag("evaluate run --critic critic --ag-behaviour 0.4 --episodes 3 --json out.json")[0] == 0
+    (result,) = json.loads((tmp_path / "out.json").read_text())["checkpoints"]
+    rows = rows_of(tmp_path / "run" / "sweep")
+    assert fits == [50] and {row["steps"] for row in rows} == {0, 10}
+    (regularised,) = [s for s in result["settings"] if s["setting"]["behaviour"]]
+    mine = sorted((row["seed"], row["episode_return"]) for row in rows if row["behaviour_weight"] == 0.4)
+    assert [value for _, value in mine] == regularised["returns"]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ("--ag-behaviour 0.4", "--ag-behaviour: expected together with --critic"),
+        ("--critic critic --ag-behaviour 0.4:1:2", "expected WEIGHT or WEIGHT:RADIUS, got '0.4:1:2'"),
+        ("--critic critic --ag-behaviour a", "--ag-behaviour: expected numbers separated by commas, got 'a'"),
+        ("--critic critic --ag-behaviour 0.4,", "--ag-behaviour: expected numbers separated by commas"),
+        ("--critic critic --ag-behaviour -1", "behaviour: weight: expected a finite number of at least 0"),
+        ("--critic critic --ag-behaviour 0.4 --ag-steps 0", "expected a number above 0 in --ag-steps"),
+        ("--critic critic --ag-behaviour 0.4 --settings s.json", "got --ag-behaviour as well"),
+        ("--critic critic --env-timeout -2", "env_timeout: expected seconds above 0, or None, got -2.0"),
+    ],
+)
+def test_a_sweep_refuses_bad_input_in_one_sentence(dtag, runs, fits, options, complaint, tmp_path):
+    code, _, err = dtag(f"sweep run --episodes 1 --jobs 1 {options}")
+    assert code == 2 and complaint in err and len(err.strip().splitlines()) == 1, err
+    assert fits == [] and not (tmp_path / "run" / "sweep").exists()

@@ -9,7 +9,7 @@ from matplotlib.text import Text
 from dtag_fast.cli.main import main
 from dtag_fast.experiments import sweep_plots, time_plots
 from dtag_fast.experiments.plot_sources import Sources, find_sources
-from dtag_fast.experiments.sweep_tables import find_table, read_table, sweep_panels
+from dtag_fast.experiments.sweep_tables import find_table, load_table, read_table, sweep_panels
 from dtag_fast.rollout.statistics import paired_difference, summarize
 
 PLAIN = np.array([10.0, 20.0, 60.0, 30.0, 40.0])  # scores of the plain policy on the seeds 7, 8, ...
@@ -27,7 +27,7 @@ def row(seed, score, *, steps=0, lr=0.03, q_gain=0.0, **more):
         "run": "dt", "checkpoint_step": 100, "algorithm": "dt", "dataset_id": "set-v0", "env_id": "Hopper-v5",
         "critic": "iql", "target_return": 3600.0, "steps": steps, "lr": lr, "optimizer": "sgd",
         "reduce": "min", "gradient": "raw", "radius": None, "select": "best",
-        "setting": f"AG n={steps} lr={lr:g}" if steps else "plain policy", "seed": seed,
+        "setting": f"AG n={steps} lr={lr}" if steps else "plain policy", "seed": seed,
         "episode_return": None if score is None else 30 * score, "normalized_score": score, "length": 9,
         "terminated": True, "mean_q_0": 1.0, "mean_q_gain": q_gain, "error": None,
     }  # fmt: skip
@@ -62,7 +62,7 @@ def table(tmp_path):
 
 
 def panel_of(table):
-    (panel,) = sweep_panels({"sweep": table})
+    (panel,) = sweep_panels({"sweep": load_table(table)})
     return panel
 
 
@@ -79,11 +79,11 @@ def test_a_cell_is_summarised_and_compared_with_the_plain_policy_on_the_same_see
     assert panel.title == "dt, Hopper-v5 (5 episodes)" and panel.score_name == "normalised score"
     assert panel.steps == [2, 5] and panel.rates == [0.01, 0.1]
     assert panel.plain.score == summarize(PLAIN) and panel.plain.gain is None
-    assert [(cell.steps, cell.lr) for cell in panel.cells] == [(2, 0.01), (5, 0.01), (2, 0.1), (5, 0.1)]
+    assert [(cell.steps, cell.rule.lr) for cell in panel.cells] == [(2, 0.01), (5, 0.01), (2, 0.1), (5, 0.1)]
     for cell in panel.cells:
-        mine = scores(cell.steps, cell.lr)
+        mine = scores(cell.steps, cell.rule.lr)
         assert cell.score == summarize(mine) and cell.gain == paired_difference(mine, PLAIN)
-        assert cell.q_gain == pytest.approx(cell.steps * cell.lr * 1.2) and cell.episodes == 5
+        assert cell.q_gain == pytest.approx(cell.steps * cell.rule.lr * 1.2) and cell.episodes == 5
 
 
 def test_pairs_need_both_and_the_order_of_rows_means_nothing(tmp_path, table):
@@ -116,7 +116,7 @@ def test_every_choice_of_the_other_options_is_a_panel_and_shares_the_plain_polic
     rows = rows_of_a_sweep()
     rows += [r | {"optimizer": "adam", "radius": 0.1, "radius_norm": "inf"} for r in rows if r["steps"]]
     rows += rows_of_a_sweep(target_return=1800.0)
-    first, adam, other = sweep_panels({"sweep": write(tmp_path, rows)})
+    first, adam, other = sweep_panels({"sweep": load_table(write(tmp_path, rows))})
     assert first.title == (
         "target_return=3600, sgd, radius=none, radius_norm=none (5 episodes)"
     )  # what differs, and only that

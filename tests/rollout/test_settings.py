@@ -3,7 +3,7 @@
 import pytest
 
 from dtag_fast import SGD, Adam, ClipNorm
-from dtag_fast.rollout import AGSetting, grid
+from dtag_fast.rollout import AGSetting, Behaviour, grid
 
 
 def test_a_grid_has_every_combination_and_one_plain_policy():
@@ -12,6 +12,18 @@ def test_a_grid_has_every_combination_and_one_plain_policy():
     refined = {(s.steps, s.lr, s.optimizer, s.reduce) for s in settings[1:]}
     assert refined == {(5, lr, o, "mean") for lr in (0.01, 0.03) for o in ("sgd", "adam")}
     assert len(settings) == 5
+
+
+def test_a_behaviour_stands_in_place_of_lr_and_its_like():
+    weights = (Behaviour(0.2), Behaviour(0.4, 2.0))
+    settings = grid((0, 5, 10), (0.01, 0.03), behaviour=weights, reduce="mean", gradient="unit")
+    assert settings[:5] == grid((0, 5, 10), (0.01, 0.03), reduce="mean", gradient="unit")
+    assert settings[5:] == [AGSetting(n, reduce="mean", behaviour=b) for b in weights for n in (5, 10)]
+    assert grid((0, 5), (), behaviour=weights[:1]) == [AGSetting(), AGSetting(5, behaviour=weights[0])]
+    with pytest.raises(TypeError, match=r"behaviour: expected a sequence of Behaviour\(...\), got Behaviour"):
+        grid((5,), behaviour=weights[0])
+    with pytest.raises(TypeError, match=r"behaviour: expected Behaviour\(...\) or None, got 0.4"):
+        grid((5,), behaviour=(0.4,))
 
 
 def test_labels_say_what_differs_from_the_default():

@@ -3,11 +3,14 @@
 import importlib.util
 from pathlib import Path
 
+import faulty_env
 import pytest
 
+from dtag_fast.models.behaviour import Behaviour, BehaviourModel
 from dtag_fast.sweep import settings_grid, sweep
+from dtag_fast.training.behaviour import save_behaviour
 
-GRID = settings_grid((0, 2), (0.1, 0.3))
+GRID = settings_grid((0, 2), (0.1, 0.3), behaviour=(Behaviour(0.4),))
 HAS_RAY = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed (extra cluster)")
 
@@ -22,11 +25,12 @@ def test_without_ray_one_sentence_names_the_extra(run):
 def test_a_cluster_that_is_started_for_the_sweep_gives_the_same_table(run, critic, tmp_path):
     import ray
 
+    save_behaviour(critic, BehaviourModel(4, 1, hidden=(8,)))
     options = {"critic": critic, "settings": GRID, "checkpoints": "all", "episodes": 4}
     here = sweep(run, out=tmp_path / "here", jobs=1, **options)
     there = sweep(run, out=tmp_path / "there", executor="ray", jobs=2, **options)
     assert not ray.is_initialized()
-    assert here.played == there.played == 2 * 3 * 4 and there.failures == []
+    assert here.played == there.played == 2 * 4 * 4 and there.failures == []
     one, two = (set((tmp_path / n / "table.jsonl").read_text().splitlines()) for n in ("here", "there"))
     assert one == two
     assert here.to_dict() == there.to_dict()
@@ -51,6 +55,15 @@ def test_a_running_cluster_is_used_and_left_running(run, tmp_path, monkeypatch):
         ray.shutdown()
     assert len(result.failures) == 1 and "seeds 2..3: its Ray worker was lost, twice" in result.failures[0]
     assert result.cells[0].episodes == 4
+
+
+@needs_ray
+def test_an_environment_that_hangs_on_a_cluster_costs_its_episode(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(faulty_env.__file__).parent), prepend=":")
+    options = {"env_id": f"faulty_env:{faulty_env.HANGING_ID}", "episodes": 3, "checkpoints": [5]}
+    result = sweep(run, executor="ray", jobs=2, env_timeout=2, out=tmp_path / "out", **options)
+    (failure,) = result.failures
+    assert "seed 1" in failure and "TookTooLong" in failure and result.cells[0].episodes == 2
 
 
 @needs_ray

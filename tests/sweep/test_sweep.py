@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import faulty_env
 import numpy as np
 import pytest
 
@@ -291,3 +292,22 @@ def test_a_sweep_of_which_nothing_can_be_finished_says_so_and_is_no_traceback(ru
     options = {"episodes": 1, "seed": 2, "env_id": MORTAL, "jobs": 1, "checkpoints": [5]}
     result = sweep(run, out=tmp_path / "sweep", **options)
     assert len(result.failures) == 1 and result.cells[0].episodes == 0
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_environment_that_hangs_costs_its_episode(run, critic, tmp_path, jobs):
+    """It hangs in the third step of seed 1, under every setting."""
+    settings = [AGSetting(), AGSetting(2, 0.1)]
+    options = {"critic": critic, "settings": settings, "episodes": 3, "checkpoints": [5]}
+    options |= {"env_id": f"faulty_env:{faulty_env.HANGING_ID}", "out": tmp_path / "hangs"}
+    result = sweep(run, jobs=jobs, env_timeout=1.5, **options)
+    assert [cell.episodes for cell in result.cells] == [2, 2] and len(result.failures) == 2
+    for sentence in result.failures:
+        assert "seed 1" in sentence and "step 3: TookTooLong: the environment took longer than" in sentence
+    found = [json.loads(line) for line in table(tmp_path / "hangs")]
+    finished = {(r["setting"], r["seed"]): r["episode_return"] for r in found if r["error"] is None}
+    options |= {"env_id": f"faulty_env:{faulty_env.WAITING_ID}", "out": tmp_path / "waits"}
+    sweep(run, jobs=1, **options)  # the same environment, in this process and without hanging
+    theirs = [json.loads(line) for line in table(tmp_path / "waits")]
+    theirs = {(r["setting"], r["seed"]): r["episode_return"] for r in theirs}
+    assert len(finished) == 4 and finished == {key: theirs[key] for key in finished}

@@ -54,18 +54,17 @@ def score_against_lr(panels: Sequence[Panel]):
                 axes.axhline(panel.plain.score.mean, color=BLACK, lw=1.2, ls="--", label="plain policy")
             for n, shift in zip(panel.steps, _shifts(len(panel.steps)), strict=True):
                 mine = [cell for cell in panel.cells if cell.steps == n and cell.rule in place]
-                for regularised in (False, True):
-                    cells = [cell for cell in mine if cell.rule.is_regularised == regularised]
+                for radius in dict.fromkeys(cell.rule.radius for cell in mine):  # None: raw
+                    cells = [cell for cell in mine if cell.rule.radius == radius]
                     x = [place[cell.rule] * nearest**shift for cell in cells]
-                    if cells:
-                        _draw(axes, x, cells, _open(looks[n], regularised), f"$n$={n}")
+                    _draw(axes, x, cells, _open(looks[n], radius is not None), f"$n$={n}")
             axes.set_xscale("log")
             axes.set_xticks(list(place.values()), [rule.value for rule in place])
             axes.set_xticks([], minor=True)
             xlabel = "step size lr"
             if len(apart := [x for rule, x in place.items() if rule.is_regularised]):
                 axes.axvline(apart[0] / nearest**0.75, color=GREY, lw=0.8)
-                xlabel += " (left), weight of the behaviour (right, open)"
+                xlabel += "; right: weight of the behaviour"
             axes.set(xlabel=xlabel, ylabel=_score(panel))
         _legend(figure, places)
     return figure
@@ -222,7 +221,8 @@ def _open(look: dict, is_open: bool) -> dict:
 def _places(panel: Panel) -> tuple[dict[Rule, float], float]:
     """Rule -> its place on a logarithmic axis of lr, and the smallest ratio of neighbouring places.
 
-    lr = 0 has no place there, and moves nothing. Weights follow the largest lr at that ratio, after a gap.
+    lr = 0 has no place there, and moves nothing. Weights, by their radii, follow the largest lr at that
+    ratio, after a gap.
     """
     place = {rule: rule.lr for rule in panel.rules if rule.lr}
     rates = list(place.values())
@@ -257,21 +257,17 @@ def _wrapped(title: str, width: int) -> str:
     return "\n".join(textwrap.wrap(title, width))
 
 
-def _rank(label: str) -> tuple[float, ...]:
-    """Place of a line's label in the legend: by name, and by the numbers after "="; labels without come
-    last."""
-    name, equals, numbers = label.partition("=")
-    if not equals:
-        return (math.inf,)
-    return ({"weight": 1}.get(name, 0), *(float(number) for number in numbers.split(":")))
-
-
 def _legend(figure, places, **options) -> None:
     """One legend for all panels, below them; its lines in the order of their numbers."""
+    order = {f"$n$={n}": (0, n) for _, panel in places for n in panel.steps}
+    order |= {rule.label: rule.order for _, panel in places for rule in panel.rules}
     found = {}
     for axes, _ in places:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    entries = {label: found[label] for label in sorted(found, key=_rank)}
-    columns = min(len(entries), max(3, int(figure.get_figwidth() * 0.9)))
+    entries = {
+        label: found[label] for label in sorted(found, key=lambda label: order.get(label, (math.inf,)))
+    }
+    inches = 0.6 + 0.065 * max(map(len, entries))  # of a column, about
+    columns = min(len(entries), max(1, int((figure.get_figwidth() + 0.3) / inches)))
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, **options)

@@ -44,8 +44,8 @@ class Rule(NamedTuple):
 
     @property
     def order(self) -> tuple[float, ...]:
-        """Step sizes ascending, then weights and radii."""
-        return (1, self.weight, self.radius) if self.is_regularised else (0, self.lr)
+        """Step sizes ascending, then radii and weights."""
+        return (1, self.radius, self.weight) if self.is_regularised else (0, self.lr)
 
     @property
     def value(self) -> str:
@@ -149,7 +149,7 @@ def sweep_panels(tables: Mapping[str, SweepTable], apart: bool = False) -> list[
 
     Args:
         tables: label -> table.
-        apart: give them panels of their own instead, each after the first panel that they belong to.
+        apart: give them panels of their own instead, each after the last panel that they belong to.
 
     Raises:
         ValueError: no cell of Action Gradient has a finished episode.
@@ -211,8 +211,9 @@ def _together(keys: Sequence[_Key], apart: bool) -> dict[_Key, list[_Key]]:
             continue  # has its place with those
         joining = [other for other in keys if other.joins(key)]
         found[key] = [key] if apart else [key, *joining]
-        if apart:
-            found |= {other: [other] for other in joining}
+        for other in joining if apart else ():
+            found.pop(other, None)
+            found[other] = [other]
     return found
 
 
@@ -303,6 +304,8 @@ def _titles(keys: Sequence[_Key], tables: int) -> dict[_Key, str]:
             for name in differ
             if name in about
         ]
+        if key.raw is None and not set(RAW).isdisjoint(differ):
+            parts.append("regularised")
         titles[key] = ", ".join(parts) or f"{about['run']}, {about['env_id']}"
     return titles
 

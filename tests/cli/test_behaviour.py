@@ -84,6 +84,8 @@ def test_a_sweep_fits_the_model_once_for_all_cells_workers_and_sweeps(dtag, runs
     )
     code, out, _ = dtag("sweep run --critic critic --settings s.json --episodes 2 --jobs 1 --out both")
     assert code == 0 and "0 episodes played, 4 were in the table" in out
+    assert dtag("plot both")[0] == 0
+    assert "weight=1:0.5" in (tmp_path / "both" / "plots" / "sweep_score_against_n.svg").read_text()
 
 
 def test_an_evaluation_and_a_sweep_of_a_regularised_setting_agree(dtag, runs, fits, tmp_path):

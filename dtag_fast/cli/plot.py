@@ -106,7 +106,7 @@ def _sweep_figures(tables: dict[str, Any]) -> dict:
     """Name -> figure of what the tables of `dtag sweep`, label -> SweepTable, hold; those that would show
     nothing are left out."""
     from dtag_fast.experiments import sweep_plots
-    from dtag_fast.experiments.sweep_tables import sweep_panels
+    from dtag_fast.experiments.sweep_panels import sweep_panels
 
     panels, apart = sweep_panels(tables), sweep_panels(tables, apart=True)
     paired = [panel for panel in apart if any(cell.gain for cell in panel.cells)]

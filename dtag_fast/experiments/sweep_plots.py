@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from dtag_fast.experiments.plots import BLACK, GREY, VERMILION, line_styles, new_axes, style
-from dtag_fast.experiments.sweep_tables import Cell, Panel, Rule
+from dtag_fast.experiments.sweep_panels import Cell, Panel, Rule
 
 COLUMNS = 3  # panels in a row
 SPREAD = 0.16  # by how much of the way to the next place lines are set apart, so that intervals show

@@ -105,7 +105,12 @@ def load_behaviour(path: str | os.PathLike) -> BehaviourModel | None:
 def save_behaviour(path: str | os.PathLike, model: BehaviourModel) -> None:
     """Keep a model in the checkpoint of the critic it was fitted to; it is there whole or not at all."""
     config_file, weights = _files(find_checkpoint(Path(path)))
-    write_tensors(weights, model.state_dict())
+    temporary = weights.with_name(f".{weights.name}.{os.getpid()}.tmp")
+    try:
+        write_tensors(temporary, model.state_dict())
+        os.replace(temporary, weights)
+    finally:
+        temporary.unlink(missing_ok=True)
     write_json(config_file, {"format_version": FORMAT_VERSION, "network": describe(model)})
 
 
@@ -140,6 +145,8 @@ def behaviour_of(
             f"expected {info.dataset_fingerprint})"
         )
     model = fit_behaviour(critic, store, progress=progress)
+    if (theirs := load_behaviour(path)) is not None:  # of a process that was faster, and goes on with it
+        return theirs
     save_behaviour(path, model)
     return model
 

@@ -5,6 +5,7 @@ import json
 import os
 
 import pytest
+import torch
 
 import dtag_fast.training.behaviour as behaviour_module
 
@@ -86,6 +87,22 @@ def test_a_sweep_fits_the_model_once_for_all_cells_workers_and_sweeps(dtag, runs
     assert code == 0 and "0 episodes played, 4 were in the table" in out
     assert dtag("plot both")[0] == 0
     assert "weight=1:0.5" in (tmp_path / "both" / "plots" / "sweep_score_against_n.svg").read_text()
+
+
+def test_of_two_fits_at_once_the_first_that_is_kept_serves_both(dtag, runs, monkeypatch, tmp_path):
+    fit, kept = behaviour_module.fit_behaviour, []
+
+    def slow(critic, store, *, progress=None):
+        kept.append(fit(critic, store, updates=5))  # what another sweep has kept by the end of this fit
+        behaviour_module.save_behaviour(tmp_path / "critic", kept[0])
+        return fit(critic, store, updates=9, progress=progress)
+
+    monkeypatch.setattr(behaviour_module, "fit_behaviour", slow)
+    assert dtag("sweep run --critic critic --ag-behaviour 0.4 --episodes 1 --jobs 1")[0] == 0
+    found = behaviour_module.load_behaviour(tmp_path / "critic")
+    assert len(kept) == 1 and torch.equal(found.net[0].weight, kept[0].net[0].weight)
+    folder = tmp_path / "critic" / "checkpoints" / "last"
+    assert not list(folder.glob(".*.tmp"))
 
 
 def test_an_evaluation_and_a_sweep_of_a_regularised_setting_agree(dtag, runs, fits, tmp_path):

@@ -1,77 +1,32 @@
 """`dtag plot` of sweeps, wall time and latency: what the figures show is what the tables say."""
 
-import json
-
 import numpy as np
 import pytest
 from matplotlib.text import Text
+from sweep_rows import (
+    GAINS,
+    PLAIN,
+    SWEEP_FIGURES,
+    lines,
+    panel_of,
+    plots_in,
+    row,
+    rows_of_a_sweep,
+    scores,
+    write,
+)
 
 from dtag_fast.cli.main import main
 from dtag_fast.experiments import sweep_plots, sweep_tables, time_plots
 from dtag_fast.experiments.plot_sources import Sources, find_sources
-from dtag_fast.experiments.sweep_tables import Rule, find_table, load_table, read_table, sweep_panels
+from dtag_fast.experiments.sweep_panels import sweep_panels
+from dtag_fast.experiments.sweep_tables import find_table, load_table, read_table
 from dtag_fast.rollout.statistics import paired_difference, summarize
-
-PLAIN = np.array([10.0, 20.0, 60.0, 30.0, 40.0])  # scores of the plain policy on the seeds 7, 8, ...
-GAINS = {(2, 0.01): 1.0, (5, 0.01): 4.0, (2, 0.1): 6.0, (5, 0.1): -20.0}  # n, lr -> gain on seed 7
-SWEEP_FIGURES = (
-    "sweep_score_against_n",
-    "sweep_score_against_lr",
-    "sweep_gain_map",
-    "sweep_q_gain_against_gain",
-)
-
-
-def row(seed, score, *, steps=0, lr=0.03, q_gain=0.0, **more):
-    known = {
-        "run": "dt", "checkpoint_step": 100, "algorithm": "dt", "dataset_id": "set-v0", "env_id": "Hopper-v5",
-        "critic": "iql", "target_return": 3600.0, "steps": steps, "lr": lr, "optimizer": "sgd",
-        "reduce": "min", "gradient": "raw", "radius": None, "select": "best",
-        "setting": f"AG n={steps} lr={lr}" if steps else "plain policy", "seed": seed,
-        "episode_return": None if score is None else 30 * score, "normalized_score": score, "length": 9,
-        "terminated": True, "mean_q_0": 1.0, "mean_q_gain": q_gain, "error": None,
-    }  # fmt: skip
-    return known | more
-
-
-def scores(n, lr):
-    """Of a cell: the plain policy's, and a gain that shrinks by a tenth from seed to seed."""
-    return PLAIN + GAINS[n, lr] * (1 - 0.1 * np.arange(len(PLAIN)))
-
-
-def rows_of_a_sweep(**more):
-    rows = [row(7 + e, score, **more) for e, score in enumerate(PLAIN)]
-    for n, lr in GAINS:
-        rows += [
-            row(7 + e, s, steps=n, lr=lr, q_gain=n * lr * (1 + 0.1 * e), **more)
-            for e, s in enumerate(scores(n, lr))
-        ]
-    return rows
-
-
-def write(folder, rows):
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "table.jsonl"
-    file.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return file
 
 
 @pytest.fixture
 def table(tmp_path):
     return write(tmp_path / "sweep", rows_of_a_sweep())
-
-
-def panel_of(table):
-    (panel,) = sweep_panels({"sweep": load_table(table)})
-    return panel
-
-
-def lines(axes):
-    """label -> (x, y) of the lines in the legend."""
-    handles, labels = axes.get_legend_handles_labels()
-    parts = {label: handle if not hasattr(handle, "lines") else handle.lines[0] for handle, label in
-             zip(handles, labels, strict=True)}  # fmt: skip
-    return {label: (line.get_xdata(), line.get_ydata()) for label, line in parts.items()}
 
 
 def test_a_cell_is_summarised_and_compared_with_the_plain_policy_on_the_same_seeds(table):
@@ -219,134 +174,6 @@ def test_q_gain_against_gain_shades_where_the_critic_misleads(table):
     assert corners[:, 1].max() == 0 and corners[:, 1].min() <= -16 and corners[:, 0].min() >= 0
 
 
-WEIGHTS = {(0.4, 1.0): 8.0, (0.8, 1.0): 3.0, (0.4, 0.5): 2.0}  # weight, radius -> gain on seed 7 per n
-
-
-def regularised_rows(**more):
-    """As `dtag sweep` writes them: what a behaviour stands in place of is null."""
-    raw = dict.fromkeys(("lr", "optimizer", "gradient", "radius", "radius_norm"))
-    return [
-        row(7 + e, score + n * gain * (1 - 0.1 * e), steps=n, q_gain=n * gain, behaviour_weight=weight,
-            behaviour_radius=radius, **raw, **more)
-        for (weight, radius), gain in WEIGHTS.items() for n in (2, 5) for e, score in enumerate(PLAIN)
-    ]  # fmt: skip
-
-
-@pytest.fixture
-def both(tmp_path):
-    """A table of raw rows as they were before there were regularised ones, and of these."""
-    return write(tmp_path / "both", rows_of_a_sweep() + regularised_rows())
-
-
-def test_regularised_cells_share_a_panel_with_raw_ones(both, table):
-    panel, raw = panel_of(both), panel_of(table)
-    assert panel.rules == [
-        Rule(0.01), Rule(0.1), Rule(None, 0.4, 0.5), Rule(None, 0.4, 1.0), Rule(None, 0.8, 1.0)
-    ]  # fmt: skip
-    assert [rule.label for rule in panel.rules[2:]] == ["weight=0.4:0.5", "weight=0.4", "weight=0.8"]
-    assert panel.cells[:4] == raw.cells and panel.rates == raw.rates and panel.title == raw.title
-    cell = panel.cells[-1]
-    assert (cell.steps, cell.rule.lr, cell.rule.weight) == (5, None, 0.8)
-    mine = PLAIN + 5 * 3.0 * (1 - 0.1 * np.arange(5))
-    assert cell.score == summarize(mine) and cell.gain == paired_difference(mine, PLAIN)
-
-
-def test_regularised_cells_belong_to_every_raw_panel_of_their_kind_and_to_one_of_their_own(tmp_path):
-    adam = [r | {"optimizer": "adam"} for r in rows_of_a_sweep() if r["steps"]]
-    other = [r for r in regularised_rows(reduce="mean")]
-    failed = row(99, None, steps=2, lr=None, behaviour_weight=0.4, behaviour_radius=1.0, optimizer=None)
-    rows = regularised_rows() + rows_of_a_sweep() + adam + [failed | {"gradient": None, "error": "broke"}]
-    tables = {"sweep": load_table(write(tmp_path, rows + other))}
-    sgd, second, alone = sweep_panels(tables)
-    assert sgd.title == "reduce=min, sgd (5 episodes, 1 failed)"
-    assert [len(panel.rules) for panel in (sgd, second, alone)] == [5, 5, 3]
-    assert sgd.cells[4:] == second.cells[4:] and alone.title == "reduce=mean, regularised (5 episodes)"
-    titles = [panel.title for panel in sweep_panels(tables, apart=True)]
-    assert titles == [
-        "reduce=min, sgd (5 episodes)",
-        "reduce=min, adam (5 episodes)",
-        "reduce=min, regularised (5 episodes, 1 failed)",
-        "reduce=mean, regularised (5 episodes)",
-    ]
-
-
-def test_score_against_n_has_a_line_per_weight_with_open_markers(both):
-    (axes,) = sweep_plots.score_against_n([panel_of(both)]).axes
-    drawn = lines(axes)
-    assert list(drawn) == ["lr=0.01", "lr=0.1", "weight=0.4:0.5", "weight=0.4", "weight=0.8"]
-    assert np.allclose(drawn["weight=0.8"][1], PLAIN.mean() + 0.8 * np.array([0, 6, 15]))
-    faces = [container.lines[0].get_markerfacecolor() for container in axes.containers]
-    assert [face == "white" for face in faces] == [False, False, True, True, True]
-    looks = {(c.lines[0].get_color(), c.lines[0].get_marker()) for c in axes.containers}
-    assert len(looks) == 5
-
-
-def test_weights_stand_apart_to_the_right_of_lr(both):
-    figure = sweep_plots.score_against_lr([panel_of(both)])
-    (axes,) = figure.axes
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.01", "0.1", "0.4:0.5", "0.4", "0.8"]
-    assert "weight of the behaviour" in axes.get_xlabel()
-    places = axes.get_xticks()
-    (edge,) = [line.get_xdata()[0] for line in axes.lines if list(line.get_ydata()) == [0, 1]]
-    assert places[1] < edge < places[2]
-    found = [tuple(np.round(c.lines[0].get_ydata().astype(float), 6)) for c in axes.containers]
-    expected = []
-    for n in (2, 5):  # a line for lr and one for each radius
-        expected.append(tuple(np.round([scores(n, lr).mean() for lr in (0.01, 0.1)], 6)))
-        expected.append((round(PLAIN.mean() + 0.8 * n * 2, 6),))
-        expected.append(tuple(np.round([PLAIN.mean() + 0.8 * n * gain for gain in (8.0, 3.0)], 6)))
-    assert found == expected
-    labels = [text.get_text() for text in figure.legends[0].texts]
-    assert labels == ["$n$=2", "$n$=5", "plain policy"]
-
-
-def test_weights_have_a_map_of_their_own_beside_that_of_lr(both):
-    panels = sweep_panels({"sweep": load_table(both)}, apart=True)
-    figure = sweep_plots.gain_map(panels)
-    raw, regularised = [axes for axes in figure.axes if axes.images and axes.get_xlabel()]
-    assert (raw.get_ylabel(), regularised.get_ylabel()) == ("step size lr", "weight of the behaviour")
-    assert np.allclose(regularised.images[0].get_array(), [[3.2, 8], [12.8, 32], [4.8, 12]])
-    assert [t.get_text() for t in regularised.get_yticklabels()] == ["0.4:0.5", "0.4", "0.8"]
-    assert raw.images[0].get_clim() == regularised.images[0].get_clim()  # colours are comparable
-
-
-def test_q_gain_against_gain_has_both(both):
-    figure = sweep_plots.q_gain_against_gain([panel_of(both)])
-    drawn = lines(figure.axes[0])
-    assert np.allclose(drawn["weight=0.4"], [[16, 40], [12.8, 32]])
-    labels = [text.get_text() for text in figure.legends[0].texts]
-    assert labels == ["lr=0.01", "lr=0.1", "weight=0.4:0.5", "weight=0.4", "weight=0.8"] == list(drawn)
-
-
-@pytest.mark.parametrize("figure", ["score_against_n", "score_against_lr", "q_gain_against_gain"])
-def test_a_legend_lies_within_its_figure(both, figure):
-    drawn = getattr(sweep_plots, figure)([panel_of(both)])
-    drawn.canvas.draw()
-    extent = drawn.legends[0].get_window_extent()
-    assert extent.x0 >= 0 and extent.x1 <= drawn.bbox.width
-
-
-def test_a_sweep_of_weights_alone_is_drawn(tmp_path):
-    plain = [r for r in rows_of_a_sweep() if not r["steps"]]
-    write(tmp_path, plain + regularised_rows())
-    assert main(["plot", str(tmp_path)]) == 0
-    assert plots_in(tmp_path) == set(SWEEP_FIGURES) - {"sweep_score_against_lr"}
-
-
-def test_a_table_is_read_once(both, monkeypatch):
-    read, files = sweep_tables.read_json_lines, []
-
-    def count(file):
-        files.append(file)
-        return read(file)
-
-    monkeypatch.setattr(sweep_tables, "read_json_lines", count)
-    for path in (both.parent.parent, both):  # found, and named
-        files.clear()
-        assert main(["plot", str(path), "--out", str(both.parent / "plots")]) == 0
-        assert files == [both]
-
-
 EVALUATION = {
     "env_id": "Hopper-v5", "episodes": 3, "steps": 2000, "steps_per_second": 500.0, "policy": {"step": 7},
     "wall_time": {
@@ -393,10 +220,6 @@ def test_the_command_draws_a_sweep_into_its_folder(table, capsys):
 def write_metrics(run):
     run.mkdir(parents=True, exist_ok=True)
     (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n')
-
-
-def plots_in(folder):
-    return {file.stem for file in (folder / "plots").iterdir()}
 
 
 def test_a_run_is_drawn_with_its_sweep_and_a_folder_with_all_below_it(tmp_path, capsys):
@@ -466,3 +289,17 @@ def test_a_table_with_nothing_to_draw_is_refused_in_one_sentence(rows, complaint
     error = capsys.readouterr().err
     assert error.startswith("dtag plot: ") and complaint in error and error.count("\n") == 1
     assert not (tmp_path / "plots").exists()
+
+
+def test_a_table_is_read_once(table, monkeypatch):
+    read, files = sweep_tables.read_json_lines, []
+
+    def count(file):
+        files.append(file)
+        return read(file)
+
+    monkeypatch.setattr(sweep_tables, "read_json_lines", count)
+    for path in (table.parent.parent, table):  # found, and named
+        files.clear()
+        assert main(["plot", str(path), "--out", str(table.parent / "plots")]) == 0
+        assert files == [table]

@@ -62,22 +62,9 @@ def setting_columns(setting: AGSetting) -> dict[str, Any]:
     """
     if setting.is_plain:
         setting = AGSetting()  # its other options change nothing
-    columns = {"steps": setting.steps}
-    if setting.behaviour is None:
-        columns |= _raw_columns(setting)
-    else:
-        columns |= dict.fromkeys(("lr", "optimizer", "gradient", "radius", "radius_norm"))
-    columns |= {"reduce": str(setting.reduce), "select": setting.select} | behaviour_columns(
-        setting.behaviour
-    )
-    return {name: columns[name] for name in SETTING_COLUMNS} | {"setting": _label(setting, columns)}
-
-
-def behaviour_columns(behaviour: Behaviour | None) -> dict[str, float | None]:
-    """The two columns that name what a setting is regularised by."""
-    if behaviour is None:
-        return {"behaviour_weight": None, "behaviour_radius": None}
-    return {"behaviour_weight": float(behaviour.weight), "behaviour_radius": float(behaviour.radius)}
+    columns = {"steps": setting.steps, "reduce": str(setting.reduce), "select": setting.select}
+    columns |= _raw_columns(setting) if setting.behaviour is None else _regularised_columns(setting)
+    return {name: columns.get(name) for name in SETTING_COLUMNS} | {"setting": _label(setting, columns)}
 
 
 def _raw_columns(setting: AGSetting) -> dict[str, Any]:
@@ -93,17 +80,20 @@ def _raw_columns(setting: AGSetting) -> dict[str, Any]:
     }
 
 
+def _regularised_columns(setting: AGSetting) -> dict[str, float]:
+    behaviour = setting.behaviour
+    return {"behaviour_weight": float(behaviour.weight), "behaviour_radius": float(behaviour.radius)}
+
+
 def _label(setting: AGSetting, columns: Mapping[str, Any]) -> str:
     if setting.is_plain:
         return setting.label
-    usual = {"reduce": "min", "select": "best"}
-    if setting.behaviour is None:
-        usual = {"optimizer": "sgd", "reduce": "min", "gradient": "raw", "radius": None, "select": "best"}
-        size = f"lr={setting.lr:g}"
-    else:
-        size = f"behaviour weight={setting.behaviour.weight:g} radius={setting.behaviour.radius:g}"
-    extras = [f"{name}={columns[name]}" for name, value in usual.items() if columns[name] != value]
-    if columns["radius_norm"] == "l2":
+    size = f"lr={setting.lr:g}"
+    if (behaviour := setting.behaviour) is not None:
+        size = f"behaviour weight={behaviour.weight:g} radius={behaviour.radius:g}"
+    usual = {"optimizer": "sgd", "reduce": "min", "gradient": "raw", "radius": None, "select": "best"}
+    extras = [f"{name}={columns[name]}" for name, value in usual.items() if columns.get(name, value) != value]
+    if columns.get("radius_norm") == "l2":
         extras.append("norm=l2")
     return " ".join([f"AG n={setting.steps} {size}", *extras])
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import dtag_fast.training.behaviour as behaviour_module
+from dtag_fast.rollout import Behaviour
+from dtag_fast.sweep import settings_grid, sweep
 
 DATASET = "test/pendulum-v0"
 
@@ -87,6 +89,17 @@ def test_a_sweep_fits_the_model_once_for_all_cells_workers_and_sweeps(dtag, runs
     assert code == 0 and "0 episodes played, 4 were in the table" in out
     assert dtag("plot both")[0] == 0
     assert "weight=1:0.5" in (tmp_path / "both" / "plots" / "sweep_score_against_n.svg").read_text()
+
+
+def test_a_fit_tells_its_progress_before_the_episodes_do(dtag, runs, fits):
+    seen = []
+    told = {"progress": lambda *n: seen.append(("episodes", *n))}
+    told["fit_progress"] = lambda *n: seen.append(("updates", *n))
+    settings = settings_grid((0, 2), (), behaviour=(Behaviour(0.4),))
+    sweep("run", critic="critic", settings=settings, episodes=2, jobs=1, **told)
+    assert seen[:50] == [("updates", done + 1, 50) for done in range(50)]
+    assert seen[50] == ("episodes", 0, 4) and seen[-1] == ("episodes", 4, 4)
+    assert {what for what, *_ in seen[50:]} == {"episodes"}
 
 
 def test_of_two_fits_at_once_the_first_that_is_kept_serves_both(dtag, runs, monkeypatch, tmp_path):

@@ -142,10 +142,3 @@ def make_cells(
         settings = [AGSetting(), *settings]
     targets = list(dict.fromkeys(targets))
     return [Cell(*parts) for parts in product(checkpoint_steps, targets, settings)], added
-
-
-def has_default_options(setting: AGSetting) -> bool:
-    """Whether only its steps and lr may differ from the defaults."""
-    plain = setting_columns(AGSetting())
-    mine = setting_columns(setting)
-    return all(mine[name] == plain[name] for name in SETTING_COLUMNS if name not in ("steps", "lr"))

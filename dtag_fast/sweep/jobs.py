@@ -84,12 +84,15 @@ def play_job(job: Job, progress: Callable[[int, int], None] | None = None) -> li
     An episode that its environment did not let finish has a row with its error and without numbers. A row's
     numbers depend on its own seed, setting and target alone (on a CPU; docs/evaluation.md).
     """
-    policy = _policy(job.checkpoint, job.how.device)
     how = job.how
+    policy = _policy(job.checkpoint, how.device, _written(job.checkpoint))
+    critic = None
+    if job.critic is not None:
+        critic = _critic(job.critic, how.device, _written(job.critic))
     try:
         result = evaluate(
             policy,
-            critic=None if job.critic is None else _critic(job.critic, how.device),
+            critic=critic,
             settings=job.settings,
             target_returns=None if job.targets == (None,) else job.targets,
             episodes=job.episodes,
@@ -144,14 +147,19 @@ def _plain(error: Exception) -> Exception:
     return RuntimeError(f"{type(error).__name__}: {error}")
 
 
+def _written(checkpoint: str) -> tuple[int, ...]:
+    """When the files of a checkpoint were written: a run that is trained anew has other networks in it."""
+    return tuple(sorted(file.stat().st_mtime_ns for file in Path(checkpoint).glob("*.safetensors")))
+
+
 # A worker process plays many jobs with the same networks.
 @lru_cache(maxsize=4)
-def _policy(checkpoint: str, device: str):
+def _policy(checkpoint: str, device: str, written: tuple[int, ...]):
     return load_policy(checkpoint, device)
 
 
 @lru_cache(maxsize=4)
-def _critic(checkpoint: str, device: str):
+def _critic(checkpoint: str, device: str, written: tuple[int, ...]):
     return load_critic(checkpoint, device)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from dtag_fast.rollout.settings import AGSetting
-from dtag_fast.sweep.cells import Cell, has_default_options
+from dtag_fast.sweep.cells import Cell
 from dtag_fast.sweep.jobs import HowToPlay, Job
 
 EPISODES_PER_JOB = 64  # what an interruption may lose of every worker; at the fastest a few seconds
@@ -82,13 +82,5 @@ def _products(cells: Sequence[Cell]) -> list[tuple[list[AGSetting], tuple[float 
 
 
 def _batches(settings: Sequence[AGSetting], width: int) -> list[list[AGSetting]]:
-    """Settings that share a batch, at most `width` each.
-
-    The plain policy's Q is reduced as the first refined setting of its batch asks. It is therefore put beside
-    one of default options, or alone: its rows must not depend on what else is in the sweep.
-    """
-    ordered = sorted(settings, key=lambda s: (not s.is_plain, not has_default_options(s)))
-    alone = []
-    if ordered[0].is_plain and (width == 1 or not all(map(has_default_options, ordered[1:2]))):
-        alone, ordered = [ordered[:1]], ordered[1:]
-    return alone + [ordered[i : i + width] for i in range(0, len(ordered), width)]
+    """Settings that share a batch, at most `width` each."""
+    return [list(settings[i : i + width]) for i in range(0, len(settings), width)]

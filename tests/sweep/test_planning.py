@@ -51,12 +51,3 @@ def test_what_is_left_after_an_interruption_is_the_same_jobs(rng):
     had = set(covered(jobs[1:3]))
     rest = plan(cells, seeds, lambda cell, seed: (cell.key, seed) in had, FOLDERS, lambda folder: None, HOW)
     assert len(jobs) > 4 and rest == [jobs[0], *jobs[3:]]
-
-
-@pytest.mark.parametrize("name", list(CELLS))
-def test_the_plain_policy_shares_a_batch_only_where_its_q_is_reduced_as_by_default(name):
-    jobs = plan(CELLS[name], range(4), lambda cell, seed: False, FOLDERS, lambda folder: None, HOW)
-    for job in jobs:
-        refined = [setting for setting in job.settings if not setting.is_plain]
-        if len(refined) < len(job.settings) and refined:
-            assert refined[0].options() == AGSetting().options()

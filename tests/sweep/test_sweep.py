@@ -1,6 +1,7 @@
 """Sweeps as their users see them: the same table by every way, nothing played twice, nothing lost."""
 
 import json
+import shutil
 from pathlib import Path
 
 import faulty_env
@@ -311,3 +312,13 @@ def test_an_environment_that_hangs_costs_its_episode(run, critic, tmp_path, jobs
     theirs = [json.loads(line) for line in table(tmp_path / "waits")]
     theirs = {(r["setting"], r["seed"]): r["episode_return"] for r in theirs}
     assert len(finished) == 4 and finished == {key: theirs[key] for key in finished}
+
+
+def test_a_checkpoint_written_anew_is_read_anew(run, critic, make_critic, tmp_path):
+    asked = {"critic": critic, "settings": settings_grid((0,), (0.1,)), "episodes": 2, "jobs": 1}
+    sweep(run, **asked, out=tmp_path / "first")
+    file = "checkpoints/7/critic.safetensors"
+    shutil.copy(make_critic("other", seed=8) / file, critic / file)
+    sweep(run, **asked, out=tmp_path / "second")
+    q = [{json.loads(line)["mean_q_0"] for line in table(tmp_path / name)} for name in ("first", "second")]
+    assert not q[0] & q[1]

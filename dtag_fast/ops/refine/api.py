@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from . import inputs
 from .binding import Critic, tensors_of
 from .cache import WeakCache
-from .compiled import call_operator, decode, encode
+from .compiled import call_operator, constant, decode, encode
 from .critic import CriticCall, CriticError
 from .explain import Explanation, describe
 from .options import NO_PRIOR, Prior, Variant, bounds_key, parse_prior, split_radius
@@ -117,7 +117,8 @@ def refine(
         del settings["bounds"]
         # Dynamo takes an id() for a constant and guards its object; torch 2.11 takes no module for one.
         ids = tuple([id(part) for part in parts])
-        handle = _handle(tuple((name, encode(x)) for name, x in settings.items()), bounds, ids)
+        own_bounds = () if isinstance(bounds, DefaultBounds) else (constant(bounds),)
+        handle = _handle(tuple((name, encode(x)) for name, x in settings.items()), own_bounds, ids)
         numbers = (steps, lr, scale, limits, variant, prior)
         return call_operator(handle, weights, return_info, states, actions, *numbers)
     settings["precision"] = precision or torch.get_float32_matmul_precision()
@@ -130,10 +131,14 @@ def refine(
     )
 
 
-def _handle(settings: tuple, bounds: Any, ids: tuple[int, ...]) -> int:
-    """The handle of a Refiner that lives as long as the critic; torch.compile calls this while it traces."""
+def _handle(settings: tuple, own_bounds: tuple, ids: tuple[int, ...]) -> int:
+    """The handle of a Refiner that lives as long as the critic; torch.compile calls this while it traces.
+
+    own_bounds: the bounds alone, or nothing for the default ones.
+    """
     parts = tuple(ctypes.cast(i, ctypes.py_object).value for i in ids)  # alive: whoever traces holds them
     critic = Critic(parts if len(parts) > 1 else parts[0], weak=True)
+    (bounds,) = own_bounds or (DEFAULT_BOUNDS,)
     refiner = Refiner._weak(critic, bounds=bounds, **{name: decode(x) for name, x in settings})
     _in_graphs.put(parts, refiner.handle, refiner)
     return refiner.handle

@@ -35,19 +35,36 @@ def register(refiner: Any) -> int:
 def encode(option: Any) -> Any:
     """An option as plain constants, which torch.compile can hand on."""
     if isinstance(option, SGD):
-        return ("SGD", option.momentum, option.nesterov)
+        return ("SGD", constant(option.momentum), option.nesterov)
     if isinstance(option, Adam):
-        return ("Adam", option.betas, option.eps)
+        return ("Adam", constant(option.betas), constant(option.eps))
     if isinstance(option, RMSprop):
-        return ("RMSprop", option.alpha, option.eps)
+        return ("RMSprop", constant(option.alpha), constant(option.eps))
     if isinstance(option, ClipNorm):
-        return ("ClipNorm", option.limit)
+        return ("ClipNorm", constant(option.limit))
     if isinstance(option, list | tuple):
         return ("variants", *(tuple((name, encode(x)) for name, x in vars(v).items()) for v in option))
     if isinstance(option, Prior):
-        mean, weight = (0.0 if isinstance(x, Tensor) else x for x in (option.mean, option.weight))
+        mean, weight = (0.0 if isinstance(x, Tensor) else constant(x) for x in (option.mean, option.weight))
         return ("Prior", mean, weight)  # tensors are arguments of the operator
-    return ("Radius", option.limit, option.norm) if isinstance(option, Radius) else option
+    if isinstance(option, Radius):
+        return ("Radius", constant(option.limit), option.norm)
+    return constant(option)
+
+
+def constant(value: Any) -> Any:
+    """A number as it is now, for which the graph is compiled, or a tuple of them; other values unchanged.
+
+    torch.compile makes a symbol of a number that changed since it last compiled the same code, and under
+    dynamic=True of any. A critic's handle and options cannot be symbols.
+    """
+    if isinstance(value, list | tuple):
+        return tuple(constant(x) for x in value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    from torch.fx.experimental.symbolic_shapes import guard_scalar  # at hand only while something compiles
+
+    return guard_scalar(value)
 
 
 def decode(option: Any) -> Any:
@@ -119,7 +136,7 @@ def refine_operator(
 def _(
     states, actions, weights, steps, lr, scale, radius, variant, prior_mean, prior_weight, most_steps, handle
 ):
-    refiner = _handles[handle]
+    refiner = _handles[int(handle)]  # a symbol, where the same code was compiled with another Refiner
     shape = tuple(actions.shape)
     rows, width = shape[:1] if len(shape) > 1 else (), shape[-1:]
     candidates = shape[1:2] if len(shape) == 3 else ()

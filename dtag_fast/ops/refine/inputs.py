@@ -180,7 +180,7 @@ def check_prior_mean(mean: Any) -> float | Tensor:
     """A finite number, or a float32 tensor (), (A,), (1, A) or (B, A) (shape checked per call)."""
     if isinstance(mean, Real) and not isinstance(mean, bool):
         mean = float(mean)
-        if not math.isfinite(mean):
+        if not abs(mean) < math.inf:
             raise ValueError(f"Prior mean: expected a finite number, got {mean}")
         return mean
     if not isinstance(mean, Tensor | np.ndarray | list | tuple):

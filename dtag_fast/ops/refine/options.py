@@ -22,7 +22,7 @@ def _number(name: str, value: Any, low: float, high: float, *, open_high: bool =
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {value!r}")
     value = float(value)
-    if not (low <= value <= high) or (open_high and value == high) or math.isinf(value):
+    if not (low <= value <= high) or (open_high and value == high) or abs(value) == math.inf:
         raise ValueError(
             f"{name}: expected a number in [{low:g}, {high:g}{')' if open_high else ']'}, got {value}"
         )

@@ -3,13 +3,14 @@
 import gc
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
 from small_critics import critic_of, inputs, quiet, step_by_optimizer
 from torch import nn
 
-from dtag_fast import SGD, Adam, ClipNorm, Prior, Radius, Refiner, refine
+from dtag_fast import SGD, Adam, ClipNorm, Prior, Radius, Refiner, Variant, refine
 
 pytestmark = quiet
 
@@ -126,6 +127,63 @@ def test_a_compiled_function_follows_the_critic_it_is_given():
     twin = lambda s, a: refine(critics, s, a)  # noqa: E731
     compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(states, actions), twin(states, actions))
+
+
+def test_a_compiled_function_follows_the_refiner_it_is_given():
+    """Handles, numbers of steps and step sizes then change from call to call: torch makes symbols of them."""
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda refiner, s, a: refiner(s, a), fullgraph=True, backend="aot_eager")
+    small = Refiner(critic_of(0)), inputs(4)
+    deep = nn.Sequential(nn.Linear(9, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 1))
+    options = {"steps": 3, "lr": 0.2, "optimizer": "adam", "scale": 0.5, "radius": Radius(0.4, "l2")}
+    other = Refiner(deep, **options), inputs(7, state_dim=7, action_dim=2)
+    for refiner, case in (small, other, small, other):
+        assert torch.equal(compiled(refiner, *case), refiner(*case))
+    told = Refiner(critic_of(2), return_info="trace", steps=6)
+    (ours, info), (expected, details) = compiled(told, *small[1]), told(*small[1])
+    assert torch.equal(ours, expected) and torch.equal(info.trace_q, details.trace_q)
+
+
+def test_a_compiled_function_outlives_a_refiner_it_was_given():
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda refiner, s, a: refiner(s, a), fullgraph=True, backend="aot_eager")
+    gone, kept, case = Refiner(critic_of(0)), Refiner(critic_of(1), lr=0.1), inputs()
+    compiled(gone, *case), compiled(kept, *case)
+    number, weak = id(gone), weakref.ref(gone)
+    del gone
+    gc.collect()
+    assert weak() is None
+    assert torch.equal(compiled(kept, *case), kept(*case))
+    newer = [Refiner(critic_of(2 + i), lr=0.3) for i in range(3)]  # one may stand where `gone` stood
+    for refiner in sorted(newer, key=lambda refiner: id(refiner) != number):
+        assert torch.equal(compiled(refiner, *case), refiner(*case))
+
+
+CHANGING = {
+    "steps": lambda x: {"steps": int(10 * x)},
+    "lr": lambda x: {"lr": x},
+    "scale": lambda x: {"scale": x},
+    "bounds": lambda x: {"bounds": (-0.3 - x, [x, 0.4, 0.5])},
+    "options": lambda x: {"optimizer": SGD(x), "gradient": ClipNorm(x), "radius": Radius(x, "l2")},
+    "prior": lambda x: {"prior": Prior(x, 1.5), "optimizer": Adam((x, 0.9))},
+    "variants": lambda x: {
+        "variants": [Variant(radius=x), Variant(optimizer="adam")],
+        "variant": torch.tensor([0, 1, 1, 0]),
+    },
+}
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("name", CHANGING)
+def test_a_compiled_function_follows_numbers_that_change(name, dynamic):
+    torch._dynamo.reset()
+    critic, (states, actions), options = critic_of(), inputs(scale=0.3), CHANGING[name]
+    run = lambda s, a, x: refine(critic, s, a, **{"lr": 0.3, **options(x)})  # noqa: E731
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    results = [compiled(states, actions, x) for x in (0.1, 0.2, 0.3, 0.1)]
+    for x, result in zip((0.1, 0.2, 0.3, 0.1), results, strict=True):
+        assert torch.equal(result, run(states, actions, x))
+    assert not torch.equal(results[0], results[2])
 
 
 EXPORTED = {

@@ -16,6 +16,8 @@ struct Shape {
   int64_t weights = 0;   // numbers in all weight matrices, the state's columns left out
   int64_t units = 0;     // numbers per row that a tile keeps
   bool skips = false;    // ReLU everywhere: the row kernel reads about half of the weights
+  bool relu_alone = false;    // and no LayerNorm
+  bool matrix_tiles = false;  // the tile kernel multiplies hidden layers in tile registers
   int threads = 1;       // allowed
   bool shared = false;   // they are torch's, which are often still spinning when a call comes
 };
@@ -30,7 +32,15 @@ struct Choice {
 
 // Row kernel up to this many rows. Twin [256, 256] ReLU, 10 steps, AVX2: a row costs 65 us, one vector of 8 rows costs
 // 680 us however many of them are in use; without dead units to skip a row costs twice as much.
-inline int64_t rows_for_row_kernel(const Shape& s) { return s.skips ? s.geometry.lanes : s.geometry.lanes / 2; }
+// In tile registers (bf16, 16 lanes) a vector of rows of that critic costs 170 us and a row 40: 4 rows. Where matrices, kept
+// for both directions, outgrow the second-level cache, or LayerNorm or smooth activations take longer than the products, it is
+// 5 to 10 rows: 8.
+constexpr int64_t kTileWeightBytes = 1536 * 1024;
+inline int64_t rows_for_row_kernel(const Shape& s) {
+  if (!s.matrix_tiles) return s.skips ? s.geometry.lanes : s.geometry.lanes / 2;
+  const bool cached = 4 * s.weights <= kTileWeightBytes;  // two copies of 2 bytes
+  return s.relu_alone && cached ? s.geometry.lanes / 4 : s.geometry.lanes / 2;
+}
 
 // Threads of a runtime: all of them enter a region, however few are needed, so more of them ask for more work (on machines
 // with many cores not measured yet). One row of the twin [256, 256] critic with 10 steps has 2.8 million multiply-adds, and on

@@ -9,8 +9,6 @@
 namespace dtag {
 namespace {
 
-constexpr int kFew = 32;  // layers with fewer inputs or outputs stay float32; those with fewer outputs are kept by output
-
 // A view of a weight matrix, or of its transpose, or of some of its columns.
 struct View {
   const float* data;
@@ -117,10 +115,9 @@ class Packer {
     // The weights that stay in the loop: of the first layer only the action's columns.
     const View w{s.weight.data() + (first ? program_.state_dim : 0), s.out, p.in, s.in, 1};
     const View state{s.weight.data(), s.out, program_.state_dim, s.in, 1};
-    const bool wide = p.in >= kFew && p.out >= kFew;
     const bool finite = all_finite(s.weight);
     // A bf16 dot product multiplies the other weight of a pair by zero, and zero times infinity is NaN.
-    const bool bf16 = bf16_ && wide && !first && bf16_finite(s.weight);
+    const bool bf16 = bf16_ && takes_bf16(s, first) && bf16_finite(s.weight);
     p.skip_in = relu_in && finite;
     p.value = take(s.out);
     auto& ops = to_.ops_.emplace_back();

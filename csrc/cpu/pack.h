@@ -33,10 +33,13 @@ class Buffer {
 
 enum class KernelKind { rows, tiles };
 
+constexpr int kFew = 32;  // layers with fewer inputs or outputs stay float32; those with fewer outputs are kept by output
+inline bool takes_bf16(const Stage& s, bool first) { return !first && s.in >= kFew && s.out >= kFew; }
+
 class Packing {
  public:
-  // bf16: hidden layers (32 or more inputs and outputs, not the first) keep bf16 weights; all others, and those with
-  // a weight that bf16 cannot hold as a finite number, stay float32.
+  // bf16: layers that take it (hidden ones, not the first) keep bf16 weights; all others, and those with a weight that
+  // bf16 cannot hold as a finite number, stay float32.
   Packing(const Program& program, const Geometry& geometry, KernelKind kind, bool bf16);
   const Packed& view() const { return view_; }
 

@@ -111,10 +111,14 @@ Plan::Plan(Program program, std::vector<Settings> settings, std::vector<float> l
       weights_ += int64_t(in) * stages[l].out;
       units_ += int64_t(stages[l].out) * (l == 0 ? 2 : 1);
       for (const PostOp& op : stages[l].post)
-        if (op.is_norm || op.kind != Activation::relu) units_ += stages[l].out;
+        if (op.is_norm || op.kind != Activation::relu) {
+          units_ += stages[l].out;
+          relu_alone_ = false;
+        }
       const bool relu = !stages[l].post.empty() && !stages[l].post.back().is_norm &&
                         stages[l].post.back().kind == Activation::relu;
       if (l + 1 < stages.size() && !relu) skips_ = false;
+      if (takes_bf16(stages[l], l == 0)) matrix_tiles_ = precision == Precision::bf16 && kernels.geometry.tiles;
     }
 }
 
@@ -129,7 +133,7 @@ void Plan::repack(Program program) {
 
 Shape Plan::shape(int64_t rows, int64_t steps, int threads) const {
   return {kernels_.geometry, int(program_.members.size()), rows, steps, weights_, units_, skips_,
-          std::max(threads, 1), ThreadPool::shares_threads()};
+          skips_ && relu_alone_, matrix_tiles_, std::max(threads, 1), ThreadPool::shares_threads()};
 }
 
 bool Plan::worth_threads(int64_t rows, int64_t steps) const { return may_use_threads(shape(rows, steps, 1)); }

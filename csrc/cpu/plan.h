@@ -60,7 +60,7 @@ class Plan {
   const Kernels& kernels_;
   std::optional<KernelKind> only_;
   int64_t weights_ = 0, units_ = 0;
-  bool skips_ = true;
+  bool skips_ = true, relu_alone_ = true, matrix_tiles_ = false;
   std::shared_ptr<const Packing> rows_, tiles_;  // made when first needed
 };
 

@@ -236,6 +236,37 @@ def test_the_batch_size_chooses_the_kernel():
     assert kernels == ["rows", "rows", "tiles", "tiles"]
 
 
+def of_layers(width, *between):
+    """One member of two hidden layers, each followed by the layers `between`."""
+    first, second = Linear(torch.zeros(width, 23)), Linear(torch.zeros(width, width))
+    layers = (first, *between, second, *between, Linear(torch.zeros(1, width)))
+    return CriticProgram(17, 6, (layers,))
+
+
+RELU = Activation("relu")
+TILE_REGISTERS = {
+    "ReLU": (of_layers(256, RELU), 4),
+    "more weights than the cache holds": (of_layers(1024, RELU), 8),
+    "smooth": (of_layers(64, Activation("tanh")), 8),
+    "LayerNorm": (of_layers(64, LayerNorm(64), RELU), 8),
+    "too narrow for bf16": (of_layers(31, RELU), 16),
+}
+
+
+@pytest.mark.parametrize("name", TILE_REGISTERS)
+def test_in_tile_registers_fewer_rows_are_worth_a_tile(name):
+    program, most = TILE_REGISTERS[name]
+    otherwise = 8 if name == "smooth" else 16
+    for precision, isa, rows in (
+        ("bf16", "emulated512amx", most),
+        ("bf16", "emulated512bf16", otherwise),
+        ("fp32", "emulated512amx", otherwise),
+    ):
+        executor = make_executor(program, precision=precision, isa=isa)
+        kernels = [executor.kernel_for(size, 10) for size in range(1, 65)]
+        assert kernels == ["rows"] * rows + ["tiles"] * (64 - rows)
+
+
 def test_why_not_names_the_reason():
     options = RefineOptions()
     assert why_not(make_program(), options, torch.device("cpu"), "fp32") is None

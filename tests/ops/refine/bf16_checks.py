@@ -6,7 +6,7 @@ kernels do, and the others, over all rows, with the critic as it is.
 """
 
 import torch
-from kernel_checks import exact
+from exact_walks import exact
 
 from dtag_fast.ops.refine.program import Linear
 

@@ -4,7 +4,7 @@ from functools import cache, partial
 
 import pytest
 import torch
-from kernel_checks import traced
+from kernel_cases import traced
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 run_traced = partial(traced, device=DEVICE)

@@ -1,35 +1,24 @@
-"""The numbers of the compiled CPU kernels: the checks of kernel_checks.py, and what is theirs alone."""
+"""The numbers of the compiled CPU kernels: the checks that all backends share, and what is theirs alone."""
 
 from functools import partial
 
 import pytest
 import torch
-from kernel_checks import (
-    ACTIVATIONS,
+from exact_walks import assert_exact, exact
+from extreme_checks import check_far_out, check_gradient_not_finite, check_norms, check_rows_not_finite
+from kernel_cases import ACTIVATIONS, make_inputs, make_options, make_program, mixed_members, traced
+from prior_checks import check_prior, check_small_costs
+from step_checks import (
     GRADIENTS,
     OPTIMIZERS,
     RADII,
-    assert_exact,
     check_bits_of_a_0,
-    check_far_out,
-    check_gradient_not_finite,
-    check_norms,
     check_own_reduction,
-    check_prior,
-    check_prior_of_variants,
     check_radius_and_box,
-    check_rows_not_finite,
     check_scale_and_radius,
-    check_small_costs,
     check_steps,
-    check_variants,
-    exact,
-    make_inputs,
-    make_options,
-    make_program,
-    mixed_members,
-    traced,
 )
+from variant_checks import check_prior_of_variants, check_variants
 
 from dtag_fast.ops.refine.cpu import CpuExecutor
 from dtag_fast.ops.refine.executor import InfoBuffers

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kernel_checks import make_member, make_options, make_program
+from kernel_cases import make_member, make_options, make_program
 
 from dtag_fast.ops.refine.cuda import CudaExecutor
 from dtag_fast.ops.refine.options import Variant

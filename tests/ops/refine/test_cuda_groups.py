@@ -7,16 +7,8 @@ stand-in every word they exchange is watched as well (csrc/simt_host/stamped.h).
 import pytest
 import torch
 from cuda_core import DEVICE, load_core, set_device
-from kernel_checks import (
-    assert_exact,
-    make_inputs,
-    make_options,
-    make_program,
-    mixed_members,
-    on_device,
-    refined,
-    traced,
-)
+from exact_walks import assert_exact
+from kernel_cases import make_inputs, make_options, make_program, mixed_members, on_device, refined, traced
 
 from dtag_fast.ops.refine.cuda import CudaExecutor
 from dtag_fast.ops.refine.options import Adam

@@ -6,26 +6,18 @@ import pytest
 import torch
 from bf16_checks import assert_close, assert_rounded
 from cuda_core import DEVICE, load_core, run_traced, set_device
-from kernel_checks import (
-    ACTIVATIONS,
+from extreme_checks import check_gradient_not_finite, check_rows_not_finite
+from kernel_cases import ACTIVATIONS, make_inputs, make_member, make_options, make_program, on_device, refined
+from prior_checks import check_prior, check_small_costs
+from step_checks import (
     GRADIENTS,
     OPTIMIZERS,
     RADII,
     check_bits_of_a_0,
-    check_gradient_not_finite,
-    check_prior,
     check_radius_and_box,
-    check_rows_not_finite,
     check_scale_and_radius,
     check_settings_of_rows,
-    check_small_costs,
     check_steps,
-    make_inputs,
-    make_member,
-    make_options,
-    make_program,
-    on_device,
-    refined,
 )
 
 from dtag_fast.ops.refine.cuda import CudaExecutor

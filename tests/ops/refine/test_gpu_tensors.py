@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 from bf16_checks import assert_close
-from kernel_checks import make_inputs, make_options, make_program, on_device, traced
+from kernel_cases import make_inputs, make_options, make_program, on_device, traced
 from torch import nn
 
 import dtag_fast

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_checks import check_prior, check_small_costs
+from prior_checks import check_prior, check_small_costs
 from small_critics import A, S, backends, critic_of, ensemble, exact_q, inputs, linear_program, quiet
 
 from dtag_fast import Prior, Radius, Refiner, Variant, explain, refine

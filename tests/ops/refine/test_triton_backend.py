@@ -8,7 +8,8 @@ import threading
 
 import pytest
 import torch
-from kernel_checks import assert_exact, make_inputs, make_options, make_program, on_device, refined, traced
+from exact_walks import assert_exact
+from kernel_cases import make_inputs, make_options, make_program, on_device, refined, traced
 from torch import nn
 
 import dtag_fast

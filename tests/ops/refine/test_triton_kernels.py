@@ -4,26 +4,10 @@ from functools import partial
 
 import pytest
 import torch
-from kernel_checks import (
+from exact_walks import assert_exact, exact
+from extreme_checks import check_far_out, check_gradient_not_finite, check_norms, check_rows_not_finite
+from kernel_cases import (
     ACTIVATIONS,
-    GRADIENTS,
-    OPTIMIZERS,
-    RADII,
-    assert_exact,
-    check_bits_of_a_0,
-    check_far_out,
-    check_gradient_not_finite,
-    check_norms,
-    check_own_reduction,
-    check_prior,
-    check_prior_of_variants,
-    check_radius_and_box,
-    check_rows_not_finite,
-    check_scale_and_radius,
-    check_small_costs,
-    check_steps,
-    check_variants,
-    exact,
     make_inputs,
     make_member,
     make_options,
@@ -33,6 +17,18 @@ from kernel_checks import (
     refined,
     traced,
 )
+from prior_checks import check_prior, check_small_costs
+from step_checks import (
+    GRADIENTS,
+    OPTIMIZERS,
+    RADII,
+    check_bits_of_a_0,
+    check_own_reduction,
+    check_radius_and_box,
+    check_scale_and_radius,
+    check_steps,
+)
+from variant_checks import check_prior_of_variants, check_variants
 
 from dtag_fast.ops.refine.options import Adam
 from dtag_fast.ops.refine.program import CriticProgram

@@ -1,5 +1,6 @@
 """The calls of `refine` inside a rollout: many Action Gradient settings in one batch."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from dtag_fast import Prior, Refiner, Variant
 from dtag_fast.models.behaviour import BehaviourModel
 from dtag_fast.ops.refine.binding import Binding
+from dtag_fast.ops.refine.kept_call import KeptCall
 from dtag_fast.rollout.batches import fill_up
 from dtag_fast.rollout.settings import AGSetting
 from dtag_fast.rollout.transfers import Transfers
@@ -65,24 +67,50 @@ class Refinement:
             return_info=True,
             precision=precision,
         )
+        self._keeps = self.device.type == "cpu" and batch_invariant and self._behaviour is None
+        self._kept = threading.local()  # of each worker: `settings` as bytes and the `call` for them
 
     def __call__(self, states: np.ndarray, actions: np.ndarray, settings: np.ndarray) -> Refined:
         """Refine `actions` (R, A) at raw `states` (R, S) under the settings of these positions (R,)."""
         count = len(actions)
         if count == 0:
             return Refined(actions.copy(), *np.zeros((2, 0), np.float32))
+        if self._keeps:
+            return self._in_kept_memory(states, actions, settings)
         batch = fill_up(np.arange(count)) if self.batch_invariant else np.arange(count)
-        steps, lr, variant = self.numbers(settings[batch])
         refined, info = self._refiner.run(
             self._tensor(states[batch]),
             self._tensor(actions[batch]),
-            steps=int(steps[0]) if (steps == steps[0]).all() else self._tensor(steps),
-            lr=float(lr[0]) if (lr == lr[0]).all() else self._tensor(lr[:, None]),
-            # Of rows that are alike the host knows it, and they have the kernels of one variant.
-            variant=variant if (variant == variant[0]).all() else self._tensor(variant),
+            **self._given(settings[batch]),
             **self._regularisation(states[batch], self._weight[settings[batch]]),
         )
         return Refined(*(self.transfers.to_host(x[:count]) for x in (refined, info.q_0, info.q_best)))
+
+    def _in_kept_memory(self, states: np.ndarray, actions: np.ndarray, settings: np.ndarray) -> Refined:
+        """As a call, where steps follow each other with the same settings: in memory of this thread's own."""
+        kept, count, asked = self._kept, len(actions), settings.tobytes()
+        if getattr(kept, "settings", None) != asked:
+            batch = fill_up(np.arange(count))
+            sizes = len(batch), states.shape[1], actions.shape[1]
+            kept.call = KeptCall(self._refiner, *sizes, **self._given(settings[batch]))
+            kept.settings = asked
+        call = kept.call
+        for rows, given in ((call.states, states), (call.actions, actions)):
+            rows[:count], rows[count:] = given, given[0]
+        call()
+        return Refined(
+            call.out[:count].astype(np.float32), call.q_0[:count].copy(), call.q_best[:count].copy()
+        )
+
+    def _given(self, settings: np.ndarray) -> dict[str, Any]:
+        """What `refine` is given for rows under these settings (R,)."""
+        steps, lr, variant = self.numbers(settings)
+        return {
+            "steps": int(steps[0]) if (steps == steps[0]).all() else self._tensor(steps),
+            "lr": float(lr[0]) if (lr == lr[0]).all() else self._tensor(lr[:, None]),
+            # Of rows that are alike the host knows it, and they have the kernels of one variant.
+            "variant": variant if (variant == variant[0]).all() else self._tensor(variant),
+        }
 
     @torch.no_grad()
     def _regularisation(self, states: np.ndarray, weight: np.ndarray) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """All settings of an evaluation in one call of refine: each row as its setting alone would have it."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +60,39 @@ def test_a_mixed_batch_equals_each_row_alone_bit_for_bit(seed, rows, data):
         alone = Refinement(critic, settings=[one], **options)
         found = alone(states[own], actions[own], np.zeros(own.sum(), int))
         assert bits(found) == [x[own].view(np.int32).tolist() for x in together]
+
+
+def steps_of_an_evaluation(seed, count=12):
+    """States, actions and settings of rows as a worker has them: the same settings for some steps, fewer rows
+    towards the end."""
+    rng = np.random.default_rng(seed)
+    for step in range(count):
+        rows = 19 - step
+        which = np.arange(rows) * (step // 4 + 1) % len(MIXED)
+        yield rng.normal(size=(rows, 3)).astype("f4"), rng.uniform(-1, 1, (rows, 2)).astype("f4"), which
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.filterwarnings("ignore:refine. this critic runs on the slow:RuntimeWarning")
+def test_memory_that_is_kept_carries_nothing_from_step_to_step(dtype):
+    """Each step as a Refinement of its own has it, of workers in turn and after a change of weights."""
+    critic = twin().to(dtype)
+    if dtype is torch.float64:  # the reference, which keeps the critic's own numbers
+        critic.forward = lambda s, a, f=critic.forward: tuple(q.sinh() for q in f(s, a))
+    options = {"bounds": (-1.0, 1.0), "settings": MIXED, "batch_invariant": True}
+    kept = Refinement(critic, **options)
+    assert kept.update(3, 2).loop_dtype is dtype
+    steps = list(zip(steps_of_an_evaluation(0), steps_of_an_evaluation(1), strict=True))
+    with ThreadPoolExecutor(1) as other:
+        for number, (mine, others) in enumerate(steps):
+            if number == 6:
+                with torch.no_grad():
+                    next(critic.parameters()).mul_(1.5)
+            future = other.submit(kept, *others)
+            found, theirs = kept(*mine), future.result()
+            expected = [bits(Refinement(critic, **options)(*step)) for step in (mine, others)]
+            kept(*mine[:2], mine[2][::-1].copy())  # takes nothing back from what was returned
+            assert [bits(found), bits(theirs)] == expected
 
 
 def test_the_plain_policy_is_told_by_its_own_reduction():

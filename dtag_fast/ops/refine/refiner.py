@@ -285,21 +285,15 @@ class Refiner:
         """
         s, a = inputs.as_tensor("states", states), inputs.as_tensor("actions", actions)
         inputs.check_pair(s, a)
-        own = self._own_numbers()
-        prior = self.prior if prior is None else options.parse_prior(prior)
-        numbers = Numbers(
-            own.steps if steps is None else inputs.check_steps(steps),
-            own.lr if lr is None else inputs.check_lr(lr),
-            own.scale if scale is None else inputs.check_scale(scale),
-            own.radius if radius is None else self._limits(radius, len(a) if a.ndim > 1 else 1),
-            own.variant if variant is None else self._check_variant(variant),
-            prior.mean,
-            prior.weight,
+        own, batch = self._own_numbers(), len(a) if a.ndim > 1 else 1
+        numbers = self.checked(
+            batch, steps=steps, lr=lr, scale=scale, radius=radius, variant=variant, prior=prior
         )
         if self._options.variants:
-            only = self._only_variant(numbers.variant, len(a) if a.ndim > 1 else 1)
+            only = self._only_variant(numbers.variant, batch)
             if only is not None and not self._same_kernel(s.device):
-                given = {"steps": numbers.steps, "lr": numbers.lr, "scale": numbers.scale, "prior": prior}
+                given = {"steps": numbers.steps, "lr": numbers.lr, "scale": numbers.scale}
+                given["prior"] = self.prior if prior is None else prior
                 return self._refiner_of(only).run(states, actions, out, **given)
         return_info = self.return_info
         shape = (*a.shape[:-2], a.shape[-1]) if a.ndim == 3 else tuple(a.shape)
@@ -323,6 +317,31 @@ class Refiner:
         if not return_info:
             return out
         return out, to_info(buffers, multi=multi, single=single, numpy=isinstance(actions, np.ndarray))
+
+    def checked(
+        self,
+        batch: int,
+        *,
+        steps: Any = None,
+        lr: Any = None,
+        scale: Any = None,
+        radius: Any = None,
+        variant: Any = None,
+        prior: options.Prior | None = None,
+    ) -> Numbers:
+        """The numbers of a call of `batch` rows: those given, as `run` takes them, and else the Refiner's
+        own."""
+        own = self._own_numbers()
+        prior = self.prior if prior is None else options.parse_prior(prior)
+        return Numbers(
+            own.steps if steps is None else inputs.check_steps(steps),
+            own.lr if lr is None else inputs.check_lr(lr),
+            own.scale if scale is None else inputs.check_scale(scale),
+            own.radius if radius is None else self._limits(radius, batch),
+            own.variant if variant is None else self._check_variant(variant),
+            prior.mean,
+            prior.weight,
+        )
 
     def _own_numbers(self) -> Numbers:
         """Those of a call that gives none."""

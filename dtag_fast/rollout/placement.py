@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 from dtag_fast.rollout.environment_kind import EnvironmentKind
 
-HAND_SHAKE = 40e-6  # seconds a step of CartPole-v1 takes longer with one child than without
+HAND_SHAKE = (
+    40e-6  # seconds that a step of all takes longer for each child: CartPole-v1 with one against none
+)
 START = 0.6  # seconds until a child has its environments
 GAIN = 1.5
 
@@ -85,7 +87,7 @@ def judge(
     saved = episodes * limit / slots * (here - there(count))
     if saved < 2 * START:
         return Placement(0, f"{cost}, the episodes are too few to pay for the start of processes")
-    return Placement(count, f"{cost}, {processes} cores are free")
+    return Placement(count, f"{cost}, cores are free for {processes} processes")
 
 
 def available_cores() -> int:

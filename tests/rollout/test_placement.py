@@ -55,8 +55,13 @@ def test_the_default_here_is_this_process_where_the_policy_takes_all_cores(make_
 @pytest.mark.parametrize(
     ("seconds", "episodes", "processes", "why"),
     [
-        (1e-4, 1000, 13, "15 cores are free"),  # 5 environments each, as with 14 and 15, and fewer bytes
-        (1e-3, 100, 13, "15 cores are free"),
+        (
+            1e-4,
+            1000,
+            13,
+            "cores are free for 15 processes",
+        ),  # 5 environments each, as with 14 and 15, and fewer bytes
+        (1e-3, 100, 13, "cores are free for 15 processes"),
         (1e-6, 10**6, 0, "would not gain enough"),
         (1e-4, 10, 0, "too few to pay for the start"),
     ],
@@ -76,7 +81,8 @@ def test_the_rule_chooses_processes_and_falls_back_where_they_cannot_have_them(s
     monkeypatch.setattr(placement, "available_cores", lambda: 5)
     options = {"episodes": 60, "max_envs": 8, "workers": 1}
     chosen = evaluate(slow(faulty_env.ENV_ID), **options)
-    assert chosen.wall_time.env_processes == 4 and "4 cores are free" in chosen.wall_time.env_processes_reason
+    assert chosen.wall_time.env_processes == 4
+    assert "cores are free for 4 processes" in chosen.wall_time.env_processes_reason
     fallen = evaluate(slow(faulty_env.ID), **options)  # known in this process, where the module was imported
     assert fallen.wall_time.env_processes == 0
     assert "is registered in this process alone" in fallen.wall_time.env_processes_reason

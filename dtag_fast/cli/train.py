@@ -78,8 +78,10 @@ def main(argv: Sequence[str]) -> int:
     import torch
 
     from dtag_fast.algorithms.registry import lookup
+    from dtag_fast.training.devices import find_device
 
     args, _ = _parse(name, rest, lookup(name).config())
+    find_device(args.device)
     if args.eval_every is not None and lookup(name).algorithm.kind != "policy":
         raise ValueError(f"--eval-every: {name} trains a critic, which plays no episodes; leave it out")
     if args.seeds is not None:

@@ -22,6 +22,19 @@ from dtag_fast.training.checkpoint import LoadedCritic, RunInfo, load_critic
 METHODS = ("predict", "act", "select_action", "get_action")  # of a policy, whose result is or begins with
 # the action
 _REGULARISATION = Behaviour()
+_OPTIONS = (
+    "steps",
+    "lr",
+    "scale",
+    "optimizer",
+    "reduce",
+    "gradient",
+    "radius",
+    "prior",
+    "select",
+    "precision",
+    "backend",
+)  # of `refine`
 _OBSERVATION_NAMES = ("observation", "observations", "obs", "states", "state")  # when passed by keyword
 
 
@@ -106,6 +119,9 @@ class ActionGradient:
             )
         if "return_info" in options:
             raise TypeError("return_info: a policy gives actions alone; use .refiner's or `refine`")
+        unknown = [name for name in options if name not in _OPTIONS]
+        if unknown:
+            raise TypeError(f"{unknown[0]}: expected options among {', '.join(_OPTIONS)}")
         if isinstance(critic, str | os.PathLike):
             critic = load_critic(critic, device)
         info: RunInfo | None = None

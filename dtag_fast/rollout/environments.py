@@ -6,6 +6,7 @@ restarted alone, and a step costs less (64 Hopper-v5 on a busy 2-core AMD EPYC, 
 2.9k by SyncVectorEnv).
 """
 
+import importlib
 import importlib.util
 import json
 import time
@@ -39,7 +40,7 @@ def make_env(
 
     Raises:
         ValueError: unknown `wrapper`, or an environment of Gymnasium-Robotics without that package.
-        gymnasium.error.Error: an id nobody registered.
+        gymnasium.error.UnregisteredEnv: an id nobody registered, or whose module cannot be imported.
     """
     spec = env_spec if env_spec and env_spec.get("id") == env_id else {}
     wrapper = spec.get("wrapper")
@@ -48,15 +49,33 @@ def make_env(
     limit = spec.get("max_episode_steps") or max_episode_steps
     with _mujoco_noise_removed():
         robotics.register_for(env_id, "env_id")
+        _import_module_of(env_id)
         if "entry_point" in spec:
             described = gymnasium.envs.registration.EnvSpec.from_json(json.dumps(spec))
             env = gymnasium.make(described, max_episode_steps=limit, disable_env_checker=True)
         else:
-            env = gymnasium.make(
-                env_id, max_episode_steps=limit, disable_env_checker=True, **spec.get("kwargs", {})
-            )
+            options = {"max_episode_steps": limit, "disable_env_checker": True, **spec.get("kwargs", {})}
+            try:
+                env = gymnasium.make(env_id, **options)
+            except gymnasium.error.UnregisteredEnv as error:
+                raise type(error)(
+                    f"env_id: {error} An id that a module of your own registers is written 'module:{env_id}'"
+                ) from error
     robotics.remove_model_file(env)
     return WRAPPERS[wrapper](env) if wrapper else env
+
+
+def _import_module_of(env_id: str) -> None:
+    """Import the module that "module:id" names, which registers the id."""
+    module = env_id.rpartition(":")[0]
+    try:
+        if module:
+            importlib.import_module(module)
+    except ImportError as error:
+        raise gymnasium.error.UnregisteredEnv(
+            f"env_id: {env_id} names the module {module}, which cannot be imported ({error}); install it, or "
+            "put its folder on PYTHONPATH"
+        ) from error
 
 
 class Seen(NamedTuple):

@@ -12,27 +12,32 @@ import numpy as np
 import torch
 
 from dtag_fast import __version__
-from dtag_fast.data import DiscreteActions
 from dtag_fast.models.behaviour import BehaviourModel
 from dtag_fast.models.decoder import Precision
 from dtag_fast.models.policies import StatePolicy
+from dtag_fast.rollout.arguments import (
+    REFINE_PRECISION,
+    check_numbers,
+    check_precision,
+    check_together,
+    expect_loaded,
+    listed,
+    targets_of,
+)
 from dtag_fast.rollout.batches import ROW_MULTIPLE
-from dtag_fast.rollout.candidates import Candidates, check_candidates
+from dtag_fast.rollout.candidates import Candidates
 from dtag_fast.rollout.env_processes import EnvironmentProcesses, NotInChildren
 from dtag_fast.rollout.environment_kind import EnvironmentKind
 from dtag_fast.rollout.environments import Environments
 from dtag_fast.rollout.placement import Placement, place, shares
-from dtag_fast.rollout.policy import SequencePolicy, check_history_lengths
+from dtag_fast.rollout.policy import SequencePolicy
 from dtag_fast.rollout.reactive import ReactivePolicy
 from dtag_fast.rollout.refinement import Refinement
 from dtag_fast.rollout.results import EpisodesFailed, EvaluationResult, WallTime
 from dtag_fast.rollout.runner import Played, Split, Task, Worker, play_all
 from dtag_fast.rollout.setting_results import failed_episodes, setting_results
-from dtag_fast.rollout.settings import AGSetting, expect_whole
+from dtag_fast.rollout.settings import AGSetting
 from dtag_fast.training.checkpoint import LoadedCritic, LoadedPolicy, RunInfo
-
-# of an evaluation -> of `refine`
-REFINE_PRECISION: dict[Precision | None, str | None] = {None: None, "fp32": "highest", "bf16": "medium"}
 
 
 def evaluate(
@@ -95,15 +100,17 @@ def evaluate(
         progress: called as progress(episodes done, episodes in all).
 
     Raises:
+        TypeError: a policy, critic or settings of another kind.
         ValueError: a bad argument, a missing environment id, critic or target return, a critic of other
         dimensions, an environment of other spaces, a policy that gives NaN, or Action Gradient for a policy
         of discrete actions.
         EpisodesFailed: no episode at all could be finished.
     """
+    expect_loaded(policy, critic)
     info, device = policy.info, next(policy.model.parameters()).device
-    settings, targets = list(settings), targets_of(policy, target_returns)
+    settings, targets = listed(settings), targets_of(policy, target_returns)
     env_id = env_id or info.env_id
-    _check_numbers(episodes, max_envs, workers, env_processes, env_timeout)
+    check_numbers(episodes, seed, max_envs, workers, env_processes, env_timeout)
     check_together(policy, critic, settings, env_id, history_lengths, candidates, behaviour)
     check_precision(precision)
     tasks = [
@@ -176,20 +183,6 @@ def evaluate(
     return result
 
 
-def targets_of(policy: LoadedPolicy, wanted: Sequence[float] | None) -> list[float | None]:
-    """The returns to ask of a policy, those of its checkpoint by default; [None] where it takes none."""
-    model, name = policy.model, type(policy.model).__name__
-    if not model.takes_target_return:
-        if wanted:
-            what = "acts on none" if isinstance(model, StatePolicy) else "predicts the returns it acts on"
-            raise ValueError(f"target_returns: {name} {what}; leave them out")
-        return [None]
-    targets = list(policy.info.target_returns if wanted is None else wanted)
-    if not targets:
-        raise ValueError(f"target_returns: {name} needs at least one return to aim for, got none")
-    return [float(target) for target in targets]
-
-
 def make_actor(
     policy: LoadedPolicy,
     num_envs: int,
@@ -241,81 +234,6 @@ def _environments(
                 raise
             placement = Placement(0, str(error))
     return [stack.enter_context(kind.build(n)) for n in slots], placement
-
-
-def _check_numbers(episodes, max_envs, workers, env_processes, env_timeout) -> None:
-    numbers = {"episodes": episodes, "max_envs": max_envs, "workers": 1 if workers is None else workers}
-    for name, value in numbers.items():
-        expect_whole(name, value, 1)
-    if (
-        isinstance(env_processes, bool)
-        or not isinstance(env_processes, int | None)
-        or (env_processes or 0) < 0
-    ):
-        raise ValueError(
-            f"env_processes: expected a whole number of at least 0, or None, got {env_processes!r}"
-        )
-    check_timeout(env_timeout)
-
-
-def check_timeout(env_timeout: float | None) -> None:
-    """Refuse an `env_timeout` that is neither a number of seconds nor None."""
-    seconds = isinstance(env_timeout, int | float) and not isinstance(env_timeout, bool)
-    if env_timeout is not None and not (seconds and 0 < env_timeout < math.inf):
-        raise ValueError(f"env_timeout: expected seconds above 0, or None, got {env_timeout!r}")
-
-
-def check_together(
-    policy: LoadedPolicy,
-    critic: LoadedCritic | None,
-    settings: Sequence[AGSetting],
-    env_id: str | None,
-    history_lengths: Sequence[int] | None = None,
-    candidates: Candidates | None = None,
-    behaviour: BehaviourModel | None = None,
-) -> None:
-    """Refuse a policy, critic, environment and ways to act that do not go together, before anything is
-    played; arguments and errors are those of `evaluate`."""
-    if not settings:
-        raise ValueError("settings: expected at least one AGSetting, got none")
-    if env_id is None:
-        raise ValueError("env_id: the checkpoint names no environment because its dataset does not; give one")
-    refined = [setting for setting in settings if not setting.is_plain]
-    if policy.info.discrete_actions is not None and (refined or critic is not None):
-        raise ValueError(
-            "critic: Action Gradient climbs a critic over continuous actions, this policy's are "
-            f"{DiscreteActions.of(vars(policy.info))}; evaluate it without critic and steps"
-        )
-    if refined and critic is None:
-        raise ValueError(f"critic: {refined[0].label} needs a critic, got None; give a run that trained one")
-    regularised = [setting for setting in settings if setting.behaviour is not None]
-    if regularised and behaviour is None:
-        raise ValueError(
-            f"behaviour: {regularised[0].label} needs the critic's BehaviourModel, got None; "
-            "behaviour_of(critic's run) makes it"
-        )
-    if behaviour is not None:
-        ours, theirs = (policy.info.state_dim, policy.info.action_dim), behaviour.sizes
-        if ours != theirs:
-            raise ValueError(f"behaviour: expected one for (state_dim, action_dim) = {ours}, got {theirs}")
-    if critic is not None:
-        ours, theirs = ((i.state_dim, i.action_dim, i.observation_keys) for i in (policy.info, critic.info))
-        if ours != theirs:
-            raise ValueError(
-                "critic: expected the policy's (state_dim, action_dim, observation_keys) = "
-                f"{ours}, got {theirs}; train both on the same dataset"
-            )
-    if history_lengths is not None:
-        check_history_lengths(history_lengths, policy.model)
-    if candidates is not None:
-        info = policy.info
-        check_candidates(candidates, policy.model, critic, info.reward_scale, info.reward_shift)
-
-
-def check_precision(precision: Precision | None) -> None:
-    """Refuse a precision that `evaluate` does not know."""
-    if precision not in REFINE_PRECISION:
-        raise ValueError(f"precision: expected fp32, bf16 or None, got {precision!r}")
 
 
 def _refinement(policy, critic, settings, device, batch_invariant, precision, behaviour) -> Refinement | None:

@@ -14,17 +14,19 @@ from torch import Tensor, nn
 from dtag_fast import Refiner
 from dtag_fast.models.behaviour import BehaviourModel
 from dtag_fast.models.decoder import Precision
+from dtag_fast.rollout.arguments import (
+    REFINE_PRECISION,
+    check_precision,
+    check_together,
+    expect_loaded,
+    listed,
+    targets_of,
+)
 from dtag_fast.rollout.candidates import Candidates
 from dtag_fast.rollout.captured import CapturedStep, why_not_captured
 from dtag_fast.rollout.environment_kind import EnvironmentKind
 from dtag_fast.rollout.environments import expect_actions, state_vector
-from dtag_fast.rollout.evaluation import (
-    REFINE_PRECISION,
-    check_precision,
-    check_together,
-    make_actor,
-    targets_of,
-)
+from dtag_fast.rollout.evaluation import make_actor
 from dtag_fast.rollout.policy import SequencePolicy
 from dtag_fast.rollout.reactive import ReactivePolicy
 from dtag_fast.rollout.refinement import Refinement
@@ -137,11 +139,12 @@ def measure_latency(
         progress: called as progress(actions done, actions in all).
 
     Raises:
-        ValueError: as `evaluate`.
+        ValueError, TypeError: as `evaluate`.
     """
-    for name, value, least in (("actions", actions, 1), ("warmup", warmup, 0)):
+    for name, value, least in (("actions", actions, 1), ("warmup", warmup, 0), ("seed", seed, 0)):
         expect_whole(name, value, least)
-    settings, target = list(settings), targets_of(policy, target_returns)[0]
+    expect_loaded(policy, critic)
+    settings, target = listed(settings), targets_of(policy, target_returns)[0]
     env_id = env_id or policy.info.env_id
     check_together(policy, critic, settings, env_id, history_lengths, candidates, behaviour)
     check_precision(precision)

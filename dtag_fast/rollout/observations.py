@@ -17,6 +17,8 @@ def states_of(observation: Any, keys: Sequence[str] | None) -> Tensor:
     """An observation as a floating tensor (..., S); its Dict entries one after the other."""
     if not isinstance(observation, Mapping):
         return _floating(observation)
+    if isinstance(keys, str):
+        raise TypeError(f"observation_keys: expected a sequence of names, got {keys!r}; give ({keys!r},)")
     if keys is None:
         raise ValueError(
             f"observation_keys: expected entries of the Dict observation ({', '.join(observation)}), got none"
@@ -31,7 +33,14 @@ def _floating(values: Any) -> Tensor:
                 f"observation: expected an array, a tensor or a Dict of them, got {type(values).__name__}; "
                 "use .refine(observation, action) in this loop"
             )
-        values = np.asarray(values)
+        try:
+            values = np.asarray(values)
+        except ValueError:
+            parts = ", ".join(type(x).__name__ for x in values)
+            raise TypeError(
+                f"observation: expected numbers of one shape, got a {type(values).__name__} of {parts}; of "
+                "env.reset() and env.step() only the first part is the observation"
+            ) from None
         if values.dtype.kind not in "fiub":
             raise TypeError(f"observation: expected numbers, got an array of type {values.dtype}")
         values = inputs.as_tensor("observation", values if values.dtype.kind == "f" else values.astype("f4"))

@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
+from dtag_fast.rollout.arguments import check_timeout, check_together, targets_of
 from dtag_fast.rollout.candidates import Candidates
-from dtag_fast.rollout.evaluation import check_timeout, check_together, targets_of
 from dtag_fast.rollout.run_evaluation import find_checkpoints
 from dtag_fast.rollout.settings import AGSetting, expect_whole
 from dtag_fast.sweep.cells import Cell, make_cells

@@ -30,6 +30,7 @@ from torch import nn
 
 import dtag_fast
 from dtag_fast.models.registry import build, describe
+from dtag_fast.training.devices import find_device
 from dtag_fast.training.files import point_link, read_json, read_tensors, sync, write_json, write_tensors
 from dtag_fast.training.state_tree import load_named, pack, unpack
 
@@ -98,7 +99,8 @@ def load_policy(path: str | os.PathLike, device: str | torch.device = "cpu") -> 
 
     Raises:
         FileNotFoundError: there is no run or checkpoint, or it holds no policy.
-        ValueError: a file is damaged, of a newer format, or has missing or foreign keys.
+        ValueError: a file is damaged, of a newer format, or has missing or foreign keys; or there is no such
+            device.
     """
     return LoadedPolicy(*_load_network(Path(path), "model", "policy", device))
 
@@ -128,7 +130,8 @@ def find_checkpoint(path: Path) -> Path:
         return path
     newest = newest_checkpoint(path)
     if newest is None:
-        raise FileNotFoundError(f"{path}: expected a run or a checkpoint folder, found no checkpoint in it")
+        found = "found no checkpoint in it" if path.is_dir() else "there is no such folder"
+        raise FileNotFoundError(f"{path}: expected a run or a checkpoint folder, {found}")
     return newest
 
 
@@ -161,7 +164,7 @@ def check_version(config: dict[str, Any], path: Path) -> None:
 
 
 def _load_network(path: Path, stem: str, what: str, device: str | torch.device) -> tuple[nn.Module, RunInfo]:
-    checkpoint = find_checkpoint(path)
+    checkpoint, device = find_checkpoint(path), find_device(device)
     config = read_checkpoint_config(checkpoint)
     info = _info(config["info"], checkpoint / "config.json")
     if stem not in config["networks"]:

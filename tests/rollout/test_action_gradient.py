@@ -295,6 +295,25 @@ def test_what_cannot_be_refined_is_one_sentence(action, state, error, message):
         policy(np.zeros(state, np.float32))
 
 
+@pytest.mark.parametrize(
+    ("observation", "keys", "message"),
+    [
+        ((np.zeros(3, "f4"), {}), None, r"got a tuple of ndarray, dict; of env.reset\(\) and env.step\(\)"),
+        (
+            {"state": np.zeros(3, "f4")},
+            "state",
+            r"observation_keys: expected a sequence .* give \('state',\)",
+        ),
+        (None, None, "observation: expected an array, a tensor or a Dict of them, got NoneType"),
+        (["fast"], None, "observation: expected numbers, got an array of type"),
+    ],
+)
+def test_what_is_no_observation_is_one_sentence(observation, keys, message):
+    policy = ActionGradient(lambda s: np.zeros(2, "f4"), twin(3, 2), observation_keys=keys, **OPTIONS)
+    with pytest.raises(TypeError, match=message):
+        policy(observation)
+
+
 def test_what_cannot_be_wrapped_is_refused_at_once():
     critic = twin(4, 1)
     cartpole = Model(gymnasium.make("CartPole-v1"), None)
@@ -311,6 +330,8 @@ def test_what_cannot_be_wrapped_is_refused_at_once():
         ActionGradient(lambda s: s, lambda s, a: s)
     with pytest.raises(TypeError, match="return_info: a policy gives actions alone"):
         ActionGradient(lambda s: s, critic, return_info=True)
+    with pytest.raises(TypeError, match="step: expected options among steps, lr, "):
+        ActionGradient(lambda s: s, critic, step=1)
     with pytest.raises(ValueError, match="steps: expected an integer in 0"):
         ActionGradient(lambda s: s, critic, steps=-1)
     with pytest.raises(ValueError, match="state_mean, state_std: expected both or none"):

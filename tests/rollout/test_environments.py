@@ -31,8 +31,10 @@ def test_a_finished_slot_is_not_stepped_and_not_reset_by_itself(new_env, countin
 def test_unknown_environments_and_wrappers_are_named():
     import gymnasium
 
-    with pytest.raises(gymnasium.error.Error, match="Nothing"):
+    with pytest.raises(gymnasium.error.UnregisteredEnv, match=r"env_id: .*Nothing.*'module:Nothing-v0'"):
         make_env("Nothing-v0")
+    with pytest.raises(gymnasium.error.UnregisteredEnv, match="absent_module, which cannot be imported"):
+        make_env("absent_module:Nothing-v0")
     with pytest.raises(ValueError, match="env_spec: wrapper 'maze3d' is unknown; this version has maze2d"):
         make_env("Hopper-v5", {"id": "Hopper-v5", "wrapper": "maze3d"})
 

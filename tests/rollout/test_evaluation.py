@@ -3,6 +3,7 @@ record."""
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from rounding import blas_rounds_rows_alike
 
 from dtag_fast.ops.refine import refiner
-from dtag_fast.rollout import AGSetting, evaluate, grid
+from dtag_fast.rollout import AGSetting, evaluate, grid, measure_latency
 from dtag_fast.rollout.reference import autograd_action_gradient, play_episode
 
 
@@ -249,6 +250,28 @@ def test_what_does_not_fit_together_is_refused(make_policy, make_critic, countin
         evaluate(make_policy("dt"), critic=make_critic(state_dim=4), settings=[AGSetting(1)])
     with pytest.raises(ValueError, match=r"observation: expected 4 numbers .* got 3"):
         evaluate(make_policy("dt", state_dim=4), episodes=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"critic": "runs/iql"},
+            r"critic: expected a LoadedCritic, which load_critic\(run folder\) .* got str",
+        ),
+        ({"settings": AGSetting(3)}, r"settings: expected a list of AGSetting, got AGSetting\(steps=3"),
+        ({"settings": [3]}, r"settings: expected a list of AGSetting, got \[3\]"),
+        ({"target_returns": 3600}, r"target_returns: expected a list of numbers or None, got 3600"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(make_policy, options, message):
+    for play in (evaluate, measure_latency):
+        with pytest.raises(TypeError, match=message):
+            play(make_policy("dt"), **options)
+        with pytest.raises(TypeError, match=r"policy: expected a LoadedPolicy, .* got PosixPath"):
+            play(Path("runs/rf"))
+        with pytest.raises(ValueError, match="seed: expected a whole number of at least 0, got -1"):
+            play(make_policy("dt"), seed=-1)
 
 
 def test_a_policy_that_diverged_is_refused(make_policy):

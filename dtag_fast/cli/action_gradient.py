@@ -16,8 +16,10 @@ def gradient(text: str) -> Any:
     """ "raw", "unit" or "clip:C"."""
     from dtag_fast.ops.refine.options import ClipNorm
 
-    if not text.startswith("clip:"):
+    if text in ("raw", "unit"):
         return text
+    if not text.startswith("clip:"):
+        raise ValueError(f"--ag-gradient: expected raw, unit or clip:C, got {text!r}")
     (limit,) = numbers("--ag-gradient clip", text.removeprefix("clip:"), float)
     return ClipNorm(limit)
 

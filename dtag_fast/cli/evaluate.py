@@ -12,7 +12,7 @@ from rich.table import Table
 
 from dtag_fast.cli import action_gradient
 from dtag_fast.cli.main import EXIT_DONE, EXIT_INCOMPLETE
-from dtag_fast.cli.terminal import make_console, numbers, progress_bar
+from dtag_fast.cli.terminal import expect_file, make_console, numbers, progress_bar
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ def main(argv: Sequence[str]) -> int:
     which: Any = args.checkpoints
     if which not in ("last", "all"):
         which = numbers("--checkpoints", which, int)
+    if args.json is not None:
+        expect_file("--json", args.json)
     console = make_console()
     # Imported late: `dtag evaluate --help` and a mistyped option need neither torch nor Gymnasium.
     from dtag_fast.rollout.candidates import Candidates

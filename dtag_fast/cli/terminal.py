@@ -1,7 +1,9 @@
 """What the verbs show: a console that fits pipes as well, and a progress bar that only a terminal sees."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -46,3 +48,16 @@ def numbers(name: str, text: str, kind: type) -> list:
     except ValueError:
         what = "whole numbers" if kind is int else "numbers"
         raise ValueError(f"{name}: expected {what} separated by commas, got {text!r}") from None
+
+
+def expect_file(name: str, path: Path) -> None:
+    """Refuse a file that cannot be written, before there is anything to lose.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if path.is_dir():
+        raise ValueError(f"{name}: expected a file, got the folder {path}")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise ValueError(f"{name}: {path} cannot be written, as {folder} is no folder that may be written to")

@@ -315,11 +315,17 @@ def test_updates_can_be_kept_out_of_cuda_graphs(dtag):
         (f"train iql {DATASET} --out run --eval-every 2", "--eval-every: iql trains a critic"),
         (f"train cql {DATASET} --out run --n-step 0", "n_step: expected a positive integer, got 0"),
         (f"train dt {DATASET} --out run --capture", "capture: CUDA graphs need a CUDA device"),
-        ("evaluate absent", "dtag evaluate: absent: expected a run or a checkpoint folder"),
+        ("evaluate absent", "absent: expected a run or a checkpoint folder, there is no such folder"),
         ("evaluate absent --ag-steps 0,x", "--ag-steps: expected whole numbers separated by commas"),
         ("evaluate absent --ag-steps=-1", "steps: expected a whole number of at least 0, got -1"),
         ("evaluate absent --ag-optimizer lion", "optimizer: expected"),
         ("evaluate absent --ag-gradient clip:x", "--ag-gradient clip: expected numbers"),
+        ("evaluate absent --ag-gradient clip", "--ag-gradient: expected raw, unit or clip:C, got 'clip'"),
+        ("evaluate absent --json .", "--json: expected a file, got the folder ."),
+        (
+            "evaluate absent --json /dev/null/x.json",
+            "--json: /dev/null/x.json cannot be written, as /dev/null",
+        ),
         ("evaluate absent --checkpoints some", "--checkpoints: expected whole numbers"),
     ],
 )

@@ -2,7 +2,9 @@
 
 In eager mode nothing here is used: a registered operator costs 10 to 20 us a call. The operator takes the
 critic's weights so that a graph knows what it depends on; the critic itself is found by a handle, valid in
-this process as long as the critic lives.
+this process as long as the critic lives. A function is compiled anew for each Refiner, critic and set of
+numbers that it meets, up to `torch._dynamo.config.recompile_limit`; steps and step sizes of rows, as tensors,
+cost no compilation.
 """
 
 from __future__ import annotations

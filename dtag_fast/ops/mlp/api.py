@@ -93,7 +93,10 @@ def check(
     if not networks or not networks[0]:
         raise ValueError("networks: expected at least one, of at least one layer")
     if (mean is None) != (std is None) or (mean is not None and not mean.shape == std.shape == x.shape[-1:]):
-        raise ValueError(f"mean, std: expected both of ({x.shape[-1]},), or none")
+        got = ", ".join("none" if y is None else str(tuple(y.shape)) for y in (mean, std))
+        raise ValueError(
+            f"mean, std: expected both of ({x.shape[-1]},), as wide as the rows given, or none, got {got}"
+        )
     if extra is not None and extra.shape[:-1] != x.shape[:-1]:
         raise ValueError(f"extra: expected {tuple(x.shape[:-1])} rows as of x, got {tuple(extra.shape)}")
     first, width = networks[0], x.shape[-1] + (0 if extra is None else extra.shape[-1])

@@ -14,9 +14,14 @@ TOKENS = (1, 3, 5, 15, 16, 17, 60, 63, 64, 96, 128, 129, 300)
 WIDTHS = (16, 24, 32, 64, 128)
 HEADS = (1, 3, 8)
 # Every number of tokens with two widths; widths, heads and padding in turn. The interpreter is slow on long
-# sequences of one head already.
+# sequences of one head already: these have two in place of eight.
 SHAPES = [
-    (tokens, WIDTHS[(i + 2 * k) % 5], HEADS[(i + k) % 3], PADDING[(i + 3 * k) % 4])
+    (
+        tokens,
+        WIDTHS[(i + 2 * k) % 5],
+        min(HEADS[(i + k) % 3], 8 if tokens < 60 else 2),
+        PADDING[(i + 3 * k) % 4],
+    )
     for i, tokens in enumerate(TOKENS[:-2])
     for k in range(2)
 ]
@@ -132,7 +137,7 @@ def test_dropout_follows_the_generator():
     assert not torch.equal(first[0], first[1]) and not torch.equal(first[0], draw(1)[0])
 
 
-@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("p", [0.1, 0.9])
 def test_dropout_drops_its_share(p):
     """Of weights that are all alike, and of each key and query alike: within five standard deviations."""
     batch, heads, tokens = 8, 4, 48
@@ -156,8 +161,9 @@ def test_dropout_drops_its_share(p):
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 1e-2), (torch.float16, 2e-3)])
 @pytest.mark.parametrize("tokens", [11, 60, 140])
 def test_lower_precisions_stay_near(dtype, bound, tokens):
-    start, length = make_padding("both", 3, tokens)
-    qkv = make_qkv(3, tokens, 2, 32, dtype)
+    batch, heads = (3, 2) if tokens < 100 else (2, 1)
+    start, length = make_padding("both", batch, tokens)
+    qkv = make_qkv(batch, tokens, heads, 32, dtype)
     check(qkv, bound, start=start, length=length, dropout_p=0.1, seed=torch.tensor([3]))
 
 

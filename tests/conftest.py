@@ -1,12 +1,14 @@
 """One torch thread per process, as those of several fight for the cores; without a GPU, Triton's interpreter.
 
 Both are read at the first import of torch and Triton, so they are set before any test module is. Lets the
-tests import the modules of this folder.
+tests import the modules of this folder. --first-cases runs every test function once.
 """
 
 import os
 import sys
 from pathlib import Path
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -16,3 +18,20 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_addoption(parser: pytest.Parser):
+    text = "of each test function the first of its parameters alone: for another installation of tested code"
+    parser.addoption("--first-cases", action="store_true", help=text)
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k have chosen
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]):
+    if not config.getoption("first_cases"):
+        return
+    first = {}
+    for item in items:
+        first.setdefault(item.nodeid.partition("[")[0], item)
+    rest = set(items) - set(first.values())
+    config.hook.pytest_deselected(items=[item for item in items if item in rest])
+    items[:] = first.values()

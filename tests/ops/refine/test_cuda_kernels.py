@@ -44,8 +44,8 @@ KERNELS = [("generic", 4), ("generic", 16), ("generic", 64), ("latency", 1), ("l
 run = run_traced
 
 # Rounds of 12 through all options on the generic kernel. The latency kernel steps with the same functions
-# (cuda/refine/), and without a GPU a combination on it is many times the work: four for each number of rows,
-# in which every form of scale meets both norms and, over both, every optimizer has its turn.
+# (refine/ascent.h), and without a GPU a combination on it is many times the work: four for each number of
+# rows, in which every form of scale meets both norms and, over both, every optimizer has its turn.
 PICKS_OF_LATENCY = {1: (0, 1, 2, 7), 8: (3, 4, 5, 6)}
 COMBINATIONS = [
     (kernel, rows, pick)

@@ -1,16 +1,12 @@
-// The launchers of cuda/refine/launch.h on the host: the very kernels, threads as fibers.
+// The launchers of cuda/refine/launch.h on the host: the very kernels, threads as fibers. A file for each of the .cu files, so
+// that they compile side by side.
 #include "cuda/refine/launch.h"
 
 #include <stdexcept>
+#include <string>
 
 #include "cuda/refine/generic_kernel.h"
-#include "cuda/refine/hopper_kernel.h"
-#include "cuda/refine/latency_kernel.h"
-#include "cuda/refine/meet_in_cluster.h"
-#include "cuda/refine/meet_in_global_memory.h"
-#include "cuda/refine/tensor_kernel.h"
-#include "simt_host/device.h"
-#include "simt_host/machine.h"
+#include "simt_host/launch_shape.h"
 
 namespace dtag {
 
@@ -22,18 +18,6 @@ simt::Device& simt::device() {
 namespace cuda {
 namespace {
 
-simt::Shape shape_of(const Choice& choice, int cluster, int threads) {
-  simt::Shape shape;
-  shape.grid = choice.blocks;
-  shape.cluster = cluster;
-  shape.threads = threads;
-  shape.shared_bytes = choice.shared_bytes();
-  shape.shared_limit = simt::device().traits.shared_bytes;
-  shape.seed = simt::device().seed;
-  shape.capability = simt::device().traits.capability;
-  return shape;
-}
-
 template <class Tile>
 void launch(const GenericParams& params, const Choice& choice) {
   simt::launch(shape_of(choice, 1, kThreads), [&] {
@@ -42,35 +26,6 @@ void launch(const GenericParams& params, const Choice& choice) {
 }
 
 }  // namespace
-
-void launch_clusters(const LatencyParams& params, const LatencyLayout& layout, const Choice& choice, int, void*) {
-  with_latency_shape<true>(layout, [&]<class Shape, bool relu>() {
-    const simt::Shape shape = shape_of(choice, layout.group(), kLatencyThreads);
-    simt::launch(shape, [&] { gpu::latency_kernel<Shape, gpu::MeetInCluster, relu>(params); });
-  });
-}
-
-void launch_groups(const LatencyParams& params, const LatencyLayout& layout, const Choice& choice, int, void*) {
-  simt::Shape shape = shape_of(choice, 1, kLatencyThreads);
-  shape.cooperative = true;
-  shape.resident = simt::device().traits.multiprocessors;
-  with_latency_shape<false>(layout, [&]<class Shape, bool relu>() {
-    simt::launch(shape, [&] { gpu::latency_kernel<Shape, gpu::MeetInGlobalMemory, relu>(params); });
-  });
-}
-
-void launch_hopper(const HopperParams& params, const HopperLayout& layout, const Choice& choice, int, void*) {
-  with_hopper_shape(layout, [&]<class Shape>() {
-    simt::launch(shape_of(choice, layout.facts.members, params.groups * kHopperGroupThreads),
-                 [&] { gpu::hopper_kernel<Shape>(params); });
-  });
-}
-
-void launch_tensor(const TensorParams& params, const Choice& choice, int, void*) {
-  with_tensor_tile(choice, [&]<class Tile>() {
-    simt::launch(shape_of(choice, 1, kThreads), [&] { gpu::tensor_kernel<Tile>(params); });
-  });
-}
 
 DeviceTraits device_traits(int) { return simt::device().traits; }
 

@@ -1,4 +1,4 @@
-// Starting the kernels: on a GPU (launch*.cu), or on the host's stand-in for one (simt_host/launch.cpp).
+// Starting the kernels: on a GPU (launch*.cu), or on the host's stand-in for one (simt_host/launch*.cpp).
 // Both throw std::runtime_error with what the device said.
 #pragma once
 #include <iterator>

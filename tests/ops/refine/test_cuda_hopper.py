@@ -81,10 +81,12 @@ def test_members_and_activations(activation, reduce):
     assert_close(program, states, info, "bf16", "min" if reduce == "max" else reduce)
 
 
-@pytest.mark.parametrize("rows", [64, 128])
-@pytest.mark.parametrize("members", [1, 2, 5])
-@pytest.mark.parametrize("candidates", [1, 3, 70])
-def test_options_candidates_and_steps_of_each_row(rows, members, candidates):
+# Every number of members with every number of candidates; both sizes of a tile with each of them.
+@pytest.mark.parametrize(
+    ("members", "candidates", "rows"),
+    [(m, c, 64 * (1 + (i + j) % 2)) for i, m in enumerate((1, 2, 5)) for j, c in enumerate((1, 3, 70))],
+)
+def test_options_candidates_and_steps_of_each_row(members, candidates, rows):
     program = make_program(hidden=(64, 64), members=members)
     check_settings_of_rows(partial(hopper, tile_rows=rows), program, candidates, members, DEVICE)
 

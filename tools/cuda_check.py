@@ -145,7 +145,7 @@ def check(source: Path, flags: list[str], folder: Path, declared: dict[str, int]
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(jobs) as pool:
         cubins = [Path(temporary, f"{i}.cubin") for i in range(len(work))]
         done = list(pool.map(lambda w, c: compile_for(*w, flags, folder, c), work, cubins))
-        counts = [count_instructions(c, cuobjdump) if c.exists() else {} for c in cubins]
+        counts = list(pool.map(lambda c: count_instructions(c, cuobjdump) if c.exists() else {}, cubins))
     kernels, wrong = [], []
     for (file, arch), (error, text), sass in zip(work, done, counts, strict=True):
         if error:

@@ -17,7 +17,8 @@ SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 
 
 # Kernels in Triton's interpreter and on the stand-in for a GPU: they are compiled where they are tested,
-# not in the wheel. Trainings killed at every change of a file, and such as look for what is learned.
+# not in the wheel. Trainings killed at every change of a file, in processes of torchrun (which find the
+# package as those of sweeps do), and such as look for what is learned.
 NOT_ABOUT_THE_WHEEL = [
     "tests/build",
     "tests/ops/attention",
@@ -29,6 +30,7 @@ NOT_ABOUT_THE_WHEEL = [
     ),
     "tests/ops/refine/test_triton_kernels.py",
     "tests/models/test_attention_backends.py",
+    "tests/cli/test_torchrun.py",
     "tests/training/test_kill.py",
     "tests/experiments/test_toy.py",
 ]

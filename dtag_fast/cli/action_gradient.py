@@ -48,10 +48,16 @@ def behaviours(text: str) -> list[Any]:
 
 
 def regularised(text: str, settings: list[Any]) -> list[Any]:
-    """The AGSettings of these behaviours, with every number of steps above 0 among `settings` (10 where there
-    is none)."""
+    """The AGSettings of these behaviours, with every number of steps above 0 among `settings`.
+
+    Raises:
+        ValueError: there is none, or the text is not understood.
+    """
     from dtag_fast.rollout.settings import AGSetting
 
-    steps = sorted({s.steps for s in settings if not s.is_plain}) or [10]
-    shared = next(({"reduce": s.reduce, "select": s.select} for s in settings if not s.is_plain), {})
+    refined = [s for s in settings if not s.is_plain]
+    if not refined:
+        raise ValueError("--ag-behaviour: expected a number above 0 in --ag-steps beside it, got 0")
+    steps = sorted({s.steps for s in refined})
+    shared = {"reduce": refined[0].reduce, "select": refined[0].select}
     return [AGSetting(n, behaviour=behaviour, **shared) for behaviour in behaviours(text) for n in steps]

@@ -71,11 +71,12 @@ def main(argv: Sequence[str]) -> int:
         expect_file("--json", args.json)
     console = make_console()
     # Imported late: `dtag evaluate --help` and a mistyped option need neither torch nor Gymnasium.
+    from dtag_fast.rollout.arguments import check_together
     from dtag_fast.rollout.candidates import Candidates
     from dtag_fast.rollout.run_evaluation import evaluate_run, measure_run
     from dtag_fast.rollout.settings import grid
     from dtag_fast.training.behaviour import behaviour_of
-    from dtag_fast.training.checkpoint import load_critic
+    from dtag_fast.training.checkpoint import load_critic, load_policy
 
     settings = grid(**settings_options)
     candidates, options = None, (args.candidate_noise, args.candidate_choice)
@@ -89,6 +90,9 @@ def main(argv: Sequence[str]) -> int:
         if critic is None:
             raise ValueError("--ag-behaviour: expected together with --critic")
         settings += action_gradient.regularised(args.ag_behaviour, settings)
+        policy = load_policy(args.run)  # looked at before a minute goes into the fit
+        raw = [setting for setting in settings if setting.behaviour is None]
+        check_together(policy, critic, raw, args.env or policy.info.env_id)
         with progress_bar(console, "fitting the behaviour of the data") as report:
             behaviour = behaviour_of(args.critic, report)
     asked = {

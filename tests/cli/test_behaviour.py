@@ -3,6 +3,7 @@ its settings play."""
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -46,11 +47,23 @@ def test_what_is_missing_is_named(dtag, runs, monkeypatch, tmp_path):
     assert code == 2 and "--ag-behaviour: expected together with --critic" in err
     code, _, err = dtag("evaluate run --critic critic --ag-behaviour 0.4:1:2 --episodes 1")
     assert code == 2 and "--ag-behaviour: expected WEIGHT or WEIGHT:RADIUS, got '0.4:1:2'" in err
+    code, _, err = dtag("evaluate run --critic critic --ag-behaviour 0.4 --ag-steps 0 --episodes 1")
+    assert code == 2 and "--ag-behaviour: expected a number above 0 in --ag-steps beside it, got 0" in err
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "elsewhere"))
     code, _, err = dtag("evaluate run --critic critic --ag-behaviour 0.4 --episodes 1")
     assert (
         code == 2 and "behaviour: a model of the data's actions is fitted to the critic's dataset once" in err
     )
+
+
+def test_a_critic_of_another_task_is_refused_before_the_fit(dtag, runs, fits, tmp_path):
+    shutil.copytree(tmp_path / "critic", tmp_path / "other")
+    for file in (tmp_path / "other").glob("checkpoints/*/config.json"):
+        config = json.loads(file.read_text())
+        file.write_text(json.dumps(config | {"info": config["info"] | {"observation_keys": ["achieved"]}}))
+    code, _, err = dtag("evaluate run --critic other --ag-behaviour 0.4 --episodes 1")
+    assert code == 2 and "critic: expected the policy's (state_dim, action_dim, observation_keys)" in err
+    assert fits == []
 
 
 def rows_of(folder):

@@ -1,14 +1,17 @@
 """Ways to choose the steps of Action Gradient, side by side on one policy and one critic.
 
     python -m tools.behaviour_study POLICY_RUN CRITIC_RUN --out docs/studies/behaviour/NAME.json
+    python -m tools.behaviour_study POLICY CRITIC [POLICY CRITIC ...] --fits 1 --out FILE    one pair a seed
 
 Settings, all with n = 10 and paired with the plain policy on the same seeds: the paper's raw gradient with
 every step size of LR (whose best is what tuning on these episodes would choose, so it flatters); steps in
 deviations of the data's actions within the radii RADII, without a prior; and with the prior of `Behaviour`,
-with every weight of WEIGHTS. The last two are repeated with models of the behaviour from other seeds.
+with every weight of WEIGHTS. The last two are repeated with models of the behaviour from other seeds. A file
+of several pairs is written after each of them and gone on with when the command is repeated.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,24 +89,38 @@ def _row(result: EvaluationResult, number: int, family: str) -> dict:
     }
 
 
+def show(found: dict) -> None:
+    """Print a result, a line per setting."""
+    for row in found["settings"]:
+        gain = row["gain"]
+        low, high = (None, None) if gain is None else gain["ci95"]
+        change = "" if gain is None else f"{gain['mean']:+.1f} ({low:+.1f} .. {high:+.1f})"
+        print(f"{row['label']:44s} {row['fit']} {row['mean']:9.1f}  {change}", flush=True)
+
+
 def main(argv: Sequence[str]) -> int:
-    """Run the study of one policy and critic and write it."""
+    """Run the study and write it."""
     parser = argparse.ArgumentParser(prog="python -m tools.behaviour_study", description=__doc__)
-    parser.add_argument("policy", type=Path)
-    parser.add_argument("critic", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="policy and critic, in turn")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--fits", type=int, default=3, help="models of the behaviour, each with its own seed")
     args = parser.parse_args(argv)
-    found = study(args.policy, args.critic, args.episodes, args.seed, args.fits)
+    if len(args.runs) % 2:
+        parser.error(f"expected a critic for every policy, got {len(args.runs)} runs")
+    pairs = list(zip(args.runs[::2], args.runs[1::2], strict=True))
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.out, found)
-    for row in found["settings"]:
-        gain = row["gain"]
-        low, high = (None, None) if gain is None else gain["ci95"]
-        change = "" if gain is None else f"{gain['mean']:+.1f} ({low:+.1f} .. {high:+.1f})"
-        print(f"{row['label']:44s} {row['fit']} {row['mean']:9.1f}  {change}")
+    if len(pairs) == 1:
+        found = study(*pairs[0], args.episodes, args.seed, args.fits)
+        write_json(args.out, found)
+        show(found)
+        return 0
+    runs = json.loads(args.out.read_text())["runs"] if args.out.exists() else []
+    for policy, critic in pairs[len(runs) :]:
+        runs.append(study(policy, critic, args.episodes, args.seed, args.fits))
+        write_json(args.out, {"runs": runs})
+        show(runs[-1])
     return 0
 
 

@@ -1,6 +1,7 @@
 """The tables of the documents: one function per name, from the text of result files to Markdown."""
 
 import json
+import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import machine, report
+from dtag_fast.sweep.elimination import t_quantile
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -257,6 +259,57 @@ def behaviour_study(*files: Path) -> str:
     return f"{markdown(header, rows)}\n\n{note} {'; '.join(sorted(machines))}."
 
 
+def behaviour_seeds(*files: Path) -> str:
+    """Table of tools.behaviour_study over several training seeds, a row per file."""
+    rows, machines = [], set()
+    for file in files:
+        runs = json.loads(file.read_text())["runs"]
+        machines |= {machine.name(run["machine"]) for run in runs}
+        gains: dict[str, list[float]] = defaultdict(list)  # by setting, one of each seed
+        raw = {row["label"] for row in runs[0]["settings"] if row["family"] == "raw"}
+        for run in runs:
+            for row in run["settings"]:
+                if row["gain"] is not None and row["fit"] == 0:
+                    gains[row["label"]].append(row["gain"]["mean"])
+        tuned = max(raw, key=lambda label: statistics.fmean(gains[label]))
+        each = statistics.fmean(max(gains[label][i] for label in raw) for i in range(len(runs)))
+        plain = statistics.fmean(run["settings"][0]["mean"] for run in runs)
+        weights = {w: gains[f"AG n=10 behaviour weight={w} radius=1"] for w in ("0.2", "0.4", "0.8")}
+        about = (runs[0]["policy"]["updates"], runs[0]["critic"]["updates"], runs[0]["episodes"])
+        rows.append(
+            (
+                runs[0]["dataset"].removeprefix("local/"),
+                f"{len(runs)}; " + ", ".join(f"{number:,}" for number in about),
+                f"{plain:.0f}",
+                f"{_over_seeds(gains[tuned])}, {tuned.split()[-1]}",
+                f"{each:+.0f}",
+                *(_over_seeds(found) for found in weights.values()),
+                f"{sum(gain < 0 for gain in weights['0.4'])} of {len(runs)}",
+            )
+        )
+    header = (
+        "data",
+        "seeds; updates of policy and critic, episodes",
+        "plain",
+        "raw, best step size of the data",
+    )
+    header += ("raw, best of each seed", "weight 0.2", "weight 0.4", "weight 0.8", "0.4 below plain")
+    note = (
+        "Mean over training seeds of the gain in mean return over the plain policy on the same episodes, and "
+        "its 95 % interval by Student's t over the seeds."
+    )
+    return f"{markdown(header, rows)}\n\n{note} {'; '.join(sorted(machines))}."
+
+
+def _over_seeds(gains: Sequence[float]) -> str:
+    """Mean and 95 % interval of a few numbers."""
+    mean = statistics.fmean(gains)
+    if len(gains) < 2:
+        return f"{mean:+.0f}"
+    half = t_quantile(0.975, len(gains) - 1) * statistics.stdev(gains) / len(gains) ** 0.5
+    return f"{mean:+.0f} ({mean - half:+.0f} to {mean + half:+.0f})"
+
+
 def _gains(rows: Sequence[dict], label: str) -> str:
     """The gains of one setting with every fit of the behaviour."""
     return ", ".join(f"{row['gain']['mean']:+.0f}" for row in rows if label in f"{row['label']} ")
@@ -272,6 +325,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "evaluation": evaluation,
     "short_training": short_training,
     "behaviour_study": behaviour_study,
+    "behaviour_seeds": behaviour_seeds,
     "benchmarks": benchmarks,
     "cuda_resources": cuda_resources,
     "triton_resources": triton_resources,

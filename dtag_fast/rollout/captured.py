@@ -41,13 +41,13 @@ class CapturedStep:
         self.policy, self.refinement = policy, refinement
         config, n = policy.model.config, policy.num_envs
         s, a = config.state_dim, config.action_dim
-        # In: states, previous actions, return to go, timestep; steps, lr and variant of Action Gradient. Out:
+        # In: states, previous actions, return to go, timestep; the four `numbers` of Action Gradient. Out:
         # actions, predicted return, refined actions, q_0, q_best.
         self._columns, self._results = (
-            np.cumsum(widths)[:-1].tolist() for widths in ([s, a, 1, 1, 1, 1, 1], [a, 1, a, 1, 1])
+            np.cumsum(widths)[:-1].tolist() for widths in ([s, a, 1, 1, 1, 1, 1, 1], [a, 1, a, 1, 1])
         )
         on_gpu = policy.device.type == "cuda"
-        self._host_in = torch.zeros(n, s + a + 5, pin_memory=on_gpu)
+        self._host_in = torch.zeros(n, s + a + 6, pin_memory=on_gpu)
         self._host_out = torch.zeros(n, 2 * a + 3, pin_memory=on_gpu)
         self._in, self._out = (x.to(policy.device, copy=True) for x in (self._host_in, self._host_out))
         self._capture, self._graph = capture, None
@@ -70,7 +70,7 @@ class CapturedStep:
         step = policy.begin(observations, active)
         policy.update_decoder()
 
-        states, previous, returns, timesteps, steps, lr, variant = np.split(
+        states, previous, returns, timesteps, *numbers = np.split(
             self._host_in.numpy(), self._columns, axis=1
         )
         states[step.rows], previous[step.rows] = step.states, step.previous_actions
@@ -78,10 +78,11 @@ class CapturedStep:
         # What the others write goes to places that their own next step writes again.
         previous[later] = policy.history.previous_actions(later)
         timesteps[later, 0] = np.minimum(policy.history.lengths[later], policy.model.config.max_timestep - 1)
-        states[later], steps[later] = 0.0, 0.0
+        states[later], numbers[0][later] = 0.0, 0.0  # no steps
         if self.refinement is not None:
-            numbers = self.refinement.numbers(settings[step.rows])
-            steps[step.rows, 0], lr[step.rows, 0], variant[step.rows, 0] = numbers
+            asked = self.refinement.numbers(settings[step.rows])
+            for column, values in zip(numbers, asked, strict=True):
+                column[step.rows, 0] = values
             self._numbers = self.refinement.update(states.shape[1], previous.shape[1])
 
         self.run()

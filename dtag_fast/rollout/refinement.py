@@ -82,7 +82,7 @@ class Refinement:
             self._tensor(states[batch]),
             self._tensor(actions[batch]),
             **self._given(settings[batch]),
-            **self._regularisation(states[batch], self._weight[settings[batch]]),
+            **self._regularisation(self._tensor(states[batch]), self._tensor(self._weight[settings[batch]])),
         )
         return Refined(*(self.transfers.to_host(x[:count]) for x in (refined, info.q_0, info.q_best)))
 
@@ -104,7 +104,7 @@ class Refinement:
 
     def _given(self, settings: np.ndarray) -> dict[str, Any]:
         """What `refine` is given for rows under these settings (R,)."""
-        steps, lr, variant = self.numbers(settings)
+        steps, lr, variant, _ = self.numbers(settings)
         return {
             "steps": int(steps[0]) if (steps == steps[0]).all() else self._tensor(steps),
             "lr": float(lr[0]) if (lr == lr[0]).all() else self._tensor(lr[:, None]),
@@ -113,13 +113,12 @@ class Refinement:
         }
 
     @torch.no_grad()
-    def _regularisation(self, states: np.ndarray, weight: np.ndarray) -> dict[str, Any]:
+    def _regularisation(self, states: Tensor, weight: Tensor) -> dict[str, Any]:
         """scale and prior of `refine` at states (R, S), for weights (R,) of which some may be NaN."""
         if self._behaviour is None:
             return {}
-        local, weight = self._behaviour(self._tensor(states)), self._tensor(weight)
-        free = weight.isnan()  # a scale of 1 and a weight of 0 change no bit of the others
-        return {
+        local, free = self._behaviour(states), weight.isnan()
+        return {  # a scale of 1 and a weight of 0 change no bit of the others
             "scale": local.std.masked_fill(free[:, None], 1.0),
             "prior": Prior(local.mean, local.cost(weight).masked_fill(free, 0.0)),
         }
@@ -130,28 +129,38 @@ class Refinement:
 
     def why_not_captured(self, state_dim: int, action_dim: int) -> str | None:
         """Why a call cannot be part of a CUDA graph, or None."""
-        if self._behaviour is not None:
-            return "a setting is regularised by the data's behaviour, whose model is computed outside"
         choice = self.update(state_dim, action_dim).choice
         if choice.backend == "torch":
             return f"refine runs on the autograd reference: {choice.slow_reason}"
         return None
 
-    def numbers(self, settings: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """steps, lr and the position of the variant (R,) of these settings."""
-        return self._steps[settings], self._lr[settings], self._variant[settings]
+    def numbers(self, settings: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """steps, lr, the position of the variant and the weight of the behaviour (R,) of these settings; the
+        weight is NaN where there is none."""
+        return self._steps[settings], self._lr[settings], self._variant[settings], self._weight[settings]
 
     def update(self, state_dim: int, action_dim: int) -> Binding:
         """The critic's numbers as refine has prepared them, read again in place if they have changed."""
         return self._refiner.binding(state_dim, action_dim, self.device)
 
     def on_device(
-        self, states: Tensor, actions: Tensor, steps: Tensor, lr: Tensor, variant: Tensor
+        self,
+        states: Tensor,
+        actions: Tensor,
+        steps: Tensor,
+        lr: Tensor,
+        variant: Tensor,
+        weight: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The call of refine on tensors of the device: refined actions (R, A), q_0, q_best (R,)."""
         several = len(self._variants) > 1
         refined, info = self._refiner.run(
-            states, actions, steps=steps.int(), lr=lr[:, None], variant=variant.int() if several else None
+            states,
+            actions,
+            steps=steps.int(),
+            lr=lr[:, None],
+            variant=variant.int() if several else None,
+            **self._regularisation(states, weight),
         )
         return refined, info.q_0, info.q_best
 

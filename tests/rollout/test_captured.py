@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dtag_fast.models.behaviour import Behaviour, BehaviourModel
 from dtag_fast.rollout import AGSetting, SequencePolicy, evaluate
 from dtag_fast.rollout.captured import CapturedStep, why_not_captured
 from dtag_fast.rollout.refinement import Refinement
@@ -24,15 +25,29 @@ MIXED = [
 ]
 
 
+REGULARISED = [
+    AGSetting(0),
+    AGSetting(3, behaviour=Behaviour(0.4, 0.5)),
+    AGSetting(5, lr=0.05),
+]
+
+
 def parts(policy, critic, device, settings=SETTINGS):
     model = policy.model.to(device)
     target = 50.0 if model.takes_target_return else None
     actors = [SequencePolicy(model, N, target) for _ in range(2)]
-    return actors, Refinement(critic.critic.to(device), (-1.0, 1.0), settings, device), target
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        behaviour = BehaviourModel(3, policy.info.action_dim, hidden=(8,))
+    network = critic.critic.to(device)
+    refinement = Refinement(network, (-1.0, 1.0), settings, device, behaviour=behaviour)
+    return actors, refinement, target
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("given", [SETTINGS, MIXED], ids=["one variant", "three variants"])
+@pytest.mark.parametrize(
+    "given", [SETTINGS, MIXED, REGULARISED], ids=["one variant", "three variants", "regularised"]
+)
 def test_a_step_equals_the_policy_followed_by_refine(policy, critic, device, given):
     """Rollouts of any age, some waiting, some starting again; weights change in the middle."""
     (usual, mine), refinement, target = parts(policy, critic, device, given)

@@ -67,6 +67,8 @@ def main(argv: Sequence[str]) -> int:
     which: Any = args.checkpoints
     if which not in ("last", "all"):
         which = numbers("--checkpoints", which, int)
+    if args.threads is not None and args.threads < 1:
+        raise ValueError(f"--threads: expected a whole number of at least 1, got {args.threads}")
     if args.json is not None:
         expect_file("--json", args.json)
     console = make_console()

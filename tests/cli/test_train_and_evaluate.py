@@ -204,6 +204,7 @@ def test_candidates_are_chosen_by_the_critic_of_the_run_or_another(dtag, tmp_pat
             "reinformer --critic run --candidates 4",
             "return asked for, and Reinformer takes none; leave them out",
         ),
+        ("run --threads 0", "--threads: expected a whole number of at least 1, got 0"),
         ("run --candidates 0", "candidates: expected a whole number of at least 1, got 0"),
         ("run --candidate-noise 0.2", "--candidate-choice: expected together with --candidates"),
     ]:

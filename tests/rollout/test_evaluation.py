@@ -172,6 +172,10 @@ def test_json_holds_everything(make_policy, critic, tmp_path):
     settings = grid((0, 2), (0.1,))
     result = evaluate(policy, critic=critic, settings=settings, episodes=3, seed=9)
     result.to_json(tmp_path / "deep" / "result.json")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(IsADirectoryError):
+        result.to_json(tmp_path / "taken")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "taken"]
     content = json.loads((tmp_path / "deep" / "result.json").read_text())
     assert [s["seeds"] for s in content["settings"]] == [[9, 10, 11]] * 2
     for name in ("returns", "lengths", "mean", "std", "ci95", "iqm", "mean_q_gain"):

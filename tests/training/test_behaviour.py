@@ -104,5 +104,5 @@ def test_bad_input_is_refused(store, run):
     quiet = pytest.warns(RuntimeWarning, match="slow autograd reference")
     with quiet, pytest.raises(ValueError, match="its Q of the data's actions is not finite"):
         fit_behaviour(NoQ(), store)
-    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+    with pytest.raises(FileNotFoundError, match="expected a run or a checkpoint folder"):
         behaviour_of(run / "nowhere")

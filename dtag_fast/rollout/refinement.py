@@ -67,8 +67,9 @@ class Refinement:
             return_info=True,
             precision=precision,
         )
-        self._keeps = self.device.type == "cpu" and batch_invariant and self._behaviour is None
-        self._kept = threading.local()  # of each worker: `settings` as bytes and the `call` for them
+        self._keeps = self.device.type == "cpu" and batch_invariant
+        # Of each worker: `settings` as bytes, the `call` for them and their `weight`.
+        self._kept = threading.local()
 
     def __call__(self, states: np.ndarray, actions: np.ndarray, settings: np.ndarray) -> Refined:
         """Refine `actions` (R, A) at raw `states` (R, S) under the settings of these positions (R,)."""
@@ -91,12 +92,21 @@ class Refinement:
         kept, count, asked = self._kept, len(actions), settings.tobytes()
         if getattr(kept, "settings", None) != asked:
             batch = fill_up(np.arange(count))
-            sizes = len(batch), states.shape[1], actions.shape[1]
-            kept.call = KeptCall(self._refiner, *sizes, **self._given(settings[batch]))
-            kept.settings = asked
+            rows, width = len(batch), actions.shape[1]
+            given = self._given(settings[batch])
+            if self._behaviour is not None:
+                given["scale"] = torch.ones(rows, width)
+                given["prior"] = Prior(torch.zeros(rows, width), torch.zeros(rows))
+            kept.call = KeptCall(self._refiner, rows, states.shape[1], width, **given)
+            kept.settings, kept.weight = asked, self._tensor(self._weight[settings[batch]])
         call = kept.call
         for rows, given in ((call.states, states), (call.actions, actions)):
             rows[:count], rows[count:] = given, given[0]
+        if self._behaviour is not None:
+            found = self._regularisation(torch.from_numpy(call.states).float(), kept.weight)
+            call.numbers["scale"][:] = found["scale"]
+            call.numbers["prior_mean"][:] = found["prior"].mean
+            call.numbers["prior_weight"][:] = found["prior"].weight
         call()
         return Refined(
             call.out[:count].astype(np.float32), call.q_0[:count].copy(), call.q_best[:count].copy()

@@ -1,11 +1,13 @@
 """Settings that are regularised by the behaviour of the data: what refine is given, in which company."""
 
+import numpy as np
 import pytest
 import torch
 
 from dtag_fast import Prior, Radius, refine
 from dtag_fast.models import BehaviourModel
 from dtag_fast.rollout import AGSetting, Behaviour, evaluate, measure_latency
+from dtag_fast.rollout.refinement import Refinement
 
 
 @pytest.fixture
@@ -97,3 +99,25 @@ def test_bad_input_is_refused(make_policy, critic, behaviour):
     other = BehaviourModel(4, 2)
     with pytest.raises(ValueError, match=r"behaviour: expected one for .* = \(3, 2\), got \(4, 2\)"):
         evaluate(make_policy("dt"), critic=critic, settings=[REGULARISED], episodes=1, behaviour=other)
+
+
+def test_memory_that_a_worker_keeps_follows_the_states(behaviour, critic):
+    """Step after step what refine gives for the options of these states, raw rows beside them."""
+    settings = [REGULARISED, AGSetting(3, 0.1), AGSetting(4, behaviour=Behaviour(0.1, 0.5))]
+    kept = Refinement(critic.critic, (-1.0, 1.0), settings, batch_invariant=True, behaviour=behaviour)
+    rng, which = np.random.default_rng(0), np.array([0, 2, 1, 0, 2, 2, 0])
+    for _ in range(4):
+        states = rng.normal(size=(7, 3)).astype("f4")
+        actions = rng.uniform(-1, 1, (7, 2)).astype("f4")
+        found = kept(states, actions, which)
+        for number, setting in enumerate(settings):
+            rows = which == number
+            given = torch.from_numpy(states[rows])
+            options = {"steps": setting.steps, "lr": setting.lr}
+            if setting.behaviour is not None:
+                weight, radius = setting.behaviour.weight, setting.behaviour.radius
+                options = behaviour.options(given, steps=setting.steps, weight=weight, radius=radius)
+            expected = refine(
+                critic.critic, given, torch.from_numpy(actions[rows]), bounds=(-1, 1), **options
+            )
+            np.testing.assert_allclose(found.actions[rows], expected.numpy(), atol=1e-5, rtol=1e-5)

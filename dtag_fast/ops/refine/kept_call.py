@@ -23,11 +23,14 @@ class KeptCall:
 
     Args:
         refiner: for actions (B, A), with `bounds` that were given: none are looked at.
-        numbers: as `Refiner.run` takes them; in place of the Refiner's own.
+        numbers: as `Refiner.run` takes them; in place of the Refiner's own. Several of a kind are copied or
+            kept; what follows is written into `numbers`.
 
     Attributes:
         states (B, S), actions (B, A), out (B, A): float32, or what the critic's reference computes in.
         q_0, q_best (B,): float32.
+        numbers: those that are several, by the names and in the shapes of `Numbers.fitted`. What is written
+            there is not checked.
 
     Raises:
         ValueError, TypeError: as `Refiner.run`, for the numbers.
@@ -42,6 +45,9 @@ class KeptCall:
         )
         given = refiner.checked(batch, **numbers).fitted(batch, action_dim)._asdict()
         info = allocate(batch, 1, action_dim, given["steps"], trace=False, device=HOST)
+        self.numbers = {
+            name: value.numpy() for name, value in given.items() if isinstance(value, torch.Tensor)
+        }
         self._tensors, self._named = (states, actions, out), {**given, "info": info}
         self.states, self.actions, self.out = states.numpy(), actions[:, 0].numpy(), out.numpy()
         self.q_0, self.q_best = info.q_0[:, 0].numpy(), info.q_best[:, 0].numpy()

@@ -266,7 +266,7 @@ def behaviour_seeds(*files: Path) -> str:
         runs = json.loads(file.read_text())["runs"]
         machines |= {machine.name(run["machine"]) for run in runs}
         gains: dict[str, list[float]] = defaultdict(list)  # by setting, one of each seed
-        raw = {row["label"] for row in runs[0]["settings"] if row["family"] == "raw"}
+        raw = [row["label"] for row in runs[0]["settings"] if row["family"] == "raw"]
         for run in runs:
             for row in run["settings"]:
                 if row["gain"] is not None and row["fit"] == 0:

@@ -34,10 +34,19 @@ def radius(text: str) -> float | None:
     return None if text == "none" else numbers("--ag-radius", text, float)[0]
 
 
-def behaviours(text: str) -> list[Any]:
-    """ "0.4" or "0.4:1", or several with commas: the Behaviours of these weights and radii."""
+def behaviours(text: str, steps: list[int], has_critic: bool) -> list[Any]:
+    """ "0.4" or "0.4:1", or several with commas: the Behaviours of these weights and radii.
+
+    Raises:
+        ValueError: it is not understood, there is no critic, or no number above 0 among --ag-steps.
+    """
     from dtag_fast.rollout.settings import Behaviour
 
+    if not has_critic:
+        raise ValueError("--ag-behaviour: expected together with --critic")
+    if not any(steps):
+        given = ",".join(map(str, steps))
+        raise ValueError(f"--ag-behaviour: expected a number above 0 in --ag-steps beside it, got {given}")
     found = []
     for part in text.split(","):
         values = [numbers("--ag-behaviour", value, float)[0] for value in part.split(":")]
@@ -45,19 +54,3 @@ def behaviours(text: str) -> list[Any]:
             raise ValueError(f"--ag-behaviour: expected WEIGHT or WEIGHT:RADIUS, got {part!r}")
         found.append(Behaviour(*values))
     return found
-
-
-def regularised(text: str, settings: list[Any]) -> list[Any]:
-    """The AGSettings of these behaviours, with every number of steps above 0 among `settings`.
-
-    Raises:
-        ValueError: there is none, or the text is not understood.
-    """
-    from dtag_fast.rollout.settings import AGSetting
-
-    refined = [s for s in settings if not s.is_plain]
-    if not refined:
-        raise ValueError("--ag-behaviour: expected a number above 0 in --ag-steps beside it, got 0")
-    steps = sorted({s.steps for s in refined})
-    shared = {"reduce": refined[0].reduce, "select": refined[0].select}
-    return [AGSetting(n, behaviour=behaviour, **shared) for behaviour in behaviours(text) for n in steps]

@@ -80,7 +80,12 @@ def main(argv: Sequence[str]) -> int:
     from dtag_fast.training.behaviour import behaviour_of
     from dtag_fast.training.checkpoint import load_critic, load_policy
 
-    settings = grid(**settings_options)
+    behaviours: list[Any] = []
+    if args.ag_behaviour is not None:
+        steps = settings_options["steps"]
+        behaviours = action_gradient.behaviours(args.ag_behaviour, steps, args.critic is not None)
+    raw = grid(**settings_options)
+    settings = grid(**settings_options, behaviour=behaviours)
     candidates, options = None, (args.candidate_noise, args.candidate_choice)
     if args.candidates is not None:
         candidates = Candidates(args.candidates, *options)
@@ -88,12 +93,8 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError("--candidate-noise, --candidate-choice: expected together with --candidates")
     critic = None if args.critic is None else load_critic(args.critic, args.device)
     behaviour = None
-    if args.ag_behaviour is not None:
-        if critic is None:
-            raise ValueError("--ag-behaviour: expected together with --critic")
-        settings += action_gradient.regularised(args.ag_behaviour, settings)
+    if behaviours:
         policy = load_policy(args.run)  # looked at before a minute goes into the fit
-        raw = [setting for setting in settings if setting.behaviour is None]
         check_together(policy, critic, raw, args.env or policy.info.env_id)
         with progress_bar(console, "fitting the behaviour of the data") as report:
             behaviour = behaviour_of(args.critic, report)

@@ -147,12 +147,8 @@ def _lists(args: Args) -> dict[str, list]:
     }
     if args.ag_behaviour is None:
         return lists
-    if args.critic is None:
-        raise ValueError("--ag-behaviour: expected together with --critic")
-    if not any(lists["steps"]):
-        raise ValueError(f"--ag-behaviour: expected a number above 0 in --ag-steps beside it, got {steps}")
     asks_for_raw = any(getattr(args, name) is not None for name, _ in _RAW)
-    behaviours = action_gradient.behaviours(args.ag_behaviour)
+    behaviours = action_gradient.behaviours(args.ag_behaviour, lists["steps"], args.critic is not None)
     return lists | {"behaviour": behaviours, "lr": lists["lr"] if asks_for_raw else []}
 
 

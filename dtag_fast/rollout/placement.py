@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 from dtag_fast.rollout.environment_kind import EnvironmentKind
 
-HAND_SHAKE = (
-    40e-6  # seconds that a step of all takes longer for each child: CartPole-v1 with one against none
-)
+# seconds that a step of all takes longer for each child: CartPole-v1 with one against none
+HAND_SHAKE = 40e-6
 START = 0.6  # seconds until a child has its environments
 GAIN = 1.5
 

@@ -18,6 +18,7 @@ _EXPORTS = {
     "RewardWindows": "dtag_fast.data.reward_windows",
     "RewardWindowSampler": "dtag_fast.data.reward_windows",
     "Transitions": "dtag_fast.data.samplers",
+    "TransitionWindows": "dtag_fast.data.transition_windows",
     "TransitionSampler": "dtag_fast.data.samplers",
     "Windows": "dtag_fast.data.samplers",
     "WindowSampler": "dtag_fast.data.samplers",

@@ -35,7 +35,7 @@ from dtag_fast.algorithms import ALGORITHMS, TrainedCritic
 from dtag_fast.algorithms.registry import preset_config
 from dtag_fast.cli.train import DEFAULT_UPDATES
 from dtag_fast.data import TrajectoryStore, WindowSampler, load_dataset
-from dtag_fast.data.samplers import Windows
+from dtag_fast.data.window_table import Windows
 from dtag_fast.models import StatePolicy
 from dtag_fast.training import LoadedPolicy, load_critic, load_policy, train
 from dtag_fast.training.checkpoint import find_checkpoint, read_checkpoint_config

@@ -15,13 +15,15 @@ _EXPORTS = {
     "NormalizedScore": "dtag_fast.data.scores",
     "normalized_score": "dtag_fast.data.scores",
     "reference_of": "dtag_fast.data.scores",
+    "ReplayBuffer": "dtag_fast.data.replay",
     "RewardWindows": "dtag_fast.data.reward_windows",
     "RewardWindowSampler": "dtag_fast.data.reward_windows",
     "Transitions": "dtag_fast.data.samplers",
     "TransitionWindows": "dtag_fast.data.transition_windows",
     "TransitionSampler": "dtag_fast.data.samplers",
-    "Windows": "dtag_fast.data.samplers",
+    "Windows": "dtag_fast.data.window_table",
     "WindowSampler": "dtag_fast.data.samplers",
+    "top_episodes": "dtag_fast.data.replay",
     "transitions": "dtag_fast.data.samplers",
 }
 

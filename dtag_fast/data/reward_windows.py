@@ -5,8 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from dtag_fast.data.samplers import Windows, WindowSampler
+from dtag_fast.data.samplers import WindowSampler
 from dtag_fast.data.store import TrajectoryStore
+from dtag_fast.data.window_table import Windows
 
 
 class RewardWindows(NamedTuple):

@@ -5,31 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from dtag_fast.data.returns import returns_to_go
 from dtag_fast.data.store import TrajectoryStore
-
-_FLOAT32_INTEGERS = 1 << 24  # timesteps ride in a float32 column, which counts exactly up to here
-
-
-class Windows(NamedTuple):
-    """A batch of B windows of K steps; padded places hold zeros and are False in `mask`.
-
-    The three float tensors are column ranges of one gathered block: `.view(B * K, -1)` works,
-    `.is_contiguous()` is False.
-
-    Attributes:
-        states: (B, K, S) float32, standardised with the sampler's mean and std.
-        actions: (B, K, A) float32.
-        returns_to_go: (B, K, 1) float32, return from this step to the end of the episode / return_scale.
-        timesteps: (B, K) int64, position within the episode.
-        mask: (B, K) bool, True on real steps.
-    """
-
-    states: torch.Tensor
-    actions: torch.Tensor
-    returns_to_go: torch.Tensor
-    timesteps: torch.Tensor
-    mask: torch.Tensor
+from dtag_fast.data.window_table import WindowTable, check_length, positive_int, shared
 
 
 class Transitions(NamedTuple):
@@ -53,7 +30,7 @@ class Transitions(NamedTuple):
     discounts: torch.Tensor
 
 
-class WindowSampler:
+class WindowSampler(WindowTable):
     """Draws windows for sequence models.
 
     Reinformer and min-decision-transformer: padding="right", weighting="uniform", start="inside". The
@@ -95,106 +72,37 @@ class WindowSampler:
         state_std: np.ndarray | None = None,
         device: str | torch.device = "cpu",
     ):
-        _choice("padding", padding, ("right", "left"))
-        _choice("weighting", weighting, ("uniform", "length"))
-        _choice("start", start, ("inside", "anywhere"))
-        _positive_int("context_len", context_len)
-        _positive_int("batch_size", batch_size)
-        if not return_scale > 0:
-            raise ValueError(f"return_scale: expected a number above 0, got {return_scale}")
-        if (longest := store.episode_lengths.max()) >= _FLOAT32_INTEGERS:
-            raise ValueError(
-                f"store: expected episodes below {_FLOAT32_INTEGERS} steps, got one of {longest}"
-            )
-        self.context_len, self.batch_size = context_len, batch_size
-        self.share = 0, 1  # (rank, processes): each draws for all of them and takes its own batch_size
-        self.padding, self.weighting, self.start = padding, weighting, start
-        self.device = torch.device(device)
-
-        rewards = store.rewards.astype(np.float64) * reward_scale + reward_shift
-        rtg = returns_to_go(rewards, store.offsets, discount) / return_scale
-        states = store.observations[store.state_rows]
-        if state_mean is not None:
-            states -= _per_state("state_mean", state_mean, store.state_dim)
-        if state_std is not None:
-            states /= _per_state("state_std", state_std, store.state_dim)
-        # (N + 1, S + A + 2): state, action, return-to-go and timestep of each step, gathered together, and a
-        # row of zeros that every padded place of a window points to.
+        super().__init__(
+            (store.state_dim, store.action_dim),
+            context_len,
+            batch_size,
+            padding=padding,
+            weighting=weighting,
+            start=start,
+            return_scale=return_scale,
+            reward_scale=reward_scale,
+            reward_shift=reward_shift,
+            state_mean=state_mean,
+            state_std=state_std,
+            device=device,
+        )
         lengths = store.episode_lengths
-        self._widths = (store.state_dim, store.action_dim, 1, 1)
+        check_length("store", lengths.max())
         table = np.zeros((store.num_steps + 1, sum(self._widths)), dtype=np.float32)
-        table[:-1, : store.state_dim] = states
-        table[:-1, store.state_dim : -2] = store.actions
-        table[:-1, -2] = rtg
-        table[:-1, -1] = np.arange(store.num_steps) - np.repeat(store.offsets[:-1], lengths)
+        states = store.observations[store.state_rows]
+        rewards = self._rewards(store.rewards)
+        self._fill(table[:-1], states, store.actions, rewards, store.offsets, discount)
         self._table = torch.from_numpy(table).to(self.device)
-
         self._zero_row = self._tensor(np.int64(store.num_steps))
-        self._first_row = self._tensor(store.offsets[:-1])  # (E,)
-        self._end_row = self._tensor(store.offsets[1:])  # (E,)
-        starts = np.maximum(lengths - context_len, 0) + 1 if start == "inside" else lengths
-        self._num_starts = self._tensor(starts.astype(np.float64))  # (E,)
+        self._first_row = self._tensor(store.offsets[:-1])
+        self._end_row = self._tensor(store.offsets[1:])
+        self._num_starts = self._tensor(self._starts(lengths).astype(np.float64))
         self._num_draws = store.num_steps if weighting == "length" else store.num_episodes
-        if weighting == "length":  # a uniform step belongs to an episode with probability ~ its length
+        if weighting == "length":
             self._episode_of_step = self._tensor(np.repeat(np.arange(store.num_episodes), lengths))  # (N,)
-        self._positions = torch.arange(context_len, device=self.device)  # (K,)
 
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.array(array)).to(self.device)
-
-    def sample(self, generator: torch.Generator) -> Windows:
-        """Draw a batch; the same generator state gives the same batch, bit for bit.
-
-        Args:
-            generator: lies on the sampler's device, or on the CPU (drawn there and copied).
-        """
-        return self.gather(self.draw(generator))
-
-    def gather(self, drawn: dict[str, torch.Tensor]) -> Windows:
-        """The batch of what `draw` has given; of several draws joined, the batches one after the other."""
-        return self.windows(**drawn)
-
-    def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """What `sample` would gather: episodes (B,) and starts (B,), as `windows` takes them."""
-        mine, all_ = _shared(self.batch_size, self.share)
-        size, where = (all_,), generator.device
-        episodes = torch.randint(self._num_draws, size, generator=generator, device=where)[mine]
-        uniform = torch.rand(size, dtype=torch.float64, generator=generator, device=where)[mine]
-        episodes, uniform = episodes.to(self.device), uniform.to(self.device)
-        if self.weighting == "length":
-            episodes = self._episode_of_step.index_select(0, episodes)
-        return {
-            "episodes": episodes,
-            "starts": uniform.mul_(self._num_starts.index_select(0, episodes)).long(),
-        }
-
-    def windows(self, episodes: torch.Tensor, starts: torch.Tensor) -> Windows:
-        """The windows of given episodes and first steps.
-
-        Args:
-            episodes: (B,) int64 episode indices.
-            starts: (B,) int64 first step of each window, below the episode's length.
-        """
-        return self._gathered(*self._rows(episodes, starts))
-
-    def _gathered(self, rows: torch.Tensor, mask: torch.Tensor) -> Windows:
-        """The steps in `rows` (B, K)."""
-        block = self._table.index_select(0, rows.view(-1)).view(*mask.shape, -1)  # (B, K, S + A + 2)
-        states, actions, returns_to_go, timesteps = block.split_with_sizes(self._widths, dim=-1)
-        return Windows(states, actions, returns_to_go, timesteps.squeeze(-1).long(), mask)
-
-    def _rows(self, episodes: torch.Tensor, starts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where the steps of windows lie in the table, (B, K), and the windows' mask (B, K)."""
-        first = self._first_row.index_select(0, episodes) + starts  # (B,) row of the window's first step
-        end = self._end_row.index_select(0, episodes)  # (B,) row after the episode's last step
-        if self.padding == "left":
-            padded = (first + self.context_len - end).clamp_(min=0)  # (B,)
-            rows = (first - padded).unsqueeze(1) + self._positions  # (B, K)
-            mask = rows >= first.unsqueeze(1)
-        else:
-            rows = first.unsqueeze(1) + self._positions
-            mask = rows < end.unsqueeze(1)
-        return torch.where(mask, rows, self._zero_row), mask
+    def _episodes_of(self, steps: torch.Tensor) -> torch.Tensor:
+        return self._episode_of_step.index_select(0, steps)
 
 
 def transitions(
@@ -220,7 +128,7 @@ def transitions(
     Raises:
         ValueError: n_step below 1, or discount outside [0, 1].
     """
-    _positive_int("n_step", n_step)
+    positive_int("n_step", n_step)
     if not 0.0 <= discount <= 1.0:
         raise ValueError(f"discount: expected a number in [0, 1], got {discount}")
     rows = store.state_rows
@@ -254,7 +162,7 @@ class TransitionSampler:
     """
 
     def __init__(self, transitions: Transitions, batch_size: int):
-        _positive_int("batch_size", batch_size)
+        positive_int("batch_size", batch_size)
         # Side by side in one table, (N, 2S + A + 3), so that a batch is gathered at once.
         self._widths = [column.shape[1] for column in transitions]
         self._table = torch.cat(transitions, dim=1)
@@ -274,29 +182,6 @@ class TransitionSampler:
     def draw(self, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """What `sample` would gather: rows (B,) of the transitions."""
         states = self.transitions.states
-        mine, all_ = _shared(self.batch_size, self.share)
+        mine, all_ = shared(self.batch_size, self.share)
         rows = torch.randint(len(states), (all_,), generator=generator, device=generator.device)[mine]
         return {"rows": rows.to(states.device)}
-
-
-def _shared(batch_size: int, share: tuple[int, int]) -> tuple[slice, int]:
-    """Which rows of a batch drawn for all processes are this one's, and how many there are in all."""
-    rank, world = share
-    return slice(rank * batch_size, (rank + 1) * batch_size), world * batch_size
-
-
-def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}: expected {' or '.join(map(repr, choices))}, got {value!r}")
-
-
-def _positive_int(name: str, value: int) -> None:
-    if not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name}: expected an integer above 0, got {value!r}")
-
-
-def _per_state(name: str, value, state_dim: int) -> np.ndarray:
-    array = np.asarray(value, dtype=np.float32)
-    if array.shape != (state_dim,):
-        raise ValueError(f"{name}: expected ({state_dim},) to match the states, got {array.shape}")
-    return array

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from dtag_fast.data.samplers import Windows
+from dtag_fast.data.window_table import Windows
 
 
 class TransitionWindows(NamedTuple):

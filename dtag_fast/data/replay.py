@@ -227,7 +227,7 @@ class ReplayBuffer(WindowTable):
         self._kept = deque(kept._replace(episode=None) for kept in self._kept)
 
     def state_dict(self) -> dict[str, Any]:
-        """Counts, and the episodes that `mark_offline` has not covered, as host tensors in a store's layout."""
+        """Counts, and the episodes that `mark_offline` has not covered: host tensors in a store's layout."""
         episodes = [kept.episode for kept in self._kept if kept.episode is not None]
         state_dim, action_dim = self._dims
         nothing = Episode(
@@ -278,7 +278,7 @@ class ReplayBuffer(WindowTable):
         kept = since if self.capacity is None else min(since, self.capacity)
         if len(episodes) != kept:
             raise ValueError(
-                f"replay buffer: expected a state with {kept} of the {since} episodes added to the dataset's, "
+                f"replay buffer: expected a state with {kept} of {since} episodes added to the dataset's, "
                 f"got {len(episodes)}; the state is damaged"
             )
         for episode in episodes:

@@ -4,12 +4,12 @@ import torch
 
 
 class RowQueue:
-    """First in, first out, in memory of at most twice the most rows it ever held, and one.
+    """First in, first out, in a tensor of at most 2 n + 2 rows if it never held more than n.
 
     Rows that were dropped leave a gap at the start. A queue that reaches the end of its tensor moves back
-    over the gap if it needs at most half of the tensor, and else into a tensor twice as large as it needs. Either
-    way, at least as many rows are appended as were copied before it moves again: a row costs a constant
-    number of copies.
+    over the gap if it needs at most half of the tensor, and else into a tensor twice as large as it needs.
+    Either way, more rows are appended before it moves again than were copied: appending a row costs a
+    constant number of copies.
 
     Args:
         width: of a row; () for a queue of numbers.

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 from dtag_fast.data import DiscreteActions
-from dtag_fast.rollout.environments import Environments, Seen, close_env, make_env
+from dtag_fast.data.gymnasium_env import close_env
+from dtag_fast.rollout.environments import Environments, Seen, make_env
 
 if TYPE_CHECKING:  # children import this module, and start in a tenth of the time without torch
     from dtag_fast.training.checkpoint import RunInfo

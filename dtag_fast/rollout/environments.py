@@ -6,24 +6,17 @@ restarted alone, and a step costs less (64 Hopper-v5 on a busy 2-core AMD EPYC, 
 2.9k by SyncVectorEnv).
 """
 
-import importlib
-import importlib.util
-import json
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import gymnasium
 import numpy as np
 
-from dtag_fast.data import DiscreteActions, flatten_observation, robotics
+from dtag_fast.data import DiscreteActions, flatten_observation
+from dtag_fast.data.gymnasium_env import close_env, make_gymnasium_env
 from dtag_fast.rollout.faults import Fault
 from dtag_fast.rollout.maze2d import WRAPPERS
-
-# Said for every HalfCheetah that is built; it concerns Gymnasium's model file, not the user.
-_NOISE = "compiler attribute 'settotalmass' is deprecated"
 
 
 def make_env(
@@ -47,35 +40,8 @@ def make_env(
     if wrapper is not None and wrapper not in WRAPPERS:
         raise ValueError(f"env_spec: wrapper {wrapper!r} is unknown; this version has {', '.join(WRAPPERS)}")
     limit = spec.get("max_episode_steps") or max_episode_steps
-    with _mujoco_noise_removed():
-        robotics.register_for(env_id, "env_id")
-        _import_module_of(env_id)
-        if "entry_point" in spec:
-            described = gymnasium.envs.registration.EnvSpec.from_json(json.dumps(spec))
-            env = gymnasium.make(described, max_episode_steps=limit, disable_env_checker=True)
-        else:
-            options = {"max_episode_steps": limit, "disable_env_checker": True, **spec.get("kwargs", {})}
-            try:
-                env = gymnasium.make(env_id, **options)
-            except gymnasium.error.UnregisteredEnv as error:
-                raise type(error)(
-                    f"env_id: {error} An id that a module of your own registers is written 'module:{env_id}'"
-                ) from error
-    robotics.remove_model_file(env)
+    env = make_gymnasium_env(env_id, spec, limit)
     return WRAPPERS[wrapper](env) if wrapper else env
-
-
-def _import_module_of(env_id: str) -> None:
-    """Import the module that "module:id" names, which registers the id."""
-    module = env_id.rpartition(":")[0]
-    try:
-        if module:
-            importlib.import_module(module)
-    except ImportError as error:
-        raise gymnasium.error.UnregisteredEnv(
-            f"env_id: {env_id} names the module {module}, which cannot be imported ({error}); install it, or "
-            "put its folder on PYTHONPATH"
-        ) from error
 
 
 class Seen(NamedTuple):
@@ -254,18 +220,6 @@ def expect_running(
         raise RuntimeError(f"rows: the episode of slot {over[0]} is over; reset it before its next step")
 
 
-def close_env(env: gymnasium.Env | None) -> None:
-    """Close an environment, which may be broken: what it raises then loses no result."""
-    if env is None:
-        return
-    try:
-        env.close()
-    except Exception as error:
-        warnings.warn(
-            f"environment: closing it raised {type(error).__name__}: {error}", RuntimeWarning, stacklevel=3
-        )
-
-
 def expect_actions(env: gymnasium.Env, discrete: DiscreteActions | None, action_dim: int | None) -> None:
     """Refuse an environment that takes other actions than the policy gives."""
     space, found = env.action_space, None
@@ -279,26 +233,3 @@ def expect_actions(env: gymnasium.Env, discrete: DiscreteActions | None, action_
             f"actions: the environment takes {space}, the policy's are {ours}; evaluate in the environment "
             "of the dataset"
         )
-
-
-@contextmanager
-def _mujoco_noise_removed() -> Iterator[None]:
-    """While models are compiled, hand MuJoCo's warnings to Python's `warnings`, all but the known noise.
-
-    Left alone, MuJoCo prints them from C and appends them to MUJOCO_LOG.TXT in the working directory.
-    """
-    if importlib.util.find_spec("mujoco") is None:
-        yield
-        return
-    import mujoco
-
-    def forward(message: str) -> None:
-        if _NOISE not in message:
-            warnings.warn(f"MuJoCo: {message}", RuntimeWarning, stacklevel=2)
-
-    before = mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(forward)
-    try:
-        yield
-    finally:
-        mujoco.set_mju_user_warning(before)

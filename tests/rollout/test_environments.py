@@ -61,10 +61,10 @@ def test_construction_of_half_cheetahs_is_quiet(capfd, tmp_path, monkeypatch):
 def test_other_mujoco_warnings_are_passed_on():
     import mujoco
 
-    from dtag_fast.rollout.environments import _mujoco_noise_removed
+    from dtag_fast.data.gymnasium_env import mujoco_noise_removed
 
     before = mujoco.get_mju_user_warning()
-    with pytest.warns(RuntimeWarning, match="MuJoCo: something else"), _mujoco_noise_removed():
+    with pytest.warns(RuntimeWarning, match="MuJoCo: something else"), mujoco_noise_removed():
         mujoco.get_mju_user_warning()("something else")
     assert mujoco.get_mju_user_warning() is before
 

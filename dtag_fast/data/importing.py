@@ -6,9 +6,7 @@ by its id. It appears there in one rename, never half written.
 
 import copy
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +21,10 @@ from dtag_fast.data.minari_reader import (
     REF_SOURCE_KEY,
     open_source,
 )
+from dtag_fast.data.new_dataset import expect_free, new_dataset, recordable, write_about, write_episodes
 from dtag_fast.data.sources import open_file
 from dtag_fast.data.validation import check_episode
 
-_BATCH = 64  # episodes given to Minari at a time
 _KEPT = ("env_spec", "eval_env_spec", "requirements", "algorithm_name", "code_permalink")  # of the first part
 _AGREED = ("env_spec", "ref_min_score", "ref_max_score")  # parts of one dataset must have the same
 
@@ -57,7 +55,7 @@ def import_files(
     """
     if not files:
         raise ValueError("FILE: expected at least one file, got none")
-    _expect_free(dataset_id)
+    expect_free(dataset_id)
     environment = environment_of(env_id) if env_id else None
     sources = []
     for file in map(Path, files):
@@ -78,8 +76,9 @@ def import_files(
     metadata = described[0] | _common_actions(described)
     discrete = DiscreteActions.of(metadata)
     spaces = _spaces(sources[0].state_dim, metadata)
-    with _new_dataset(dataset_id) as folder:
-        _write(folder, spaces, _gymnasium_spec(metadata["env_spec"]), _episodes(sources, discrete, progress))
+    with new_dataset(dataset_id) as folder:
+        env_spec = _gymnasium_spec(metadata["env_spec"])
+        write_episodes(folder, *spaces, env_spec, _episodes(sources, discrete, progress))
         notes = [
             note if len(sources) == 1 else f"{source.path.name}: {note}"
             for source in sources
@@ -108,7 +107,7 @@ def combine(ids: Sequence[str], dataset_id: str, progress: Progress | None = Non
 
     if len(ids) < 2:
         raise ValueError(f"--combine: expected at least two ids, got {len(ids)}")
-    _expect_free(dataset_id)
+    expect_free(dataset_id)
     folders = [catalog.minari_root() / name / "data" for name in ids]
     for name, folder in zip(ids, folders, strict=True):
         if not folder.is_dir():
@@ -132,26 +131,10 @@ def combine(ids: Sequence[str], dataset_id: str, progress: Progress | None = Non
     more |= {NOTES_KEY: notes, "combined_datasets": list(ids)}
     if metadata["observation_keys"]:
         more[OBSERVATION_KEYS_KEY] = metadata["observation_keys"]
-    with _new_dataset(dataset_id) as folder:
+    with new_dataset(dataset_id) as folder:
         spaces = first.observation_space, first.action_space
-        _write(folder, spaces, None, _minari_episodes(storages, progress), first.jpeg_encoding)
+        write_episodes(folder, *spaces, None, _minari_episodes(storages, progress), first.jpeg_encoding)
         _update(folder, dataset_id, metadata, more)
-
-
-def _expect_free(dataset_id: str) -> None:
-    from minari.dataset.minari_dataset import DATASET_ID_RE
-
-    match = DATASET_ID_RE.fullmatch(dataset_id)
-    if match is None or match["version"] is None:
-        raise ValueError(
-            f"--id: expected namespace/name-vN with a namespace of two characters or more, or name-vN, got "
-            f"{dataset_id!r}; for example d4rl/hopper-medium-v2"
-        )
-    if (catalog.minari_root() / dataset_id).exists():
-        raise ValueError(
-            f"--id: {dataset_id!r} exists already under {catalog.minari_root()}; take another id, or remove "
-            f"it with: minari delete {dataset_id}"
-        )
 
 
 def _expect_agreement(parts: dict[str, dict]) -> None:
@@ -172,30 +155,6 @@ def _brief(value) -> str:
         wrapper = f" as {value['wrapper']}" if value.get("wrapper") else ""
         return f"{value.get('id')}({arguments}){wrapper} with {value.get('max_episode_steps')} steps at most"
     return "none" if value is None else str(value)
-
-
-@contextmanager
-def _new_dataset(dataset_id: str) -> Iterator[Path]:
-    """A data folder to write into; afterwards it is the dataset's, or nothing is left of it."""
-    root = catalog.minari_root()
-    root.mkdir(parents=True, exist_ok=True)
-    target = root / dataset_id
-    with tempfile.TemporaryDirectory(dir=root, prefix=".importing-") as scratch:  # hidden: not listed
-        folder = Path(scratch) / "set" / "data"
-        folder.parent.mkdir()
-        yield folder
-        _make_namespace(dataset_id)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(folder.parent, target)
-
-
-def _make_namespace(dataset_id: str) -> None:
-    from minari.namespace import create_namespace, list_local_namespaces
-
-    namespace = dataset_id.rpartition("/")[0]
-    with catalog.minari_root_at(catalog.minari_root()):
-        if namespace and namespace not in list_local_namespaces():
-            create_namespace(namespace)
 
 
 def _common_actions(described: Sequence[dict]) -> dict:
@@ -219,21 +178,6 @@ def _spaces(state_dim: int, metadata: dict):
     return observations, Box(low, high, dtype=np.float32)
 
 
-def _write(folder: Path, spaces, env_spec, episodes: Iterable, jpeg_encoding: bool = True) -> None:
-    """Write episodes (Minari's buffers) batch by batch; memory does not grow with the dataset."""
-    from minari.dataset.minari_storage import MinariStorage
-
-    storage = MinariStorage.new(folder, *spaces, env_spec=env_spec, jpeg_encoding=jpeg_encoding)
-    batch = []
-    for episode in episodes:
-        batch.append(episode)
-        if len(batch) == _BATCH:
-            storage.update_episodes(batch)
-            batch = []
-    if batch:
-        storage.update_episodes(batch)
-
-
 def _gymnasium_spec(spec: dict | None):
     """Gymnasium's own description of the environment, where it knows it; Minari and others rebuild it so."""
     import gymnasium
@@ -246,16 +190,11 @@ def _gymnasium_spec(spec: dict | None):
         return None
     known.kwargs = {**known.kwargs, **spec["kwargs"]}
     known.max_episode_steps = spec["max_episode_steps"]
-    return known
+    return recordable(known)
 
 
 def _update(folder: Path, dataset_id: str, metadata: dict, more: dict) -> None:
-    from minari import __version__
-    from minari.dataset.minari_storage import MinariStorage
-
     about = {
-        "dataset_id": dataset_id,
-        "minari_version": __version__,
         "description": metadata["description"],
         ENV_SPEC_KEY: metadata["env_spec"],
         **more,
@@ -266,7 +205,7 @@ def _update(folder: Path, dataset_id: str, metadata: dict, more: dict) -> None:
             "ref_max_score": metadata["ref_max_score"],
             REF_SOURCE_KEY: metadata["ref_source"],
         }
-    MinariStorage.read(folder).update_metadata(about)
+    write_about(folder, dataset_id, about)
 
 
 def _episodes(

@@ -1,15 +1,12 @@
 """Collects PointMaze data with the waypoint controller and writes it as a Minari dataset."""
 
-import json
-import os
-import shutil
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from dtag_fast.data.catalog import minari_root, minari_root_at
+from dtag_fast.data.minari_reader import ENV_SPEC_KEY, OBSERVATION_KEYS_KEY
+from dtag_fast.data.new_dataset import RECIPE_KEY, made_before, new_dataset, write_about, write_episodes
 from dtag_fast.data.pointmaze.mazes import Maze, env_spec, goal_reward, maze_of, sample_start
 from dtag_fast.data.pointmaze.physics import PointMazePhysics, make_gym_env
 from dtag_fast.data.pointmaze.waypoints import ControllerConfig, WaypointController
@@ -110,86 +107,59 @@ def make_pointmaze(
         The dataset's id. A dataset of that id and the same recipe is left as it stands.
 
     Raises:
-        ValueError: unknown size, steps below 1, or another dataset has this id already.
+        ValueError: unknown size, steps below 1, a malformed id, or another dataset has this id already.
         ImportError: gymnasium-robotics is not installed.
     """
-    from minari.dataset.minari_storage import MinariStorage
-    from minari.storage import get_dataset_path
-
     maze = maze_of(size)
     dataset_id = dataset_id or f"pointmaze/{maze.size}-{steps}-s{seed}-v0"
     config = ControllerConfig()
     recipe = {"maze": maze.size, "steps": steps, "seed": seed, "controller": asdict(config)}
-    data_path = get_dataset_path(dataset_id) / "data"
-    if data_path.parent.exists():
-        known = MinariStorage.read_raw_metadata(data_path).get("dtag_recipe")
-        if known != recipe:
-            raise ValueError(
-                f"dataset_id: {dataset_id!r} exists already and was made from {known or 'something else'}; "
-                f"take another id, or remove it with: minari delete {dataset_id}"
-            )
-        return dataset_id
-    walk = collect(maze, steps, seed, config=config, progress=progress)
-    with minari_root_at(minari_root()):
+    if not made_before(dataset_id, recipe):
+        walk = collect(maze, steps, seed, config=config, progress=progress)
         _write(maze, walk, dataset_id, recipe)
     return dataset_id
 
 
 def _write(maze: Maze, walk: Walk, dataset_id: str, recipe: dict) -> None:
-    """Write the walk's episodes; the dataset appears under its id in one rename, so never half written."""
-    from minari import create_dataset_from_buffers
-    from minari.data_collector import EpisodeBuffer
-    from minari.storage import get_dataset_path
+    """Write the walk's episodes as a dataset."""
+    env = make_gym_env(maze)
+    try:
+        with new_dataset(dataset_id) as folder:
+            spaces = env.observation_space, env.action_space
+            write_episodes(folder, *spaces, env.spec, _episodes(maze, walk))
+            about = {
+                "eval_env_spec": env.spec.to_json(),
+                "algorithm_name": "waypoint controller (grid search, PD, action noise)",
+                "description": f"PointMaze {maze.size}, D4RL maze2d protocol: rewards for one fixed goal.",
+                "ref_min_score": maze.ref_min_score,
+                "ref_max_score": maze.ref_max_score,
+                "requirements": ["gymnasium-robotics>=1.4"],
+                OBSERVATION_KEYS_KEY: ["observation"],
+                ENV_SPEC_KEY: env_spec(maze),
+                RECIPE_KEY: recipe,
+            }
+            write_about(folder, dataset_id, about)
+    finally:
+        env.close()
 
-    buffers = []
+
+def _episodes(maze: Maze, walk: Walk) -> Iterator:
+    """Minari's buffers of the walk, cut at the maze's time limit."""
+    from minari.data_collector import EpisodeBuffer
+
     for first in range(0, len(walk.actions), maze.max_episode_steps):
         last = min(first + maze.max_episode_steps, len(walk.actions))
         states = walk.states[first : last + 1]  # (T + 1, 4): the next episode starts where this one ends
         ends = np.zeros(last - first, dtype=bool)
         ends[-1] = True
-        buffers.append(
-            EpisodeBuffer(
-                id=len(buffers),
-                observations={
-                    "observation": states,
-                    "achieved_goal": states[:, :2],
-                    "desired_goal": np.broadcast_to(maze.goal, (len(states), 2)),
-                },
-                actions=walk.actions[first:last],
-                rewards=walk.rewards[first:last],
-                terminations=np.zeros(last - first, dtype=bool),
-                truncations=ends,
-            )
+        yield EpisodeBuffer(
+            observations={
+                "observation": states,
+                "achieved_goal": states[:, :2],
+                "desired_goal": np.broadcast_to(maze.goal, (len(states), 2)),
+            },
+            actions=walk.actions[first:last],
+            rewards=walk.rewards[first:last],
+            terminations=np.zeros(last - first, dtype=bool),
+            truncations=ends,
         )
-    name, version = dataset_id.rsplit("-v", 1)
-    draft_id = f"{name}-draft-{os.getpid()}-v{version}"
-    env = make_gym_env(maze)
-    try:
-        with warnings.catch_warnings():
-            # Minari warns for every field left out (code link, author, address): not ours to fill in.
-            warnings.simplefilter("ignore", UserWarning)
-            create_dataset_from_buffers(
-                draft_id,
-                buffers,
-                env=env,
-                eval_env=env,
-                algorithm_name="waypoint controller (grid search, PD, action noise)",
-                description=f"PointMaze {maze.size}, D4RL maze2d protocol: rewards for one fixed goal.",
-                ref_min_score=maze.ref_min_score,
-                ref_max_score=maze.ref_max_score,
-                requirements=["gymnasium-robotics>=1.4"],
-            )
-        # Minari's own update_metadata refuses to change the id.
-        file = get_dataset_path(draft_id) / "data" / "metadata.json"
-        metadata = json.loads(file.read_text())
-        metadata |= {
-            "dataset_id": dataset_id,
-            "dtag_observation_keys": ["observation"],
-            "dtag_env_spec": env_spec(maze),
-            "dtag_recipe": recipe,
-        }
-        file.write_text(json.dumps(metadata))
-        get_dataset_path(draft_id).rename(get_dataset_path(dataset_id))
-    finally:
-        env.close()
-        shutil.rmtree(get_dataset_path(draft_id), ignore_errors=True)

@@ -15,7 +15,7 @@ from rich.text import Text
 from dtag_fast.data import catalog
 from dtag_fast.data.discrete import DiscreteActions
 
-RECIPES = Literal["pointmaze-umaze", "pointmaze-medium", "pointmaze-large"]
+RECIPES = Literal["pointmaze-umaze", "pointmaze-medium", "pointmaze-large", "random"]
 _WIDE = 160  # columns when the output is not a terminal, so that a file or pipe gets whole lines
 
 
@@ -36,12 +36,15 @@ class ShowArgs:
 
 @dataclass(frozen=True)
 class MakeArgs:
-    """Make a dataset under the Minari root."""
+    """Make a dataset under the Minari root: of a waypoint controller in a maze, or of a random policy."""
 
-    recipe: tyro.conf.Positional[RECIPES]  # which environment and maze
-    steps: int = 1_000_000  # environment steps; the size of D4RL's maze2d-umaze
+    recipe: tyro.conf.Positional[RECIPES]  # which maze; random: a uniformly random policy in --env
+    steps: int = 1_000_000  # environment steps; the size of D4RL's maze2d-umaze and of its random sets
     seed: int = 0  # same seed, same data
-    id: str | None = None  # Minari id of the new dataset; default: pointmaze/<maze>-<steps>-s<seed>-v0
+    id: str | None = None  # Minari id of the new dataset; default: <recipe>/<what>-<steps>-s<seed>-v0
+    env: str | None = None  # of random: Gymnasium environment, as Hopper-v5 or module:Id-v0
+    max_episode_steps: int | None = None  # of random: time limit; default: the environment's
+    observation_keys: tuple[str, ...] = ()  # of random: entries of a Dict observation that are the state
 
 
 @dataclass(frozen=True)
@@ -192,12 +195,43 @@ def _pairs(marks: list[str], values: Sequence[float], form: str) -> str:
 
 
 def _make(args: MakeArgs, console: Console) -> None:
+    make = _random if args.recipe == "random" else _pointmaze
+    _expect_options_of_recipe(args)
+    with _bar(console, f"collecting {args.recipe}") as progress:
+        dataset_id = make(args, progress)
+    console.print(f"{dataset_id} under {catalog.minari_root()}", markup=False, soft_wrap=True)
+
+
+def _expect_options_of_recipe(args: MakeArgs) -> None:
+    if args.recipe == "random":
+        if args.env is None:
+            raise ValueError("--env: random needs the environment to play in, got none; as --env Hopper-v5")
+        return
+    for name in ("env", "max_episode_steps", "observation_keys"):
+        if getattr(args, name):
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option}: {args.recipe} has its own environment; leave it out, or make random")
+
+
+def _pointmaze(args: MakeArgs, progress: Callable[[int, int], None]) -> str:
     from dtag_fast.data.pointmaze import make_pointmaze
 
     size = args.recipe.removeprefix("pointmaze-")
-    with _bar(console, f"collecting {args.recipe}") as progress:
-        dataset_id = make_pointmaze(size, args.steps, args.seed, args.id, progress)
-    console.print(f"{dataset_id} under {catalog.minari_root()}", markup=False, soft_wrap=True)
+    return make_pointmaze(size, args.steps, args.seed, args.id, progress)
+
+
+def _random(args: MakeArgs, progress: Callable[[int, int], None]) -> str:
+    from dtag_fast.data.random_policy import make_random
+
+    return make_random(
+        args.env,
+        args.steps,
+        args.seed,
+        args.id,
+        max_episode_steps=args.max_episode_steps,
+        observation_keys=args.observation_keys or None,
+        progress=progress,
+    )
 
 
 def _import(args: ImportArgs, console: Console) -> None:

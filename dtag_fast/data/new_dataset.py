@@ -80,7 +80,11 @@ def made_before(dataset_id: str, recipe: Mapping) -> bool:
 
 @contextmanager
 def new_dataset(dataset_id: str) -> Iterator[Path]:
-    """A data folder to write into; afterwards it is the dataset's, or nothing is left of it."""
+    """A data folder to write into; afterwards it is the dataset's, or nothing is left of it.
+
+    Raises:
+        ValueError: afterwards, the id is malformed or has been taken meanwhile.
+    """
     root = catalog.minari_root().absolute()  # Minari fails to write under a relative one
     root.mkdir(parents=True, exist_ok=True)
     target = root / dataset_id
@@ -88,6 +92,7 @@ def new_dataset(dataset_id: str) -> Iterator[Path]:
         folder = Path(scratch) / "set" / "data"
         folder.parent.mkdir()
         yield folder
+        expect_free(dataset_id)  # what another process made meanwhile stays
         _make_namespace(dataset_id)
         target.parent.mkdir(parents=True, exist_ok=True)
         os.rename(folder.parent, target)

@@ -7,6 +7,7 @@ Tables 1 and 4, fine-tunes from there).
 import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import gymnasium
@@ -160,24 +161,19 @@ class _Collection:
         """One episode, cut where all steps are done."""
         from minari.data_collector import EpisodeBuffer
 
-        rows, actions, rewards = [], [], []
+        actions, rewards = [], []
         terminated = truncated = False
-        try:
+        with self._faults_named("the reset", seed):
             observation, _ = self._env.reset(seed=seed)
-            rows.append(self._entries.row(observation))
-            while self._done < self._total and not (terminated or truncated):
-                action = self._actions.sample()
-                actions.append(copy.copy(action))  # some environments clip what they are given in place
+            rows = [self._entries.row(observation)]
+        while self._done < self._total and not (terminated or truncated):
+            action = self._actions.sample()
+            actions.append(copy.copy(action))  # some environments clip what they are given in place
+            with self._faults_named(f"step {len(actions)}", seed):
                 observation, reward, terminated, truncated, _ = self._env.step(action)
                 rows.append(self._entries.row(observation))
                 rewards.append(_finite(reward))
-                self._count()
-        except (Exception, SystemExit) as error:
-            where = f"step {len(actions)}" if actions else "the reset"
-            raise ValueError(
-                f"env_id: {self._env_id}: {where} of the episode with seed {seed} failed with "
-                f"{type(error).__name__}: {error}; repair the environment, or take another --seed"
-            ) from error
+            self._count()
         ends = np.arange(len(actions)) == len(actions) - 1
         return EpisodeBuffer(
             seed=seed,
@@ -187,6 +183,17 @@ class _Collection:
             terminations=ends & bool(terminated),
             truncations=ends & bool(truncated or not terminated),
         )
+
+    @contextmanager
+    def _faults_named(self, where: str, seed: int) -> Iterator[None]:
+        """What the environment raises becomes a sentence that says where."""
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            raise ValueError(
+                f"env_id: {self._env_id}: {where} of the episode with seed {seed} failed with "
+                f"{type(error).__name__}: {error}; repair the environment, or take another --seed"
+            ) from error
 
     def _count(self) -> None:
         self._done += 1
@@ -205,7 +212,7 @@ def _build(env_id: str, max_episode_steps: int | None) -> gymnasium.Env:
         env = make_gymnasium_env(env_id, None, max_episode_steps)
     except (gymnasium.error.Error, ValueError):  # these say what is to be done
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"env_id: {env_id} could not be built: {type(error).__name__}: {error}; taken is what "
             "gymnasium.make builds without further arguments"

@@ -36,17 +36,17 @@ class VectorEntries:
         Raises:
             ValueError: there are none.
         """
-        if not isinstance(space, spaces.Dict):
-            if not _is_vector(space):
-                raise ValueError(
-                    f"{where}: observations: expected a Box of one dimension or a Dict of such, got {space}; "
-                    "take such an environment, or wrap this one and register it under an id of its own"
-                )
-            return cls(_as_float32(space), None, space.shape)
-        entries = dict(_leaves(space))
+        entries = dict(_leaves(space)) if isinstance(space, spaces.Dict) else {"": space}
         vectors = {path: entry for path, entry in entries.items() if _is_vector(entry)}
-        nested = _nested({path: _as_float32(entry) for path, entry in vectors.items()})
+        if not vectors:
+            raise ValueError(
+                f"{where}: observations: expected a Box of one dimension or a Dict of such, got {space}; "
+                "take such an environment, or wrap this one and register it under an id of its own"
+            )
         widths = tuple(entry.shape[0] for entry in vectors.values())
+        if "" in vectors:
+            return cls(_as_float32(space), None, widths)
+        nested = _nested({path: _as_float32(entry) for path, entry in vectors.items()})
         left_out = tuple(path for path in entries if path not in vectors)
         return cls(_as_dict_space(nested), tuple(vectors), widths, left_out)
 

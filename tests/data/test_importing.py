@@ -78,6 +78,17 @@ def test_an_imported_file_is_a_minari_dataset(write_d4rl, minari_home):
     assert not [entry for entry in minari_home.iterdir() if entry.name.startswith(".")]
 
 
+def test_a_relative_root_works(write_d4rl, tmp_path, monkeypatch):
+    """Minari itself fails to write under a relative root."""
+    path, episodes = write_d4rl("hopper_medium-v2.hdf5")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "below/sets")
+    import_files([path], "d4rl/hopper-v0")
+    assert_holds(load_dataset("d4rl/hopper-v0"), episodes)
+    combine(["d4rl/hopper-v0", "d4rl/hopper-v0"], "d4rl/twice-v0")
+    assert_holds(load_dataset("d4rl/twice-v0"), episodes * 2)
+
+
 def test_notes_of_the_import_stay_with_the_dataset(write_d4rl):
     path, _ = write_d4rl("hopper_medium-v2.hdf5")
     with h5py.File(path, "a") as file:

@@ -25,15 +25,16 @@ class Plain(gymnasium.Env):
         actions, observations: its spaces.
         fails: what it does in step 3: "raise", "quit", "nan", "huge", "reward", "width", "old".
         fails_at: in place of 3; 0 is the reset.
+        samples: whether it draws from its action space itself.
     """
 
     played = 0  # steps of all of them
 
-    def __init__(self, actions=None, observations=None, fails=None, fails_at=3):
+    def __init__(self, actions=None, observations=None, fails=None, fails_at=3, samples=False):
         self.action_space = actions or Box(-1, 1, (2,))
-        self.observation_space = observations or Box(-np.inf, np.inf, (WIDTH,), np.float64)
-        self.fails, self.fails_at, self.t = fails, fails_at, 0
-        self.array = np.zeros(WIDTH)
+        self.observation_space = observations or Box(-np.inf, np.inf, (WIDTH,))
+        self.fails, self.fails_at, self.samples, self.t = fails, fails_at, samples, 0
+        self.array = np.zeros(WIDTH, np.float64 if fails == "huge" else np.float32)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -42,6 +43,8 @@ class Plain(gymnasium.Env):
 
     def step(self, action):
         self.t += 1
+        if self.samples:
+            self.action_space.sample()
         Plain.played += 1
         if isinstance(action, np.ndarray):
             action[:] = 0.0
@@ -201,6 +204,11 @@ def test_a_longer_set_begins_as_a_shorter_one():
     short, long = (load_dataset(make_random("InvertedPendulum-v5", steps, seed=0)) for steps in (40, 90))
     np.testing.assert_array_equal(long.actions[:40], short.actions)
     np.testing.assert_array_equal(long.rewards[:40], short.rewards)
+
+
+def test_actions_do_not_depend_on_what_the_environment_draws(register):
+    calm, busy = (load_dataset(make_random(register(samples=samples), 40, 0)) for samples in (False, True))
+    np.testing.assert_array_equal(calm.actions, busy.actions)
 
 
 # Dict observations

@@ -41,7 +41,7 @@ class MakeArgs:
     recipe: tyro.conf.Positional[RECIPES]  # which maze; random: a uniformly random policy in --env
     steps: int = 1_000_000  # environment steps; the size of D4RL's maze2d-umaze and of its random sets
     seed: int = 0  # same seed, same data
-    id: str | None = None  # Minari id of the new dataset; default: <recipe>/<what>-<steps>-s<seed>-v0
+    id: str | None = None  # Minari id of the new dataset; default: as random/hopper-1000000-s0-v0
     env: str | None = None  # of random: Gymnasium environment, as Hopper-v5 or module:Id-v0
     max_episode_steps: int | None = None  # of random: time limit; default: the environment's
     observation_keys: tuple[str, ...] = ()  # of random: entries of a Dict observation that are the state
@@ -208,7 +208,7 @@ def _expect_options_of_recipe(args: MakeArgs) -> None:
             raise ValueError("--env: random needs the environment to play in, got none; as --env Hopper-v5")
         return
     for name in ("env", "max_episode_steps", "observation_keys"):
-        if getattr(args, name):
+        if getattr(args, name) not in (None, ()):
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"{option}: {args.recipe} has its own environment; leave it out, or make random")
 

@@ -481,7 +481,7 @@ def test_the_command_makes_shows_and_trains(tmp_path, capsys):
     [
         (["random"], "--env: random needs the environment"),
         (["pointmaze-umaze", "--env", "Hopper-v5"], "--env: pointmaze-umaze has its own environment"),
-        (["pointmaze-umaze", "--max-episode-steps", "9"], "--max-episode-steps: pointmaze-umaze has"),
+        (["pointmaze-umaze", "--max-episode-steps", "0"], "--max-episode-steps: pointmaze-umaze has"),
         (["pointmaze-umaze", "--observation-keys", "x"], "--observation-keys: pointmaze-umaze has"),
     ],
 )

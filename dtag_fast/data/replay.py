@@ -216,7 +216,7 @@ class ReplayBuffer(WindowTable):
         states, actions, returns_to_go, timesteps, rewards, ends = block.split_with_sizes(
             self._widths, dim=-1
         )
-        actions[1, :, -1] = 0.0
+        actions[1, :, -1].zero_()
         columns = states, actions, returns_to_go, timesteps.squeeze(-1).long(), mask
         windows, following = (Windows(*(column[i] for column in columns)) for i in range(2))
         return TransitionWindows(windows, following, rewards[0].squeeze(-1), ends[0].squeeze(-1))

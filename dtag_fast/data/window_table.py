@@ -108,7 +108,7 @@ class WindowTable:
             columns /= self._state_std
         table[:, state_dim : state_dim + action_dim] = actions
         rtg = returns_to_go(rewards, offsets, discount) / self._return_scale
-        table[:, state_dim + action_dim] = rtg + 0.0  # whether a zero is -0.0 depends on the other episodes
+        table[:, state_dim + action_dim] = rtg
         table[:, state_dim + action_dim + 1] = np.arange(len(table)) - np.repeat(
             offsets[:-1], np.diff(offsets)
         )

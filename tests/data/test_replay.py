@@ -104,6 +104,15 @@ def test_after_every_add_it_draws_what_a_sampler_over_its_episodes_draws(
         assert torch.equal(ours.get_state(), theirs.get_state())
 
 
+def test_returns_of_long_episodes_are_rounded_as_those_of_a_store():
+    """Of rewards from 1e-6 to 1e6, so that the order of the sum shows."""
+    size = 10 ** np.random.default_rng(1).uniform(-6, 6, 1000)
+    episodes = [each._replace(rewards=each.rewards * size) for each in random_episodes((1000,) * 5)]
+    store = TrajectoryStore.from_episodes(episodes)
+    buffer = buffer_of(map(store.episode, range(5)))
+    np.testing.assert_array_equal(buffer.episode_returns, store.episode_returns)
+
+
 @pytest.mark.parametrize("following", [False, True])
 def test_draws_do_not_depend_on_where_the_episodes_lie(following):
     """A thousand episodes have passed through one buffer, the other has only seen the last four."""
@@ -216,9 +225,7 @@ BY_HAND = {
 def test_windows_of_three_of_four_steps_by_hand(padding, start, end):
     """A neighbour on either side in the table must not be seen."""
     over = np.arange(4) == 3
-    episode = (
-        four_steps(terminations=over, truncations=~over & over) if end == "terminated" else four_steps()
-    )
+    episode = four_steps(terminations=over, truncations=~over & over) if end == "terminated" else four_steps()
     paper = end == "cut, as in the papers"
     options = {"following": True, "padding": padding, "paper_timeouts": paper}
     buffer = ReplayBuffer(3, 3, 1, state_dim=1, action_dim=1, **options)
@@ -373,11 +380,15 @@ def changed(**changes):
 
 
 def without_a_row(key):
-    def change(state):
-        episodes = state["episodes"]
-        return state | {"episodes": episodes | {key: episodes[key][1:]}}
+    return lambda state: with_array(state, key, state["episodes"][key][1:])
 
-    return change
+
+def with_offsets(*offsets):
+    return lambda state: with_array(state, "offsets", torch.tensor(offsets))
+
+
+def with_array(state, key, array):
+    return state | {"episodes": state["episodes"] | {key: array}}
 
 
 @pytest.mark.parametrize(
@@ -389,7 +400,10 @@ def without_a_row(key):
         (changed(added=7), "expected a state with 5 of 5 episodes added to the dataset's, got 2"),
         (without_a_row("actions"), "a state of 2 episodes and 9 steps expects rows .*; the state is damaged"),
         (without_a_row("observations"), r"'observations': 12, .*got \{'observations': 11"),
-        (without_a_row("offsets"), "offsets that rise from 0 to 10"),
+        (without_a_row("offsets"), "a state of 1 episodes and 10 steps"),
+        (with_offsets(1, 2, 10), "offsets that rise from 0 to 10"),
+        (with_offsets(0, 1, 9), "offsets that rise from 0 to 10"),
+        (with_offsets(0, 11, 10), "offsets that rise from 0 to 10"),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused_and_nothing_changes(change, sentence):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from dtag_fast.data.episode_tensors import episodes_from_tensors, episodes_to_tensors
 from dtag_fast.data.row_queue import RowQueue
 from dtag_fast.data.store import Episode, TrajectoryStore
 from dtag_fast.data.transition_windows import TransitionWindows
@@ -101,9 +102,9 @@ class ReplayBuffer(WindowTable):
             self._positions = self._positions + self._ahead  # (2, 1, K)
         self._zero_row = self._tensor(np.int64(0))
         self._steps = RowQueue((sum(self._widths),), torch.float32, self.device)
-        # By episode: its rows in the table, the number of starts, and its last step's number among all ever
-        # added, plus 1.
-        self._places = RowQueue((3,), torch.int64, self.device)
+        # By episode: its rows in the table; steps a window may begin with; steps ever added up to its end.
+        self._places = RowQueue((2,), torch.int64, self.device)
+        self._counts = RowQueue((), torch.float64, self.device)
         self._ends = RowQueue((), torch.int64, self.device)
         self._kept: deque[_Kept] = deque()
         self.added = 0
@@ -149,10 +150,11 @@ class ReplayBuffer(WindowTable):
         rows, length = torch.from_numpy(self._rows_of(episode)), len(episode.actions)
         moved = self._steps.append(rows)
         if moved:
-            self._places.rows[:, :2] -= moved
+            self._places.rows.sub_(moved)
         first = self._steps.end - len(rows)
-        self._places.append(torch.tensor([[first, first + length, int(self._starts(np.int64(length)))]]))
         self._steps_added += length
+        self._places.append(torch.tensor([[first, first + length]]))
+        self._counts.append(torch.from_numpy(self._starts(np.array([length])).astype(np.float64)))
         self._ends.append(torch.tensor([self._steps_added]))
         episode_return = np.add.reduceat(episode.rewards, [0], dtype=np.float64)[0]  # rounded as a store's
         self._kept.append(_Kept(length, float(episode_return), episode))
@@ -164,15 +166,15 @@ class ReplayBuffer(WindowTable):
     def _drop_oldest(self) -> None:
         length = self._kept.popleft().length
         self._steps.drop(length + self.following)
-        self._places.drop(1)
-        self._ends.drop(1)
+        for queue in (self._places, self._counts, self._ends):
+            queue.drop(1)
         self._steps_dropped += length
 
     def _index(self) -> None:
         """Let draws and windows see what the queues hold now."""
         self._table = self._steps.tensor
-        self._first_row, self._end_row, self._num_starts = self._places.rows.unbind(1)
-        self._end_step = self._ends.rows
+        self._first_row, self._end_row = self._places.rows.unbind(1)
+        self._num_starts, self._end_step = self._counts.rows, self._ends.rows
         self._num_draws = self.num_steps if self.weighting == "length" else self.num_episodes
 
     def _rows_of(self, episode: Episode) -> np.ndarray:
@@ -229,23 +231,7 @@ class ReplayBuffer(WindowTable):
     def state_dict(self) -> dict[str, Any]:
         """Counts, and the episodes that `mark_offline` has not covered: host tensors in a store's layout."""
         episodes = [kept.episode for kept in self._kept if kept.episode is not None]
-        state_dim, action_dim = self._dims
-        nothing = Episode(
-            np.zeros((0, state_dim), np.float32),
-            np.zeros((0, action_dim), np.float32),
-            np.zeros(0, np.float32),
-            np.zeros(0, np.bool_),
-            np.zeros(0, np.bool_),
-        )
-        arrays = {
-            key: np.concatenate([getattr(episode, key) for episode in (nothing, *episodes)])
-            for key in Episode._fields
-        }
-        arrays["offsets"] = np.cumsum([0, *(len(episode.actions) for episode in episodes)], dtype=np.int64)
-        return self._fixed() | {
-            "added": self.added,
-            "episodes": {key: torch.from_numpy(array) for key, array in arrays.items()},
-        }
+        return self._fixed() | {"added": self.added, "episodes": episodes_to_tensors(episodes, self._dims)}
 
     def _fixed(self) -> dict[str, int | None]:
         """What a state and the buffer that takes it have in common."""
@@ -263,9 +249,9 @@ class ReplayBuffer(WindowTable):
             ValueError: the state does not belong to this buffer, or is damaged; nothing has changed.
         """
         for name, own in self._fixed().items():
-            if state[name] != own:
+            if (saved := state.get(name, "nothing")) != own:
                 raise ValueError(
-                    f"replay buffer: expected a state with {name} = {own}, got {state[name]}; make the "
+                    f"replay buffer: expected a state with {name} = {own}, got {saved}; make the "
                     "buffer with the same settings and fill it from the same dataset"
                 )
         if self.added != self._offline[0]:
@@ -273,7 +259,11 @@ class ReplayBuffer(WindowTable):
                 f"replay buffer: a state goes into the {self._offline[0]} episodes of the dataset alone, got "
                 f"{self.added - self._offline[0]} more; load it before adding others"
             )
-        episodes = self._episodes_in(state["episodes"])
+        where = "replay buffer: its state"
+        episodes = [
+            self._checked(episode, f"{where}: episode {number}")
+            for number, episode in enumerate(episodes_from_tensors(state["episodes"], where))
+        ]
         since = state["added"] - self.added
         kept = since if self.capacity is None else min(since, self.capacity)
         if len(episodes) != kept:
@@ -284,21 +274,6 @@ class ReplayBuffer(WindowTable):
         for episode in episodes:
             self._append(episode)
         self.added = state["added"]
-
-    def _episodes_in(self, tensors: dict[str, torch.Tensor]) -> list[Episode]:
-        store = TrajectoryStore({key: tensor.cpu().numpy().copy() for key, tensor in tensors.items()}, {})
-        steps, ends = store.num_steps, store.offsets
-        rows = {key: len(getattr(store, key)) for key in Episode._fields}
-        expected = dict.fromkeys(Episode._fields, steps) | {"observations": steps + store.num_episodes}
-        if rows != expected or ends[0] != 0 or ends[-1] != steps or (np.diff(ends) < 1).any():
-            raise ValueError(
-                f"replay buffer: a state of {store.num_episodes} episodes and {steps} steps expects rows "
-                f"{expected} and offsets that rise from 0 to {steps}, got {rows}; the state is damaged"
-            )
-        return [
-            self._checked(store.episode(index), f"replay buffer: saved episode {index}")
-            for index in range(store.num_episodes)
-        ]
 
 
 def _unchanging(array: np.ndarray) -> np.ndarray:

@@ -397,10 +397,13 @@ def with_array(state, key, array):
         (changed(capacity=9), "expected a state with capacity = 8, got 9; make the buffer with the same"),
         (changed(offline_episodes=3), "expected a state with offline_episodes = 2, got 3; .* same dataset"),
         (changed(offline_steps=5), "expected a state with offline_steps = 6, got 5"),
+        (lambda state: {"log_std": 0.0}, "expected a state with capacity = 8, got nothing"),
         (changed(added=7), "expected a state with 5 of 5 episodes added to the dataset's, got 2"),
-        (without_a_row("actions"), "a state of 2 episodes and 9 steps expects rows .*; the state is damaged"),
+        (without_a_row("actions"), "2 episodes of 9 steps have the rows .*; the file is damaged"),
         (without_a_row("observations"), r"'observations': 12, .*got \{'observations': 11"),
-        (without_a_row("offsets"), "a state of 1 episodes and 10 steps"),
+        (without_a_row("offsets"), "1 episodes of 10 steps have the rows"),
+        (lambda state: state | {"episodes": {}}, "expected the tensors observations, .*, offsets, got $"),
+        (lambda state: with_array(state, "offsets", torch.zeros(0)), "offsets that rise from 0 to 10"),
         (with_offsets(1, 2, 10), "offsets that rise from 0 to 10"),
         (with_offsets(0, 1, 9), "offsets that rise from 0 to 10"),
         (with_offsets(0, 11, 10), "offsets that rise from 0 to 10"),
@@ -424,7 +427,7 @@ def test_a_damaged_number_in_a_state_is_refused():
     saved, loaded = buffer_of(random_episodes((3, 4))), buffer_of([])
     state = saved.state_dict()
     state["episodes"]["rewards"][4] = float("nan")
-    with pytest.raises(ValueError, match="replay buffer: saved episode 1: rewards: row 1 holds NaN"):
+    with pytest.raises(ValueError, match="replay buffer: its state: episode 1: rewards: row 1 holds NaN"):
         loaded.load_state_dict(state)
     assert loaded.num_episodes == loaded.added == 0
 

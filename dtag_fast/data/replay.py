@@ -185,7 +185,8 @@ class ReplayBuffer(WindowTable):
         actions[:length] = episode.actions
         rewards = np.zeros(len(rows))
         rewards[:length] = self._rewards(episode.rewards)
-        self._fill(rows, episode.observations[: len(rows)], actions, rewards, np.array([0, len(rows)]))
+        states = episode.observations[: len(rows)].copy()
+        self._fill(rows, states, actions, rewards, np.array([0, len(rows)]))
         if self.following:
             rows[:, -2] = rewards * self._critic_reward_scale
             rows[:length, -1] = episode.terminations

@@ -95,23 +95,21 @@ class WindowTable:
         """Write the steps of episodes.
 
         Args:
-            table: (N, >= S + A + 2) float32 rows, all but the first S + A + 2 columns are left alone.
-            states: (N, S) float32. actions: (N, A). rewards: (N,), transformed by `_rewards`.
+            table: (N, >= S + A + 2) float32 rows; columns after the first S + A + 2 are left alone.
+            states: (N, S) float32, are overwritten.
+            actions: (N, A). rewards: (N,), transformed by `_rewards`.
             offsets: (E + 1,) first step of each episode, and N.
         """
         state_dim, action_dim = self._widths[:2]
-        columns = table[:, :state_dim]
-        columns[:] = states
         if self._state_mean is not None:
-            columns -= self._state_mean
+            states -= self._state_mean
         if self._state_std is not None:
-            columns /= self._state_std
-        table[:, state_dim : state_dim + action_dim] = actions
-        rtg = returns_to_go(rewards, offsets, discount) / self._return_scale
-        table[:, state_dim + action_dim] = rtg
-        table[:, state_dim + action_dim + 1] = np.arange(len(table)) - np.repeat(
-            offsets[:-1], np.diff(offsets)
-        )
+            states /= self._state_std
+        both = state_dim + action_dim
+        table[:, :state_dim] = states
+        table[:, state_dim:both] = actions
+        table[:, both] = returns_to_go(rewards, offsets, discount) / self._return_scale
+        table[:, both + 1] = np.arange(len(table)) - np.repeat(offsets[:-1], np.diff(offsets))
 
     def _rewards(self, rewards: np.ndarray) -> np.ndarray:
         """(N,) float64, as they enter the returns before those are divided."""

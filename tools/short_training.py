@@ -45,7 +45,8 @@ from dtag_fast.training.validation import split_episodes
 
 YARDSTICK = "bc"
 BOUND = 0.5  # of the unexplained part of the targets' variance
-LAMB_STEP = {"reinformer": 1e-3, "odt": 1e-3}  # ten times the published ones
+WITH_CRITIC = ("td3-odt", "ddpg-odt", "td3", "sac-odt", "awac-odt", "iql-odt")  # odt's relatives
+LAMB_STEP = dict.fromkeys(("reinformer", "odt", *WITH_CRITIC), 1e-3)  # ten times the published ones
 CRITIC_OF = {"adt": "iql"}  # policy -> the run whose critic it learns from
 SHARED = {"context_len": 10, "d_model": 128, "n_layer": 3, "batch_size": 64}
 QUICK = {"context_len": 3, "d_model": 16, "n_layer": 1, "n_head": 1, "batch_size": 8}

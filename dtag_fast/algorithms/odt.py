@@ -10,111 +10,94 @@ Means are over real steps. Densities are those of actions mapped onto [-1, 1].
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dtag_fast.algorithms.losses import masked_mean, masked_mse, squashed_gaussian_nll
+from dtag_fast.algorithms.online import OnlineSequenceAlgorithm, OnlineSettings
 from dtag_fast.algorithms.policies import EntropyConstrained
 from dtag_fast.algorithms.settings import positive
 from dtag_fast.data import Windows
-from dtag_fast.models import (
-    OnlineDecisionTransformer,
-    OnlineDecisionTransformerConfig,
-    SquashedGaussian,
-)
+from dtag_fast.models import SquashedGaussian
 from dtag_fast.models.policies import inverse_tanh, normal_like
-from dtag_fast.models.transformer import BlockBackend
+
+
+class PolicyDraw(NamedTuple):
+    """What the loss is made of; all of it carries gradients to the weights.
+
+    Attributes:
+        nll: (B, K), -log pi of the recorded action of each step.
+        entropy: 0-dim, H by the actions drawn.
+        unsquashed: (B, K, A), u of one action tanh(u) drawn for each step, reparameterised.
+    """
+
+    nll: Tensor
+    entropy: Tensor
+    unsquashed: Tensor
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(OnlineSettings):
     """Defaults: the published code. Some 13 million parameters; d_model 128 with 3 layers trains on a CPU."""
 
-    context_len: int = 20  # K, steps of a training window
-    eval_context_len: int = 5  # steps the policy looks back when it acts, at most context_len
-    d_model: int = 512  # width of a token
-    n_layer: int = 4
-    n_head: int = 4
-    dropout: float = 0.1
-    max_timestep: int = 4096  # longest episode; no table has so many rows unless timestep_embedding
-    timestep_embedding: bool = False  # add a learned embedding of the timestep to every token
-    norm: Literal["post", "pre"] = "pre"  # LayerNorm after or before attention and MLP
-    activation: Literal["gelu", "relu"] = "relu"
-    padding: Literal["left", "right"] = "left"  # side on which short windows are filled up
-    weighting: Literal["uniform", "length"] = "length"  # probability of an episode
-    start: Literal["inside", "anywhere"] = "anywhere"  # first step of a window, see WindowSampler
-    reward_scale: float = 1.0  # rewards become reward_scale * r + reward_shift before they are summed
-    reward_shift: float = 0.0
-    return_scale: float | None = (
-        None  # divides returns-to-go; None: largest |return| of an episode in the data
-    )
-    target_returns: tuple[float, ...] = ()  # to ask for in evaluation; empty: best return in the data
     initial_temperature: float = 0.1  # lambda before the first update
     temperature_lr: float = 1e-4  # Adam on log lambda
-    batch_size: int = 256  # windows
-    lr: float = 1e-4  # LAMB
-    weight_decay: float = 5e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    warmup: int = 10_000  # updates of linear warm-up
-    attention: BlockBackend | None = None  # None: kernels on a GPU, PyTorch's operators elsewhere
-    max_grad_norm: float = 0.25  # clip of the trainer; LAMB clips at 1.0 by itself
 
     def __post_init__(self) -> None:
-        if not 1 <= self.eval_context_len <= self.context_len:
-            raise ValueError(
-                f"eval_context_len: expected 1 to context_len = {self.context_len}, windows as long as some "
-                f"in training, got {self.eval_context_len}"
-            )
+        super().__post_init__()
         positive(self, "initial_temperature")
 
 
-class ODT(EntropyConstrained):
+class ODT(OnlineSequenceAlgorithm, EntropyConstrained):
     """See the head of this file."""
 
     name = "odt"
+    exploration = "sample"
 
     def _build(self) -> None:
-        model = self._sequence_model(
-            OnlineDecisionTransformer,
-            OnlineDecisionTransformerConfig,
-            context_len=self.config.eval_context_len,  # no weight depends on it: it is what acting looks at
-        )
-        self._train_entropy_constrained(model)
+        self._train_entropy_constrained(self._online_model())
 
     def update(self, batch: Windows) -> dict[str, Tensor]:
-        self.model.train()
-        nll, entropy = self.each(self._nll_and_entropy)(batch)
-        temperature = self.log_temperature.exp()
-        loss = nll - temperature.detach() * entropy
-        grad_norm = self._descend(loss)
-        self._move_temperature(temperature, entropy.detach())
+        metrics = self._update_policy(batch)
         self.count_update()
-        return {
-            "loss": loss.detach(),
-            "nll": nll.detach(),
-            "entropy": entropy.detach(),
-            "temperature": temperature.detach(),
-            "grad_norm": grad_norm,
-        }
+        return metrics
 
-    def _nll_and_entropy(self, batch: Windows) -> tuple[Tensor, Tensor]:
-        """Both are estimates: of the recorded actions and of one that is drawn for each step."""
-        nll, (mean, log_std) = self._nll(batch)
-        sample = mean + log_std.exp() * normal_like(mean, self.generator)
-        return nll, masked_mean(squashed_gaussian_nll(sample, mean, log_std), batch.mask)
+    def _update_policy(self, batch) -> dict[str, Tensor]:
+        """One step of the policy and one of the temperature, from what `_policy_parts` takes."""
+        self.model.train()
+        parts = self.each(self._policy_parts)(batch)
+        temperature = self.log_temperature.exp()
+        loss = self._policy_loss(parts, temperature.detach())
+        grad_norm = self._descend(loss)
+        self._move_temperature(temperature, parts["entropy"].detach())
+        metrics = {"loss": loss, **parts, "temperature": temperature, "grad_norm": grad_norm}
+        return {name: value.detach() for name, value in metrics.items()}
+
+    def _policy_parts(self, batch: Windows) -> dict[str, Tensor]:
+        """0-dim estimates, of the recorded actions and of one that is drawn for each step."""
+        draw = self._draw(batch)
+        return {"nll": masked_mean(draw.nll, batch.mask), "entropy": draw.entropy}
+
+    def _policy_loss(self, parts: dict[str, Tensor], temperature: Tensor) -> Tensor:
+        return parts["nll"] - temperature * parts["entropy"]
+
+    def _draw(self, batch: Windows) -> PolicyDraw:
+        nll, found = self._nll(batch)
+        unsquashed = found.mean + found.log_std.exp() * normal_like(found.mean, self.generator)
+        entropy = masked_mean(squashed_gaussian_nll(unsquashed, *found), batch.mask)
+        return PolicyDraw(nll, entropy, unsquashed)
 
     def _nll(self, batch: Windows) -> tuple[Tensor, SquashedGaussian]:
-        """Of the recorded actions, and the distribution (B, K, A)."""
+        """Of the recorded action of every step, (B, K), and the distribution (B, K, A)."""
         found = self.model.distribution(*batch, generator=self.generator)
         recorded = inverse_tanh(self.model.action_bounds.inverse(batch.actions))
-        return masked_mean(squashed_gaussian_nll(recorded, *found), batch.mask), found
+        return squashed_gaussian_nll(recorded, *found), found
 
     @torch.no_grad()
     def validate(self, batch: Windows) -> dict[str, Tensor]:
         self.model.eval()
         nll, found = self._nll(batch)
         error = masked_mse(self.model.bounded(found.mean), batch.actions, batch.mask)
-        return {"nll": nll, "action_error": error}
+        return {"nll": masked_mean(nll, batch.mask), "action_error": error}

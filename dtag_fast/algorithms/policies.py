@@ -50,14 +50,18 @@ class PolicyAlgorithm(Algorithm):
     def _descend(self, loss: Tensor) -> Tensor:
         """One step down the loss; the norm of its gradient before clipping, of the shape of loss."""
         c = self.config
-        self.backward(loss)
+        self.backward(loss, self._trainable)
         grad_norm = clip_(
             [p.grad for p in self._trainable], c.max_grad_norm, self.capturable, self.stack is not None
         )
-        set_lr(self.optimizer, c.lr * warmup(self.schedule_step, c.warmup))
+        set_lr(self.optimizer, c.lr * warmup(self._steps_made(), c.warmup))
         self.optimizer.step()
         self.optimizer.zero_grad()
         return grad_norm
+
+    def _steps_made(self) -> int | float | Tensor:
+        """Steps of this network so far, as the warm-up counts them."""
+        return self.schedule_step
 
 
 class SequenceAlgorithm(PolicyAlgorithm):

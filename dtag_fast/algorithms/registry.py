@@ -12,7 +12,23 @@ from typing import Any
 
 import torch
 
-from dtag_fast.algorithms import adt, awac, bc, cql, dt, edt, iql, odt, qt, reinformer, td3bc
+from dtag_fast.algorithms import (
+    adt,
+    awac,
+    awac_odt,
+    bc,
+    cql,
+    dt,
+    edt,
+    iql,
+    iql_odt,
+    odt,
+    qt,
+    reinformer,
+    sac_odt,
+    td3_odt,
+    td3bc,
+)
 from dtag_fast.algorithms.base import Algorithm, DataSpec
 from dtag_fast.algorithms.trained_critic import TrainedCritic
 from dtag_fast.data import TrajectoryStore
@@ -34,6 +50,12 @@ ALGORITHMS: dict[str, Entry] = {
     "bc": Entry(bc.BC, bc.Config),
     "edt": Entry(edt.EDT, edt.Config),
     "qt": Entry(qt.QT, qt.Config),
+    "td3-odt": Entry(td3_odt.TD3ODT, td3_odt.Config),
+    "ddpg-odt": Entry(td3_odt.DDPGODT, td3_odt.DDPGConfig),
+    "td3": Entry(td3_odt.TD3, td3_odt.TD3Config),
+    "sac-odt": Entry(sac_odt.SACODT, sac_odt.Config),
+    "awac-odt": Entry(awac_odt.AWACODT, awac_odt.Config),
+    "iql-odt": Entry(iql_odt.IQLODT, iql_odt.Config),
     "iql": Entry(iql.IQL, iql.Config),
     "td3bc": Entry(td3bc.TD3BC, td3bc.Config),
     "awac": Entry(awac.AWAC, awac.Config),
@@ -52,7 +74,7 @@ _FAMILIES = {
     r"adroithand|\b(door|hammer|pen|relocate)\b": "adroit",
 }
 # family -> kinds of its datasets: the first that one of its ids contains has settings of its own
-_MAZES = ("umaze", "medium", "large")
+_MAZES = ("umaze", "medium", "large", "open")
 _KINDS = {
     "maze2d": _MAZES,
     "antmaze": _MAZES,
@@ -94,7 +116,7 @@ def create(
     entry = lookup(name)
     config = preset_config(name, store.metadata) if config is None else config
     if not isinstance(config, entry.config):
-        raise TypeError(f"config: expected {entry.config.__module__}.Config for {name}, got {type(config)!r}")
+        raise TypeError(f"config: expected {_full_name(entry.config)} for {name}, got {type(config)!r}")
     return entry.algorithm(
         config, DataSpec.of(store), seed=seed, device=device, capturable=capturable, critic=critic
     )
@@ -103,7 +125,8 @@ def create(
 def preset_config(name: str, metadata: dict[str, Any]) -> Any:
     """Config of an algorithm for a dataset: defaults, then the family's settings, then those of its kind.
 
-    They stand, with their sources, in presets/<algorithm>.toml.
+    They stand, with their sources, in presets/<algorithm>.toml. A file may name another that it `inherits`:
+    its settings go before those of the same table there.
 
     Args:
         name: key of ALGORITHMS.
@@ -137,13 +160,23 @@ def config_from_dict(config_class: type, values: dict[str, Any]) -> Any:
     foreign = ", ".join(sorted(set(values) - known))
     if foreign:
         raise ValueError(
-            f"config: expected fields of {config_class.__module__}.Config, got foreign {foreign}; "
+            f"config: expected fields of {_full_name(config_class)}, got foreign {foreign}; "
             "it may come from a newer version of dtag_fast"
         )
     return config_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
+def _full_name(config_class: type) -> str:
+    return f"{config_class.__module__}.{config_class.__qualname__}"
+
+
 @cache
 def _presets(name: str) -> dict[str, dict[str, Any]]:
+    """Tables of settings of a file of presets and of those it inherits; none where there is no such file."""
     file = resources.files("dtag_fast.algorithms").joinpath("presets", f"{name}.toml")
-    return tomllib.loads(file.read_text()) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    own = tomllib.loads(file.read_text())
+    inherited = _presets(own.pop("inherits")) if "inherits" in own else {}
+    tables = dict.fromkeys((*inherited, *own))
+    return {table: {**inherited.get(table, {}), **own.get(table, {})} for table in tables}

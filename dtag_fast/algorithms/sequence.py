@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from dtag_fast.algorithms.base import Algorithm, DataSpec
 from dtag_fast.data import TrajectoryStore, WindowSampler
+from dtag_fast.data.replay import ReplayBuffer
 
 
 def transformed_returns(config, data: DataSpec) -> np.ndarray:
@@ -46,17 +49,28 @@ def window_sampler(
 ) -> WindowSampler:
     """Windows of standardised states as `algorithm.config` asks for them."""
     c = algorithm.config
-    return sampler(
-        store,
-        c.context_len,
-        c.batch_size,
-        padding=c.padding,
-        weighting=c.weighting,
-        start=c.start,
-        return_scale=algorithm.return_scale,
-        reward_scale=c.reward_scale,
-        reward_shift=c.reward_shift,
-        state_mean=algorithm.data.state_mean,
-        state_std=algorithm.data.state_std,
-        device=algorithm.device,
+    return sampler(store, c.context_len, c.batch_size, **_window_settings(algorithm))
+
+
+def replay_buffer(algorithm: Algorithm, capacity: int | None, **options) -> ReplayBuffer:
+    """An empty buffer of such windows; `options` are those that a sampler of windows has not."""
+    c, data = algorithm.config, algorithm.data
+    sizes = {"state_dim": data.state_dim, "action_dim": data.action_dim}
+    return ReplayBuffer(
+        capacity, c.context_len, c.batch_size, **sizes, **_window_settings(algorithm), **options
     )
+
+
+def _window_settings(algorithm: Algorithm) -> dict[str, Any]:
+    c = algorithm.config
+    return {
+        "padding": c.padding,
+        "weighting": c.weighting,
+        "start": c.start,
+        "return_scale": algorithm.return_scale,
+        "reward_scale": c.reward_scale,
+        "reward_shift": c.reward_shift,
+        "state_mean": algorithm.data.state_mean,
+        "state_std": algorithm.data.state_std,
+        "device": algorithm.device,
+    }

@@ -20,9 +20,11 @@ from rich.console import Console
 from dtag_fast.cli.terminal import make_console, progress_bar
 
 # Updates of the published code: min-decision-transformer, Reinformer, ODT offline, the baseline beside the
-# original Decision Transformer, EDT, QT, and the critics' own or CORL.
+# original Decision Transformer, EDT, QT, ODT with a critic (5,000 steps of the policy; TD3's are every second
+# update), and the critics' own or CORL.
 DEFAULT_UPDATES = {"dt": 20_000, "reinformer": 50_000, "odt": 5_000, "adt": 100_000, "bc": 100_000}
-DEFAULT_UPDATES |= {"edt": 50_000, "qt": 500_000}
+DEFAULT_UPDATES |= {"edt": 50_000, "qt": 500_000, "td3-odt": 10_000, "ddpg-odt": 5_000, "td3": 10_000}
+DEFAULT_UPDATES |= dict.fromkeys(("sac-odt", "awac-odt", "iql-odt"), 5_000)
 DEFAULT_UPDATES |= dict.fromkeys(("iql", "td3bc", "awac", "cql"), 1_000_000)
 
 _CAPTURE = tyro.conf.create_mutex_group(

@@ -106,8 +106,15 @@ def load_policy(path: str | os.PathLike, device: str | torch.device = "cpu") -> 
 
 
 def load_critic(path: str | os.PathLike, device: str | torch.device = "cpu") -> LoadedCritic:
-    """Load the critic of a run (its last checkpoint) or of one checkpoint folder; errors as `load_policy`."""
-    return LoadedCritic(*_load_network(Path(path), "critic", "critic", device))
+    """Load the critic of a run (its last checkpoint) or of one checkpoint folder; errors as `load_policy`.
+
+    reward_scale and reward_shift in its info are those of the critic's rewards, which may be a multiple of
+    those in the returns of the policy beside it.
+    """
+    critic, info = _load_network(Path(path), "critic", "critic", device)
+    multiple = info.config.get("critic_reward_scale", 1.0)
+    scales = {"reward_scale": info.reward_scale * multiple, "reward_shift": info.reward_shift * multiple}
+    return LoadedCritic(critic, dataclasses.replace(info, **scales))
 
 
 def load_value(path: str | os.PathLike, device: str | torch.device = "cpu") -> nn.Module | None:

@@ -8,18 +8,23 @@ import torch
 from dtag_fast.algorithms import create
 from dtag_fast.algorithms.adt import Config as ADT
 from dtag_fast.algorithms.awac import Config as AWAC
+from dtag_fast.algorithms.awac_odt import Config as AWACODT
 from dtag_fast.algorithms.bc import Config as BC
 from dtag_fast.algorithms.cql import Config as CQL
 from dtag_fast.algorithms.dt import Config as DT
 from dtag_fast.algorithms.edt import Config as EDT
 from dtag_fast.algorithms.iql import Config as IQL
+from dtag_fast.algorithms.iql_odt import Config as IQLODT
 from dtag_fast.algorithms.odt import Config as ODT
 from dtag_fast.algorithms.qt import Config as QT
 from dtag_fast.algorithms.reinformer import Config as Reinformer
+from dtag_fast.algorithms.sac_odt import Config as SACODT
 from dtag_fast.algorithms.schedules import cosine, set_lr, warmup
+from dtag_fast.algorithms.td3_odt import Config as TD3ODT
 from dtag_fast.algorithms.td3bc import Config as TD3BC
 
 _SEQUENCE = {"context_len": 4, "d_model": 16, "n_layer": 1, "n_head": 2, "max_timestep": 64, "batch_size": 8}
+_ONLINE = {"eval_context_len": 2, "warmup": 50, "lr": 1e-3, "critic_hidden": (8, 8), "alpha": 0.1}
 CONFIGS = {
     "dt": DT(**_SEQUENCE, warmup=50, lr=1e-3),
     "reinformer": Reinformer(**_SEQUENCE, warmup=50, lr=1e-3),
@@ -28,6 +33,10 @@ CONFIGS = {
     "bc": BC(hidden=(8, 8), batch_size=8, warmup=50, lr=1e-3),
     "edt": EDT(**_SEQUENCE, warmup=50, lr=1e-3),
     "qt": QT(**_SEQUENCE, critic_hidden=(8, 8), ema_start=20, ema_every=3, lr_horizon=150, lr=1e-3),
+    "td3-odt": TD3ODT(**_SEQUENCE, **_ONLINE),
+    "sac-odt": SACODT(**_SEQUENCE, **_ONLINE),
+    "awac-odt": AWACODT(**_SEQUENCE, **_ONLINE),
+    "iql-odt": IQLODT(**_SEQUENCE, **_ONLINE),
     "iql": IQL(hidden=(8, 8), batch_size=8, policy=True, policy_dropout=0.2, policy_horizon=150),
     "td3bc": TD3BC(hidden=(8, 8), batch_size=8),
     "awac": AWAC(hidden=(8, 8), batch_size=8),
@@ -41,7 +50,9 @@ CONFIGS = {
         imitation_updates=100,
     ),
 }
-SCHEDULED = ("dt", "reinformer", "odt", "adt", "bc", "edt", "qt", "iql")  # their learning rates change
+# Their learning rates change.
+SCHEDULED = ("dt", "reinformer", "odt", "adt", "bc", "edt", "qt", "iql")
+SCHEDULED += ("td3-odt", "sac-odt", "awac-odt", "iql-odt")
 
 
 @pytest.fixture

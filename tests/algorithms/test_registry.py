@@ -12,6 +12,17 @@ import torch
 from dtag_fast.algorithms import ALGORITHMS, config_from_dict, create, preset_config
 from dtag_fast.algorithms.registry import family_of
 
+_ONLINE = {
+    "context_len": 4,
+    "eval_context_len": 2,
+    "d_model": 16,
+    "n_layer": 1,
+    "n_head": 2,
+    "max_timestep": 64,
+    "batch_size": 8,
+    "critic_hidden": [8, 8],
+    "alpha": 0.1,
+}
 SMALL = {
     "dt": {"context_len": 4, "d_model": 16, "n_layer": 1, "n_head": 2, "max_timestep": 64, "batch_size": 8},
     "reinformer": {
@@ -45,6 +56,7 @@ SMALL = {
         "ema_every": 2,
         "batch_size": 8,
     },
+    **dict.fromkeys(("td3-odt", "ddpg-odt", "td3", "sac-odt", "awac-odt", "iql-odt"), _ONLINE),
     "iql": {"hidden": [8, 8], "batch_size": 8, "policy": True, "policy_dropout": 0.2},
     "td3bc": {"hidden": [8, 8], "batch_size": 8},
     "awac": {"hidden": [8, 8], "batch_size": 8},
@@ -91,7 +103,30 @@ def test_families(metadata, family):
             "D4RL/antmaze/umaze-v1",
             {"target_returns": (-100.0,), "context_len": 5, "reward_shift": -1.0},
         ),
-        ("odt", "D4RL/door/human-v2", {"return_scale": 1000.0, "target_returns": (4000.0,)}),
+        ("odt", "D4RL/door/human-v2", {"return_scale": 100_000.0, "target_returns": (4000.0,)}),
+        ("odt", "D4RL/pen/human-v2", {"return_scale": 100.0, "target_returns": (12000.0,)}),
+        ("odt", "D4RL/hammer/human-v2", {"return_scale": 1000.0, "target_returns": (16000.0,)}),
+        ("odt", "D4RL/pointmaze/open-v2", {"return_scale": 1.0, "target_returns": (120.0,)}),
+        (
+            "td3-odt",
+            "mujoco/walker2d/medium-v0",
+            {"lr": 1e-3, "critic_lr": 1e-3, "alpha": 0.0, "policy_delay": 2, "critic_layer_norm": False},
+        ),
+        (
+            "td3-odt",
+            "D4RL/antmaze/large-play-v1",
+            {"alpha": 0.1, "discount": 0.998, "target_returns": (-500.0,), "policy_delay": 1},
+        ),
+        (
+            "td3-odt",
+            "D4RL/hammer/human-v2",
+            {"critic_reward_scale": 1e-3, "critic_lr": 2e-4, "eval_context_len": 5, "return_scale": 1000.0},
+        ),
+        ("td3", "D4RL/pen/human-v2", {"imitation": 0.0, "alpha": 0.1, "policy_delay": 1, "lr": 1e-4}),
+        ("ddpg-odt", "D4RL/pen/human-v2", {"critic_members": 1, "target_noise": 0.0, "critic_lr": 2e-4}),
+        ("sac-odt", "D4RL/pointmaze/large-v2", {"critic_layer_norm": True, "context_len": 5}),
+        ("awac-odt", "local/hopper/medium-v0", {"beta": 1.0, "return_scale": 1000.0, "alpha": 0.0}),
+        ("iql-odt", "D4RL/relocate/human-v2", {"expectile": 0.9, "beta": 10.0, "critic_reward_scale": 0.01}),
         ("adt", "D4RL/antmaze/umaze-v1", {"inverse_temperature": 10.0}),
         ("edt", "local/hopper/medium-v0", {"return_scale": 1000.0, "return_range": (-20.272305, 3234.3)}),
         ("edt", "mujoco/halfcheetah/expert-v0", {"batch_size": 128, "expectile": 0.99}),
@@ -131,11 +166,16 @@ def test_unknown_environments_get_the_defaults(algorithm):
 
 
 def test_every_shipped_preset_fits_its_config():
-    files = list(resources.files("dtag_fast.algorithms").joinpath("presets").iterdir())
-    assert {file.name.removesuffix(".toml") for file in files} <= set(ALGORITHMS)
-    for file in files:
-        for settings in tomllib.loads(file.read_text()).values():
-            config_from_dict(ALGORITHMS[file.name.removesuffix(".toml")].config, settings)
+    """Those that it inherits included; and no file is left over."""
+    folder, read = resources.files("dtag_fast.algorithms").joinpath("presets"), set()
+    for name, entry in ALGORITHMS.items():
+        stem = name
+        while stem is not None and (file := folder.joinpath(f"{stem}.toml")).is_file():
+            tables = tomllib.loads(file.read_text())
+            read, stem = read | {file.name}, tables.pop("inherits", None)
+            for settings in tables.values():
+                config_from_dict(entry.config, settings)
+    assert read == {file.name for file in folder.iterdir()}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -68,9 +68,8 @@ def test_quick_form_writes_what_the_tables_read(short_training, episodes, tmp_pa
     assert result["dataset"]["episodes"] == 8 and result["dataset"]["held_out_episodes"] == 2
     for name, entry in found.items():
         policy = ALGORITHMS[name].algorithm.kind == "policy"
-        assert ("action_error" in entry) == policy and ("unexplained" in entry) == (
-            not policy or name == "qt"
-        )
+        critic = not policy or name == "qt" or name in short_training.WITH_CRITIC
+        assert ("action_error" in entry) == policy and ("unexplained" in entry) == critic
         assert f"{name}: " in said and (runs / name / "checkpoints/4").is_dir()
         assert entry["seconds"] > 0 and entry["validation"]
     assert found["dt"]["settings"]["d_model"] == {"published": 128, "here": 16}

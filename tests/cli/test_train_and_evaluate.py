@@ -308,7 +308,8 @@ def test_updates_can_be_kept_out_of_cuda_graphs(dtag):
     [
         (
             "train nope x --out run",
-            "dtag train: ALGO: expected one of dt, reinformer, odt, adt, bc, edt, qt, iql, td3bc, awac, cql",
+            "dtag train: ALGO: expected one of dt, reinformer, odt, adt, bc, edt, qt, td3-odt, "
+            "ddpg-odt, td3, sac-odt, awac-odt, iql-odt, iql, td3bc, awac, cql",
         ),
         ("train dt test/absent-v0 --out run", "dtag train: dataset: 'test/absent-v0' is neither"),
         (f"train dt {DATASET} --out run --config absent.json", "absent.json"),

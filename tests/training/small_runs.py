@@ -3,18 +3,23 @@
 import numpy as np
 
 from dtag_fast.algorithms.awac import Config as AWAC
+from dtag_fast.algorithms.awac_odt import Config as AWACODT
 from dtag_fast.algorithms.bc import Config as BC
 from dtag_fast.algorithms.cql import Config as CQL
 from dtag_fast.algorithms.dt import Config as DT
 from dtag_fast.algorithms.edt import Config as EDT
 from dtag_fast.algorithms.iql import Config as IQL
+from dtag_fast.algorithms.iql_odt import Config as IQLODT
 from dtag_fast.algorithms.odt import Config as ODT
 from dtag_fast.algorithms.qt import Config as QT
 from dtag_fast.algorithms.reinformer import Config as Reinformer
+from dtag_fast.algorithms.sac_odt import Config as SACODT
+from dtag_fast.algorithms.td3_odt import Config as TD3ODT
 from dtag_fast.algorithms.td3bc import Config as TD3BC
 from dtag_fast.data import Episode, TrajectoryStore
 
 _SEQUENCE = {"context_len": 3, "d_model": 8, "n_layer": 2, "n_head": 2, "max_timestep": 32, "batch_size": 4}
+_ONLINE = _SEQUENCE | {"eval_context_len": 2, "critic_hidden": (8,), "alpha": 0.1}
 CONFIGS = {
     "dt": DT(**_SEQUENCE),
     "reinformer": Reinformer(**_SEQUENCE),
@@ -22,6 +27,10 @@ CONFIGS = {
     "bc": BC(hidden=(8,), batch_size=4),
     "edt": EDT(**_SEQUENCE),
     "qt": QT(**_SEQUENCE, critic_hidden=(8,), ema_start=3, ema_every=2),
+    "td3-odt": TD3ODT(**_ONLINE),
+    "sac-odt": SACODT(**_ONLINE),
+    "awac-odt": AWACODT(**_ONLINE),
+    "iql-odt": IQLODT(**_ONLINE),
     "iql": IQL(hidden=(8,), batch_size=4, policy=True, policy_dropout=0.2),
     "td3bc": TD3BC(hidden=(8,), batch_size=4),
     "awac": AWAC(hidden=(8,), batch_size=4, n_step=3),

@@ -27,18 +27,22 @@ MOVING = {
     "bc": {"warmup": 40},
     "edt": {"warmup": 40},
     "qt": {"lr_horizon": 40, "polyak": 0.1, "ema_decay": 0.9, "ema_start": 10, "ema_every": 3},
+    "td3-odt": {"warmup": 40, "polyak": 0.1, "policy_delay": 3},
+    "sac-odt": {"warmup": 40, "polyak": 0.1},
+    "awac-odt": {"warmup": 40, "polyak": 0.1},
+    "iql-odt": {"warmup": 40, "polyak": 0.1},
     "iql": {"policy_horizon": 40},
     "td3bc": {"polyak": 0.1, "policy_delay": 3},  # graphs of 4 start at every place in its period
     "awac": {"polyak": 0.1},
     "cql": {"imitation_updates": 15},
 }
-CASES = ["dt", "dt-original", "reinformer", "odt", "bc", "edt", "qt", "iql", "td3bc", "awac", "cql"]
+CASES = ["dt-original", *MOVING]
 
 
 @pytest.fixture(params=CASES)
 def case(request, configs):
     """(algorithm, config)"""
-    name = request.param.partition("-")[0]
+    name = "dt" if request.param == "dt-original" else request.param
     config = dataclasses.replace(configs[name], **MOVING[name])
     if request.param == "dt-original":
         fields = {k: v for k, v in vars(config).items() if k in ("context_len", "d_model", "batch_size")}

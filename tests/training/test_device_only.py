@@ -67,14 +67,14 @@ def on_meta(monkeypatch):
 
 
 CASES = ["dt", "dt-original", "dt-q", "reinformer", "reinformer-q", "odt", "adt", "bc"]
-CASES += ["edt", "qt", "iql", "td3bc", "awac", "cql"]
+CASES += ["edt", "qt", "td3-odt", "sac-odt", "awac-odt", "iql-odt", "iql", "td3bc", "awac", "cql"]
 
 
 @pytest.mark.parametrize("seeds", [None, 3])
 @pytest.mark.parametrize("case", CASES)
 def test_an_update_touches_nothing_on_the_host(case, seeds, store, configs, on_meta):
     """Nor does one of several stacked seeds."""
-    name = case.partition("-")[0]
+    name = case if case in configs else case.partition("-")[0]
     fields = ("context_len", "d_model", "n_layer", "n_head", "max_timestep", "batch_size")
     small = {field: getattr(configs["dt"], field) for field in fields}
     config = ADT(**small) if name == "adt" else configs[name]

@@ -25,7 +25,7 @@ from dtag_fast.training.capture import TrainingSteps
 
 SEEDS = (4, 5, 6)
 CASES = ["dt", "dt-original", "dt-q", "reinformer", "reinformer-q", "odt", "adt", "bc", "edt", "qt"]
-CASES += ["iql", "td3bc", "awac", "cql", "cql-free"]
+CASES += ["td3-odt", "sac-odt", "awac-odt", "iql-odt", "iql", "td3bc", "awac", "cql", "cql-free"]
 
 # What vmap has no rule for is computed seed by seed, and PyTorch warns of it.
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
@@ -34,7 +34,9 @@ pytestmark = pytest.mark.filterwarnings("error::UserWarning")
 @pytest.fixture(params=CASES)
 def case(request, configs, store):
     """(algorithm, config, critic), with settings under which 25 updates move the weights."""
-    name, _, variant = request.param.partition("-")
+    name, variant = request.param, ""
+    if name not in configs:
+        name, _, variant = name.partition("-")
     fields = ("context_len", "d_model", "n_layer", "n_head", "max_timestep", "batch_size")
     small = {field: getattr(configs["dt"], field) for field in fields}
     changes = {"lr": 1e-3}

@@ -21,7 +21,11 @@ from torch import Tensor
 from dtag_fast.algorithms import odt
 from dtag_fast.algorithms.critics import minimum
 from dtag_fast.algorithms.losses import masked_mean
-from dtag_fast.algorithms.sequence_actor_critic import CriticSettings, TargetPrecision
+from dtag_fast.algorithms.sequence_actor_critic import (
+    CriticSettings,
+    TargetPrecision,
+    check_target_precision,
+)
 from dtag_fast.algorithms.settings import positive
 from dtag_fast.algorithms.stochastic_actor_critic import StochasticActorCritic
 from dtag_fast.data import Windows
@@ -38,6 +42,7 @@ class Config(CriticSettings, odt.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_target_precision(self)
         positive(self, "beta")
 
 

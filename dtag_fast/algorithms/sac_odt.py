@@ -19,7 +19,11 @@ from torch import Tensor
 from dtag_fast.algorithms import odt
 from dtag_fast.algorithms.critics import minimum
 from dtag_fast.algorithms.losses import masked_mean, squashed_gaussian_nll
-from dtag_fast.algorithms.sequence_actor_critic import CriticSettings, TargetPrecision
+from dtag_fast.algorithms.sequence_actor_critic import (
+    CriticSettings,
+    TargetPrecision,
+    check_target_precision,
+)
 from dtag_fast.algorithms.stochastic_actor_critic import StochasticActorCritic
 from dtag_fast.data import Windows
 
@@ -29,6 +33,10 @@ class Config(CriticSettings, odt.Config):
     """Defaults: odt's, and the critic of td3-odt."""
 
     target_precision: TargetPrecision = "fp32"  # of the target model's forward; bf16: under autocast
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_target_precision(self)
 
 
 class SACODT(StochasticActorCritic):

@@ -15,7 +15,7 @@ import contextlib
 import copy
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Generator, Tensor, nn
@@ -63,6 +63,15 @@ class CriticSettings(OnlineSettings):
         above_0_to_1(self, "polyak")
         at_least_zero(self, "critic_lr", "critic_weight_decay", "alpha")
         positive(self, "critic_reward_scale")
+
+
+def check_target_precision(config: Any) -> None:
+    """Refuse a `target_precision` that there is not, with a ValueError."""
+    if config.target_precision not in get_args(TargetPrecision):
+        raise ValueError(
+            f"target_precision: expected {' or '.join(get_args(TargetPrecision))}, got "
+            f"{config.target_precision!r}"
+        )
 
 
 class SequenceActorCritic(OnlineSequenceAlgorithm):

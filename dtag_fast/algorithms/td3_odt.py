@@ -21,7 +21,12 @@ from torch import Tensor
 from dtag_fast.algorithms.critics import minimum
 from dtag_fast.algorithms.lamb import Lamb
 from dtag_fast.algorithms.losses import masked_mean, masked_mse, mean_size
-from dtag_fast.algorithms.sequence_actor_critic import CriticSettings, SequenceActorCritic, TargetPrecision
+from dtag_fast.algorithms.sequence_actor_critic import (
+    CriticSettings,
+    SequenceActorCritic,
+    TargetPrecision,
+    check_target_precision,
+)
 from dtag_fast.algorithms.settings import at_least_zero, positive_integers
 from dtag_fast.data import TransitionWindows, Windows
 from dtag_fast.models.policies import normal_like
@@ -40,6 +45,7 @@ class Config(CriticSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_target_precision(self)
         positive_integers(self, "policy_delay")
         at_least_zero(self, "imitation", "target_noise", "target_noise_clip")
         if self.imitation == self.alpha == 0:

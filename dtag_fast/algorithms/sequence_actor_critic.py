@@ -52,7 +52,7 @@ class CriticSettings(OnlineSettings):
     polyak: float = 0.005  # step of the target networks
     critic_lr: float = 1e-3  # AdamW
     critic_weight_decay: float = 0.01
-    critic_reward_scale: float = 1.0  # times the rewards in the returns are those of the critic
+    critic_reward_scale: float = 1.0  # of the critic's rewards over those in the returns
     paper_timeouts: bool = False  # take every episode's last step for terminal, as published
     alpha: float = 0.0  # weight of the critic in the policy's loss; published online: 0.1
 

@@ -162,13 +162,17 @@ def test_every_critic_is_trained_and_climbed(dtag, tmp_path, algorithm):
     assert min(result["settings"][1]["mean_q_gain"]) > 0
 
 
-def test_the_critic_that_qt_trains_beside_its_policy_refines_it(dtag, tmp_path):
-    options = f"{SMALL} --updates 4 --critic-hidden 16 16 --holdout 0.3 --validate-every 2"
-    assert dtag(f"train qt {DATASET} --out run {options}")[0] == 0
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [("qt", ""), ("td3-odt", "--eval-context-len 2"), ("iql-odt", "--eval-context-len 2 --alpha 0.1")],
+)
+def test_a_critic_that_is_trained_beside_its_policy_refines_it(dtag, tmp_path, algorithm, options):
+    options += f" {SMALL} --updates 4 --critic-hidden 16 16 --holdout 0.3 --validate-every 2"
+    assert dtag(f"train {algorithm} {DATASET} --out run {options}")[0] == 0
     code, _, _ = dtag("evaluate run --critic run --ag-steps 0,3 --episodes 2 --json ag.json")
     assert code == 0
     (result,) = json.loads((tmp_path / "ag.json").read_text())["checkpoints"]
-    assert result["critic"]["algorithm"] == "qt" and result["critic"]["discount"] == 0.99
+    assert result["critic"]["algorithm"] == algorithm and result["critic"]["discount"] == 0.99
     assert min(result["settings"][1]["mean_q_gain"]) > 0
 
 

@@ -11,7 +11,6 @@ inside, so that `refine` climbs it; rewards reach it as (reward_scale r + reward
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -165,9 +164,9 @@ class SequenceActorCritic(OnlineSequenceAlgorithm):
 
     def _next_distribution(self, following: Windows) -> SquashedGaussian:
         """Of the target model's actions, (B, K, A) each, in the precision that the settings ask for."""
-        half = self.config.target_precision == "bf16"
-        within = torch.autocast(self.device.type, torch.bfloat16) if half else contextlib.nullcontext()
-        with within:
+        if self.config.target_precision == "fp32":
+            return self.target_model.distribution(*following)
+        with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
             return self.target_model.distribution(*following)
 
     def make_replay(self, capacity: int | None) -> ReplayBuffer:

@@ -31,6 +31,9 @@ from dtag_fast.algorithms.settings import at_least_zero, positive_integers
 from dtag_fast.data import TransitionWindows, Windows
 from dtag_fast.models.policies import normal_like
 
+POLICY_METRICS = ("loss", "imitation_loss", "policy_q", "q_weight", "grad_norm")
+OF_THE_CRITIC = ("policy_q", "q_weight")  # not there where alpha = 0
+
 
 @dataclass(frozen=True)
 class Config(CriticSettings):
@@ -84,8 +87,7 @@ class TD3ODT(SequenceActorCritic):
         model.log_std_head.requires_grad_(False)
         self._train(model, Lamb, eps=c.eps)
         self._build_critic()
-        names = ["loss", "imitation_loss", *(("policy_q", "q_weight") if c.alpha > 0 else ()), "grad_norm"]
-        self._policy_metrics = {name: torch.zeros((), device=self.device) for name in names}
+        self._policy_metrics = {name: torch.zeros((), device=self.device) for name in POLICY_METRICS}
 
     def update(self, batch: TransitionWindows) -> dict[str, Tensor]:
         metrics = self._update_critic(batch)
@@ -93,7 +95,8 @@ class TD3ODT(SequenceActorCritic):
             self._update_policy(batch.windows)
             self._move_targets()
         self.count_update()
-        return metrics | {name: value.clone() for name, value in self._policy_metrics.items()}
+        told = (name for name in POLICY_METRICS if self.config.alpha > 0 or name not in OF_THE_CRITIC)
+        return metrics | {name: self._policy_metrics[name].clone() for name in told}
 
     def _next_values(self, following: Windows) -> Tensor:
         c = self.config
@@ -108,8 +111,8 @@ class TD3ODT(SequenceActorCritic):
         self.model.train()
         found = self.each(self._policy_parts)(windows)
         found["grad_norm"] = self._descend(found["loss"])
-        for name, kept in self._policy_metrics.items():
-            kept.copy_(found[name].detach())
+        for name, value in found.items():
+            self._policy_metrics[name].copy_(value.detach())
 
     def _policy_parts(self, windows: Windows) -> dict[str, Tensor]:
         """0-dim: the loss, the distance to the data, and where the critic counts mean Q_1 and its weight."""

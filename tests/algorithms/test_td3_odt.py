@@ -165,6 +165,21 @@ def test_without_alpha_the_policy_imitates_alone_to_the_bit(store):
     assert torch.equal(weights(learner.model), weights(alone)) and weights(alone).isfinite().all()
 
 
+def test_training_goes_on_with_another_alpha(store):
+    """As when an offline run is taken online: all state fits."""
+    offline, online = (create("td3-odt", store, config_of("td3-odt", alpha=a, lr=1e-2)) for a in (0.0, 0.1))
+    sampler, g = offline.make_sampler(store), torch.Generator().manual_seed(0)
+    for _ in range(4):
+        metrics = offline.update(sampler.sample(g))
+    assert "policy_q" not in metrics
+    for name, network in online.exports.items():
+        network.load_state_dict(offline.exports[name].state_dict())
+    online.load_state_dict(copy.deepcopy(offline.state_dict()))
+    metrics = [online.update(sampler.sample(g)) for _ in range(2)]
+    assert online.updates_done == 6 and metrics[0]["loss"] != metrics[1]["loss"]
+    assert metrics[0]["policy_q"] == 0 != metrics[1]["policy_q"]
+
+
 def test_each_step_moves_its_own_network(store):
     still = {"policy_delay": 1, "alpha": 0.5, "polyak": 1e-9}
     for rates, moved in (

@@ -17,6 +17,8 @@ OPTIONS = {
     "reinformer": f"{SEQUENCE} --warmup 1 --lr 0.01",
     "edt": f"{SEQUENCE} --warmup 1 --lr 0.01",
     "qt": f"{SEQUENCE} --critic-hidden 16 16 --ema-start 1 --ema-every 2 --lr 0.01 --lr-horizon 10",
+    "td3-odt": f"{SEQUENCE} --eval-context-len 2 --critic-hidden 16 16 --alpha 0.1 --target-noise 0 "
+    "--warmup 1 --lr 0.01 --normalize-q",
     "iql": "--hidden 16 16 --policy --reward-transform raw",
 }
 

@@ -16,6 +16,7 @@ VERBS = {
     "train": "train a policy (dt, reinformer, odt, ...) or a critic (iql, td3bc, ...) on a dataset",
     "evaluate": "run a trained policy in its environment, with any Action Gradient settings in one batch",
     "sweep": "run many settings of a trained policy, resumable, on all cores or a Ray cluster; one table",
+    "reproduce": "run an experiment of a paper: tables, figures, and whether its claims hold",
     "data": "list, show, make, import and download datasets",
     "plot": "plot the results of runs",
     "doctor": "versions, instruction sets, backends and datasets found on this machine",
@@ -26,7 +27,7 @@ EXIT_DONE, EXIT_INCOMPLETE, EXIT_USER_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 def usage() -> str:
     """The text of `dtag --help`."""
-    verbs = "\n".join(f"  {verb:<10}{text}" for verb, text in VERBS.items())
+    verbs = "\n".join(f"  {verb:<11}{text}" for verb, text in VERBS.items())
     return f"usage: dtag VERB ...\n\n{verbs}\n\n`dtag VERB --help` shows the options of a verb."
 
 

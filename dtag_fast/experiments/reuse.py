@@ -92,11 +92,19 @@ def write_json(path: Path, value) -> None:
 
 
 def code_fingerprint(*packages: str) -> str:
-    """Digest of the Python sources of subpackages, e.g. code_fingerprint("models", "training")."""
+    """Digest of Python sources: subpackages and files, e.g. code_fingerprint("models", "data/arrow.py").
+
+    Raises:
+        ValueError: there is no such source.
+    """
     root = Path(dtag_fast.__file__).parent
     digest = hashlib.sha256()
     for package in packages:
-        for file in sorted((root / package).rglob("*.py")):
+        place = root / package
+        files = sorted(place.rglob("*.py")) if place.is_dir() else [place]
+        if not all(file.is_file() for file in files):
+            raise ValueError(f"packages: expected folders or files of dtag_fast, got {package!r}")
+        for file in files:
             digest.update(file.relative_to(root).as_posix().encode())
             digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

@@ -39,8 +39,10 @@ def draw(results: list[dict]) -> dict[str, Any]:
             left.annotate(
                 label, (1, level), (-3, 3), ("axes fraction", "data"), "offset points", ha="right", fontsize=8
             )
+        lowest = min(_column(results, policy).min() for policy in POLICIES)
+        highest = max(result["best"] for result in results)
         left.plot(offsets, targets.mean(axis=0), color=GREY, lw=1, label="return asked for")
-        left.set(ylabel="return", ylim=(5, 17), title=f"Return, {len(results)} MDPs")
+        left.set(ylabel="return", ylim=(lowest - 1, highest + 2), title=f"Return, {len(results)} MDPs")
         left.legend(loc="lower right", fontsize=8)
 
         bounds = np.array(

@@ -103,7 +103,9 @@ class Learner:
         """New optimizers: pretraining and the online phase have one each."""
         networks = (self.actor, self.critic)
         self._optimizers = [
-            torch.optim.Adam(network.parameters(), lr=self.config.lr) if network is not None else None
+            torch.optim.Adam(network.parameters(), lr=self.config.lr, fused=True)
+            if network is not None
+            else None
             for network in networks
         ]
 

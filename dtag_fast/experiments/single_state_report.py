@@ -60,12 +60,13 @@ def claims(results: list[dict]) -> list[Claim]:
     """What the paper's figure shows: methods with a critic end at the peak, ODT stays at its data."""
     odt = _paths(results, "odt")
     farthest = max(distance_from_data(path[-1]) for path in odt)
-    visits = sum(reaches_peak(action) for path in odt for action in path)
-    best = max(
-        max(run["reward"]) for result in results for run in result["methods"] if run["method"] == "odt"
-    )
+    # Before the first epoch the untrained actor may stand anywhere, at the peak too.
+    visits = sum(reaches_peak(action) for path in odt for action in path[1:])
+    best = max(max(run["reward"][1:]) for r in results for run in r["methods"] if run["method"] == "odt")
     found = [
-        Claim("ODT is never at the peak", visits == 0, f"its best reward after any epoch is {best:.3f}"),
+        Claim(
+            "ODT is at the peak after no epoch", visits == 0, f"its best reward after any epoch is {best:.3f}"
+        ),
         Claim(
             f"ODT ends within {NEAR:g} of its data",
             farthest <= NEAR,

@@ -4,6 +4,7 @@ A suite is one entry of SUITES. Its seeds are independent pieces that are kept i
 is used again, what another suite, other settings or other code made is never overwritten.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -142,8 +143,7 @@ def missing_seeds(name: str, suite: Suite, seeds: int, out: Path) -> list[int]:
         )
     pieces, missing = Pieces(out), []
     # Seeds beyond those asked for count too: tables of other settings may be theirs.
-    kept = [int(file.stem.removeprefix("seed-")) for file in (out / "recipes").glob("seed-*.json")]
-    for seed in sorted({*range(seeds), *kept}):
+    for seed in sorted({*range(seeds), *_kept_seeds(out)}):
         found, difference = pieces.look(_piece(seed), _recipe(name, suite, seed))
         if found is Found.OTHER:
             raise ValueError(
@@ -201,6 +201,12 @@ def summary(name: str, suite: Suite, results: list[dict], claims: list[Claim]) -
         "claims": [asdict(claim) for claim in claims],
         "seeds": results,
     }
+
+
+def _kept_seeds(out: Path) -> list[int]:
+    """The seeds of which `out` has a recipe."""
+    names = (re.fullmatch(r"seed-(\d+)\.json", file.stem) for file in (out / "recipes").glob("*.json"))
+    return [int(name[1]) for name in names if name]
 
 
 def _piece(seed: int) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import machine, report
+from dtag_fast.experiments.suites import SUITES
+from dtag_fast.experiments.tables import Table
 from dtag_fast.sweep.elimination import t_quantile
 
 
@@ -116,6 +118,22 @@ def benchmarks(file: Path, *prefixes: str) -> str:
     versions = result["machine"]["versions"]
     named = ", ".join(f"{name} {versions[name]}" for name in ("torch", "jax") if versions.get(name))
     return f"{report.table(rows)}\n\n{machine.name(result['machine'])}, {named}, {result['date']}."
+
+
+def suite(file: Path, part: str = "table") -> str:
+    """Of a results.json of `dtag reproduce`: its "table", or its "claims" and whether they hold, both made
+    anew from what each seed gave."""
+    result = json.loads(file.read_text())
+    about = SUITES[result["suite"]]
+    if part == "table":
+        return "\n\n".join(table.markdown() for table in about.tables(result["seeds"]).values())
+    if part != "claims":
+        raise ValueError(f"suite: expected claims or nothing after the file, got {part}")
+    rows = [
+        (claim.text, "yes" if claim.holds else "**no**", claim.measured)
+        for claim in about.claims(result["seeds"])
+    ]
+    return Table(("claim", "holds", "measured"), rows, text_columns=3).markdown()
 
 
 def cuda_resources(file: Path) -> str:
@@ -327,6 +345,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "behaviour_study": behaviour_study,
     "behaviour_seeds": behaviour_seeds,
     "benchmarks": benchmarks,
+    "suite": suite,
     "cuda_resources": cuda_resources,
     "triton_resources": triton_resources,
     "attention_resources": attention_resources,

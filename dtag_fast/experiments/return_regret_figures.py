@@ -43,7 +43,6 @@ def draw(results: list[dict]) -> dict[str, Any]:
         highest = max(result["best"] for result in results)
         left.plot(offsets, targets.mean(axis=0), color=GREY, lw=1, label="return asked for")
         left.set(ylabel="return", ylim=(lowest - 1, highest + 2), title=f"Return, {len(results)} MDPs")
-        left.legend(loc="lower right", fontsize=8)
 
         bounds = np.array(
             [[np.inf if row["bound"] is None else row["bound"] for row in r["targets"]] for r in results]
@@ -53,7 +52,8 @@ def draw(results: list[dict]) -> dict[str, Any]:
         right.plot(offsets[finite], bound[finite], color=BLACK, ls="-", marker="x", label="bound")
         right.set(ylabel="target less return", title="Regret against the target")
         right.set_yscale("symlog", linthresh=1)
-        right.legend(loc="upper left", fontsize=8)
+        (asked,) = (line for line in left.lines if line.get_label() == "return asked for")
+        figure.legend(handles=[*right.lines, asked], loc="outside lower center", ncols=5)
         right.text(
             0.98, 0.03, "grey: beyond the data", color=GREY, ha="right", fontsize=8, transform=right.transAxes
         )

@@ -43,7 +43,9 @@ class Table:
 
     def markdown(self) -> str:
         rule = ["---" if i < self.text_columns else "---:" for i in range(len(self.header))]
-        text = "\n".join(f"| {' | '.join(row)} |" for row in (self.header, rule, *self.rows))
+        # A bar inside a cell, as in |a|, would end it.
+        cells = ([cell.replace("|", "\\|") for cell in row] for row in (self.header, rule, *self.rows))
+        text = "\n".join(f"| {' | '.join(row)} |" for row in cells)
         return f"{text}\n\n{self.note}" if self.note else text
 
     def csv(self) -> str:

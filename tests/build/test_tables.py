@@ -37,6 +37,7 @@ def root(tmp_path):
         "one": evaluation(0, 10.0),
         "two": evaluation(1, 20.0),
         "speed": benchmark(),
+        "toy": {"suite": "toy", "seeds": []},
     }.items():
         (tmp_path / f"docs/{name}.json").write_text(json.dumps(content))
     return tmp_path
@@ -72,6 +73,21 @@ def test_benchmarks_give_times_and_ratios(make_tables, root):
     assert "2-core Some CPU (AVX2), torch 9.9, 2026-01-02." in text
 
 
+def test_a_suite_gives_its_table_and_its_claims(make_tables, root):
+    seeds = [
+        {"seed": 0, "imitator_distance": 0.45, "refined_distance": 0.01},
+        {"seed": 1, "imitator_distance": 0.5, "refined_distance": 0.25},
+    ]
+    (root / "docs/toy.json").write_text(json.dumps({"suite": "toy", "seeds": seeds}))
+    document(root, "suite docs/toy.json")
+    assert make_tables.main([], root) == 0
+    assert "| 1 | 0.500 | 0.2500 |" in (root / "docs/page.md").read_text()
+    document(root, "suite docs/toy.json claims")
+    assert make_tables.main([], root) == 0
+    text = (root / "docs/page.md").read_text()
+    assert "| yes | 0.450 least |" in text and "| **no** | 0.2500 most |" in text
+
+
 @pytest.mark.parametrize(
     ("mark", "reason"),
     [
@@ -80,6 +96,7 @@ def test_benchmarks_give_times_and_ratios(make_tables, root):
         ("nonsense docs/one.json", "expected one of"),
         ("evaluation docs/one.json docs/one.json", "training seed twice"),
         ("benchmarks docs/speed.json other", "no benchmark begins with other"),
+        ("suite docs/toy.json verdicts", "expected claims or nothing after the file, got verdicts"),
     ],
 )
 def test_a_table_that_cannot_be_made_is_refused(make_tables, root, capsys, mark, reason):

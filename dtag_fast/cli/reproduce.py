@@ -17,7 +17,7 @@ class Args:
     only the seeds that are missing. Exit code 1 if a claim did not hold."""
 
     suite: tyro.conf.Positional[str]  # single-state, regret or toy
-    seeds: int | None = None  # seeds 0, 1, ... are run. Default: what the suite takes, see --dry-run
+    seeds: int | None = None  # how many, from seed 0 on. Default: what the suite takes, see --dry-run
     out: Path | None = None  # folder for results, tables and figures. Default: results/SUITE
     dry_run: bool = False  # only say what would be run
 
@@ -27,21 +27,22 @@ def main(argv: Sequence[str]) -> int:
     args = tyro.cli(Args, prog="dtag reproduce", args=list(argv))
     console = make_console()
     # Imported late: `dtag reproduce --help` does not need torch.
-    from dtag_fast.experiments.suites import find_suite, missing_seeds, run_suite
+    from dtag_fast.experiments.suite_runs import plan_suite, run_suite
+    from dtag_fast.experiments.suites import find_suite
 
     suite = find_suite(args.suite)
     seeds = suite.seeds if args.seeds is None else args.seeds
     out = args.out or Path("results") / args.suite
-    missing = missing_seeds(args.suite, suite, seeds, out)
+    plan = plan_suite(args.suite, suite, seeds, out)
     console.print(f"[bold]{args.suite}[/]: {suite.title}", soft_wrap=True)
     console.print(f"After {suite.source}.", soft_wrap=True, markup=False)
     if args.dry_run:
-        _print_plan(console, suite, seeds, missing, out)
+        _print_plan(console, suite, plan, out)
         return EXIT_DONE
-    with progress_bar(console, f"{len(missing)} of {seeds} seeds to run") as report:
+    with progress_bar(console, f"{len(plan.missing)} seeds to run") as report:
         made = run_suite(args.suite, suite, seeds, out, report)
-    if made.reused:
-        console.print(f"{len(made.reused)} of {seeds} seeds taken from an earlier run.")
+    if plan.finished:
+        console.print(f"{len(plan.finished)} of {len(plan.seeds)} seeds taken from an earlier run.")
     for name, table in made.tables.items():
         _print_table(console, name, table)
     for claim in made.claims:
@@ -52,13 +53,15 @@ def main(argv: Sequence[str]) -> int:
     return EXIT_DONE if all(claim.holds for claim in made.claims) else EXIT_INCOMPLETE
 
 
-def _print_plan(console: Console, suite, seeds: int, missing: list[int], out: Path) -> None:
+def _print_plan(console: Console, suite, plan, out: Path) -> None:
     from dataclasses import asdict
 
     for name, value in asdict(suite.config).items():
         console.print(f"  {name}: {value}", soft_wrap=True, markup=False)
-    console.print(f"{seeds} seeds, of which {seeds - len(missing)} are finished in {out}.", soft_wrap=True)
-    console.print(f"About {len(missing) * suite.seconds:.0f} s on one core; nothing was run.")
+    console.print(
+        f"{len(plan.seeds)} seeds, of which {len(plan.finished)} are finished in {out}.", soft_wrap=True
+    )
+    console.print(f"About {len(plan.missing) * suite.seconds:.0f} s on one core; nothing was run.")
 
 
 def _print_table(console: Console, name: str, table) -> None:

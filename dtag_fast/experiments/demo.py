@@ -27,6 +27,7 @@ from dtag_fast.experiments.comparison import compare_policies
 from dtag_fast.experiments.demo_config import CRITIC, POLICIES, SIZE, DemoConfig, training_settings
 from dtag_fast.experiments.demo_figures import draw_figures
 from dtag_fast.experiments.reuse import Found, Pieces, code_fingerprint, write_json
+from dtag_fast.experiments.threads import one_thread
 from dtag_fast.experiments.toy import run_toy
 from dtag_fast.experiments.workers import TrainJob, train_all
 
@@ -124,7 +125,7 @@ class _Demo:
         def make() -> list[dict]:
             results = []
             for seed in range(config.toy_seeds):
-                with _one_thread():
+                with one_thread():
                     result = run_toy(seed, config.toy)
                 distances = {
                     "imitator_distance": result.imitator_distance,
@@ -263,14 +264,3 @@ class _Demo:
         began = time.perf_counter()
         yield
         self.seconds[stage] = time.perf_counter() - began
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost the toy's tiny networks more than they save."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

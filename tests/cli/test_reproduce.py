@@ -96,6 +96,14 @@ def test_more_seeds_run_only_themselves(reproduce, monkeypatch, tmp_path):
     assert [seed["seed"] for seed in results["seeds"]] == [0, 1]
 
 
+def test_fewer_seeds_lose_none(reproduce, monkeypatch, tmp_path):
+    reproduce("toy", "--seeds", "2", "--out", "here")
+    before = contents(tmp_path / "here")
+    forbid_running(monkeypatch, "toy")
+    _, out, _ = reproduce("toy", "--seeds", "1", "--out", "here")
+    assert "2 of 2 seeds taken from an earlier run" in out and contents(tmp_path / "here") == before
+
+
 def test_a_seed_that_was_cut_off_is_run_again(reproduce, monkeypatch, tmp_path):
     suite = suites.SUITES["toy"]
 

@@ -7,6 +7,7 @@ from dtag_fast.lazy_exports import lazy_exports
 
 _EXPORTS = {
     "DiscreteActions": "dtag_fast.data.discrete",
+    "delayed": "dtag_fast.data.delayed_rewards",
     "Episode": "dtag_fast.data.store",
     "TrajectoryStore": "dtag_fast.data.store",
     "load_dataset": "dtag_fast.data.cache",

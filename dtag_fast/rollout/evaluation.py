@@ -26,10 +26,8 @@ from dtag_fast.rollout.arguments import (
 )
 from dtag_fast.rollout.batches import ROW_MULTIPLE
 from dtag_fast.rollout.candidates import Candidates
-from dtag_fast.rollout.env_processes import EnvironmentProcesses, NotInChildren
 from dtag_fast.rollout.environment_kind import EnvironmentKind
-from dtag_fast.rollout.environments import Environments
-from dtag_fast.rollout.placement import Placement, place, shares
+from dtag_fast.rollout.placement import open_environments, place, refuse_few, shares
 from dtag_fast.rollout.policy import SequencePolicy
 from dtag_fast.rollout.reactive import ReactivePolicy
 from dtag_fast.rollout.refinement import Refinement
@@ -129,10 +127,7 @@ def evaluate(
     placement = place(env_processes, kind, **asked)
     if 0 < placement.processes < workers:  # each worker has environments of its own
         if chosen is not None:
-            raise ValueError(
-                f"env_processes: expected 0 or at least one for each of the {workers} workers, got "
-                f"{env_processes}"
-            )
+            refuse_few(env_processes, workers)
         workers = placement.processes
     slots = shares(at_once, workers)
     with ExitStack() as stack:
@@ -143,7 +138,7 @@ def evaluate(
             policy, critic, settings, device, on_cpu, REFINE_PRECISION[precision], behaviour
         )
         insist = env_processes is not None or env_timeout is not None
-        placed, placement = _environments(stack, kind, slots, placement, env_timeout, insist)
+        placed, placement = open_environments(stack, kind, slots, placement, env_timeout, insist)
         crew = []
         for environments, n in zip(placed, slots, strict=True):
             actor = make_actor(
@@ -213,27 +208,6 @@ def make_actor(
         critic=critic,
         precision=precision or "fp32",
     )
-
-
-def _environments(
-    stack: ExitStack,
-    kind: EnvironmentKind,
-    slots: Sequence[int],
-    placement: Placement,
-    timeout: float | None,
-    insist: bool,
-) -> tuple[list[Environments | EnvironmentProcesses], Placement]:
-    """Environments of each worker, closed with the stack, and where they came to be: in this process after
-    all where nobody insists on children and these cannot have them."""
-    if placement.processes:
-        numbers = zip(slots, shares(placement.processes, len(slots)), strict=True)
-        try:
-            return [stack.enter_context(EnvironmentProcesses(kind, *n, timeout)) for n in numbers], placement
-        except NotInChildren as error:
-            if insist:
-                raise
-            placement = Placement(0, str(error))
-    return [stack.enter_context(kind.build(n)) for n in slots], placement
 
 
 def _refinement(policy, critic, settings, device, batch_invariant, precision, behaviour) -> Refinement | None:

@@ -7,9 +7,13 @@ at least twice the time the children take to start. A step is timed, the rest ar
 """
 
 import os
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import NamedTuple
 
+from dtag_fast.rollout.env_processes import EnvironmentProcesses, NotInChildren
 from dtag_fast.rollout.environment_kind import EnvironmentKind
+from dtag_fast.rollout.environments import Environments
 
 # seconds that a step of all takes longer for each child: CartPole-v1 with one against none
 HAND_SHAKE = 40e-6
@@ -30,7 +34,7 @@ def place(
     *,
     workers: int,
     slots: int,
-    episodes: int,
+    episodes: float,
     timeout: float | None = None,
     cores: int | None = None,
 ) -> Placement:
@@ -87,6 +91,38 @@ def judge(
     if saved < 2 * START:
         return Placement(0, f"{cost}, the episodes are too few to pay for the start of processes")
     return Placement(count, f"{cost}, cores are free for {processes} processes")
+
+
+def refuse_few(processes: int, workers: int) -> None:
+    """Say that there are too few processes for every worker to have environments of its own."""
+    raise ValueError(
+        f"env_processes: expected 0 or at least one for each of the {workers} workers, got {processes}"
+    )
+
+
+def open_environments(
+    stack: ExitStack,
+    kind: EnvironmentKind,
+    slots: Sequence[int],
+    placement: Placement,
+    timeout: float | None,
+    insist: bool,
+) -> tuple[list[Environments | EnvironmentProcesses], Placement]:
+    """Environments of each worker, closed with the stack, and where they came to be: in this process after
+    all where nobody insists on children and these cannot have them.
+
+    Args:
+        slots: of each worker. timeout: as `EnvironmentProcesses` takes it.
+    """
+    if placement.processes:
+        numbers = zip(slots, shares(placement.processes, len(slots)), strict=True)
+        try:
+            return [stack.enter_context(EnvironmentProcesses(kind, *n, timeout)) for n in numbers], placement
+        except NotInChildren as error:
+            if insist:
+                raise
+            placement = Placement(0, str(error))
+    return [stack.enter_context(kind.build(n)) for n in slots], placement
 
 
 def available_cores() -> int:

@@ -6,17 +6,22 @@ A step is then one copy to the device, one replay and one copy back, whatever th
 import numpy as np
 import torch
 
+from dtag_fast.rollout.guided import GuidedPolicy
 from dtag_fast.rollout.policy import SequencePolicy
 from dtag_fast.rollout.reactive import ReactivePolicy
 from dtag_fast.rollout.refinement import Refined, Refinement
 
 
-def why_not_captured(policy: SequencePolicy | ReactivePolicy, refinement: Refinement | None) -> str | None:
+def why_not_captured(
+    policy: SequencePolicy | ReactivePolicy | GuidedPolicy, refinement: Refinement | None
+) -> str | None:
     """Why a step of these cannot be one CUDA graph, or None."""
     if policy.device.type != "cuda":
         return f"CUDA graphs need a GPU, the policy is on {policy.device}"
     if isinstance(policy, ReactivePolicy):
         return "the policy looks at the present state alone: captured steps are those of a sequence policy"
+    if isinstance(policy, GuidedPolicy):
+        return "a guide and a learner act in one batch"
     if policy.decoder is None:
         return "the policy goes over whole windows (incremental=False), whose shapes change"
     if policy.candidates is not None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from dtag_fast.rollout.captured import CapturedStep, why_not_captured
 from dtag_fast.rollout.env_processes import EnvironmentProcesses
 from dtag_fast.rollout.environments import Environments
 from dtag_fast.rollout.faults import Fault, Interrupted
+from dtag_fast.rollout.guided import GuidedPolicy
 from dtag_fast.rollout.policy import SequencePolicy
 from dtag_fast.rollout.reactive import ReactivePolicy
 from dtag_fast.rollout.refinement import Refinement
@@ -69,6 +71,28 @@ class Split:
             setattr(self, field.name, getattr(self, field.name) + getattr(more, field.name))
 
 
+class Recorder(Protocol):
+    """What else is done with the episodes of a worker: it is told of every step, and may change what is
+    executed. Slots are those of the worker, N of them."""
+
+    def start(self, row: int, task: Task, observation: np.ndarray) -> None:
+        """The episode of `task` begins in slot `row` with observation (S,)."""
+
+    def begin_step(self, rows: np.ndarray, settings: np.ndarray) -> None:
+        """The slots `rows` (R,) are about to act; what they act under may be written into settings (N,)."""
+
+    def execute(self, rows: np.ndarray, actions: np.ndarray) -> None:
+        """Those of `rows` in actions (N, A), refined, are about to be executed; they may be changed there."""
+
+    def end_step(
+        self, rows: np.ndarray, actions: np.ndarray, environments: Environments | EnvironmentProcesses
+    ) -> np.ndarray:
+        """actions (N, A) were executed in `rows`; returns the rewards (N,) that the policy is told of."""
+
+    def finish(self, row: int, played: Played) -> Any:
+        """The episode in slot `row` came to its end; returns what the worker gives in place of `played`."""
+
+
 class Worker:
     """Plays tasks one after the other in each of its slots.
 
@@ -76,6 +100,7 @@ class Worker:
         policy: over as many rollouts as there are environments.
         environments: the slots.
         refinement: None plays the policy's own actions.
+        recorder: None plays, and no more.
 
     Attributes:
         not_captured: why policy and refinement are not one CUDA graph; None where they are.
@@ -83,11 +108,13 @@ class Worker:
 
     def __init__(
         self,
-        policy: SequencePolicy | ReactivePolicy,
+        policy: SequencePolicy | ReactivePolicy | GuidedPolicy,
         environments: Environments | EnvironmentProcesses,
         refinement: Refinement | None = None,
+        recorder: Recorder | None = None,
     ):
         self.policy, self.environments, self.refinement = policy, environments, refinement
+        self.recorder = recorder
         self.not_captured = why_not_captured(policy, refinement)
         self.captured = CapturedStep(policy, refinement) if self.not_captured is None else None
 
@@ -102,8 +129,9 @@ class Worker:
             stop: when set, the worker returns as soon as it can, with None for what it did not finish.
 
         Returns:
-            What was played, in the order of `tasks`, and where the time went.
+            What was played, in the order of `tasks` and as the recorder gives it, and where the time went.
         """
+        recorder = self.recorder
         slots = self.environments.observations.shape[0]
         results: list[Played | Failed | None] = [None] * len(tasks)
         faults = self.environments.faults
@@ -130,6 +158,8 @@ class Worker:
                         continue
                     self.policy.reset(np.arange(slots) == row, task.target_return, task.seed)
                     task_of[row], settings[row], totals[:, row], lengths[row] = number, task.setting, 0.0, 0
+                    if recorder is not None:
+                        recorder.start(row, task, self.environments.observations[row])
 
         clock = time.perf_counter
         start(list(range(slots)))
@@ -139,6 +169,8 @@ class Worker:
             rows = np.flatnonzero(active)
             if rows.size == 0:
                 break
+            if recorder is not None:
+                recorder.begin_step(rows, settings)
             mark = clock()
             observations, refined = self.environments.observations, None
             if self.captured is not None:
@@ -154,10 +186,15 @@ class Worker:
                 actions[rows] = refined.actions
                 totals[1, rows] += refined.q_0
                 totals[2, rows] += refined.q_best - refined.q_0
+            if recorder is not None:
+                recorder.execute(rows, actions)
             improved = clock()
             self.environments.step(rows, actions[rows])
             stepped = clock()
-            self.policy.record(actions, self.environments.rewards, active)
+            rewards = self.environments.rewards
+            if recorder is not None:
+                rewards = recorder.end_step(rows, actions, self.environments)
+            self.policy.record(actions, rewards, active)
             totals[0, rows] += self.environments.rewards[rows]
             lengths[rows] += 1
             over = self.environments.terminated | self.environments.truncated
@@ -179,21 +216,25 @@ class Worker:
         split.other = clock() - began - split.policy - split.refine - split.environment
         return results, split
 
-    def _outcome(self, row: int, totals: np.ndarray, length: int) -> Played | Failed:
+    def _outcome(self, row: int, totals: np.ndarray, length: int) -> Played | Failed | Any:
         if row in self.environments.faults:
             return Failed(length, self.environments.faults[row])
         with_critic = self.refinement is not None
-        return Played(
+        played = Played(
             episode_return=float(totals[0]),
             length=length,
             terminated=bool(self.environments.terminated[row]),
             mean_q_0=float(totals[1] / length) if with_critic else None,
             mean_q_gain=float(totals[2] / length) if with_critic else None,
         )
+        return played if self.recorder is None else self.recorder.finish(row, played)
 
 
 def play_all(
-    workers: Sequence[Worker], tasks: Sequence[Task], done: Callable[[int, int], None] | None = None
+    workers: Sequence[Worker],
+    tasks: Sequence[Task],
+    done: Callable[[int, int], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> tuple[list[Played | Failed], Split]:
     """Play `tasks`, dealt to the workers in turn, each worker in a thread.
 
@@ -202,11 +243,14 @@ def play_all(
 
     Args:
         done: called as done(finished, all) after each episode, from the workers' threads, one call at a time.
+        stop: when set, from another thread, all give up at their next step, with None for what they did not
+            finish.
 
     Returns:
-        What became of the `tasks`, in their order, and where the time went, summed over workers.
+        What became of the `tasks`, in their order and as the workers' recorders give it, and where the time
+        went, summed over workers.
     """
-    stop, lock, finished = threading.Event(), threading.Lock(), 0
+    stop, lock, finished = threading.Event() if stop is None else stop, threading.Lock(), 0
 
     def report(_number: int) -> None:
         nonlocal finished

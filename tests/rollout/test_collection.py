@@ -12,6 +12,7 @@ from rounding import blas_rounds_rows_alike
 
 from dtag_fast.data import TrajectoryStore, delayed
 from dtag_fast.rollout import AGSetting, Behaviour, CollectionTask, Collector, Exploration, evaluate
+from dtag_fast.rollout.captured import CapturedStep
 from dtag_fast.rollout.exploration import ActionNoise
 from dtag_fast.rollout.reference import autograd_action_gradient
 
@@ -197,10 +198,10 @@ def test_environments_stay_open_between_calls(make_policy, monkeypatch):
         collector.collect([])
 
 
-def faulty(make_policy, *faults, **about):
+def faulty(make_policy, *faults, policy_kind="odt", **about):
     spec = {"id": faulty_env.ENV_ID, "kwargs": {"faults": faults}, "max_episode_steps": 12}
     sizes = {"state_dim": faulty_env.STATE_DIM, "action_dim": faulty_env.ACTION_DIM}
-    return make_policy("odt", **sizes, env_id=faulty_env.ENV_ID, env_spec=spec, **about)
+    return make_policy(policy_kind, **sizes, env_id=faulty_env.ENV_ID, env_spec=spec, **about)
 
 
 @pytest.mark.parametrize("exploration", [NONE, NOISE, SAMPLE], ids=lambda e: e.kind)
@@ -367,6 +368,38 @@ def test_one_fault_loses_one_episode(make_policy, kind, processes, timeout):
     found.failures.clear()
     assert_same(found, whole)
     assert_same(again, collect(faulty(make_policy), range(3), SAMPLE, **options))
+
+
+@pytest.mark.filterwarnings("ignore:environment. closing it raised OSError:RuntimeWarning")
+def test_the_slot_of_a_fault_owes_the_next_episode_nothing(make_policy):
+    options, seeds = {"slots": 1, "reward_delay": 4}, range(3)
+    whole = collect(faulty(make_policy, policy_kind="dt"), seeds, **options)
+    broken = faulty(make_policy, (1, 3, "raise"), policy_kind="dt")
+    at_once = collect(broken, [0], slots=1).episodes[0].episode.actions
+    assert not np.array_equal(at_once, whole.episodes[0].episode.actions)  # it looks at what is left
+    found = collect(broken, seeds, **options)
+    assert [f.seed for f in found.failures] == [1]
+    found.failures.clear(), whole.episodes.pop(1)
+    assert bits(found) == bits(whole)
+
+
+@pytest.mark.parametrize("refined", [False, True])
+def test_steps_of_one_graph_are_explored_likewise(make_policy, critic, refined):
+    """As a GPU has them, here without the graph."""
+    policy, other = make_policy("odt"), make_policy("odt")
+    ag = {"critic": critic, "ag": AGSetting(3, 0.3)} if refined else {}
+    with torch.no_grad():
+        other.model.action_head.bias.add_(0.2)
+    with Collector(policy, slots=4, exploration=NOISE, **ag) as collector:
+        (worker,) = collector._crew
+        worker.captured = CapturedStep(worker.policy, worker.refinement, capture=False)
+        for model in (policy.model, other.model):
+            collector.take(model, critic.critic if refined else None)
+            found = collector.collect(tasks_of(policy, range(8))).episodes
+            with Collector(policy._replace(model=model), slots=4, exploration=NOISE, **ag) as usual:
+                wanted = usual.collect(tasks_of(policy, range(8))).episodes
+            for a, b in zip(found, wanted, strict=True):
+                assert all(np.allclose(*pair, atol=1e-3) for pair in zip(a.episode, b.episode, strict=True))
 
 
 @pytest.mark.parametrize(

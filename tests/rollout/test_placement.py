@@ -1,5 +1,7 @@
 """The rule by which environments are stepped in this process or in others."""
 
+import math
+
 import faulty_env
 import pytest
 
@@ -64,6 +66,8 @@ def test_the_default_here_is_this_process_where_the_policy_takes_all_cores(make_
         (1e-3, 100, 13, "cores are free for 15 processes"),
         (1e-6, 10**6, 0, "would not gain enough"),
         (1e-4, 10, 0, "too few to pay for the start"),
+        (1e-4, math.inf, 13, "cores are free for 15 processes"),
+        (1e-6, math.inf, 0, "would not gain enough"),
     ],
 )
 def test_dear_steps_and_many_of_them_go_to_processes(seconds, episodes, processes, why):

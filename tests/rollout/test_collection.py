@@ -245,13 +245,22 @@ def test_the_trained_network_is_left_alone(make_policy):
     assert all(torch.equal(before[name], tensor) for name, tensor in policy.model.state_dict().items())
 
 
-def test_collecting_beside_a_training(make_policy):
-    """In a background thread, while the network that was taken is trained: the same bits."""
+@pytest.fixture
+def two_threads():
+    """PyTorch with two threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_collecting_beside_a_training(make_policy, two_threads):
+    """In a background thread, while the network that was taken is trained: the same bits, and the trainer
+    keeps its threads."""
     policy, tasks = make_policy("odt"), tasks_of(make_policy("odt"), range(40))
     alone = bits(collect(policy, range(40), SAMPLE))
     optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.1)
     window = [torch.randn(4, 3, n, generator=torch.Generator().manual_seed(0)) for n in (3, 2, 1)]
-    threads = torch.get_num_threads()
     with Collector(policy, slots=4, exploration=SAMPLE) as collector, ThreadPoolExecutor(1) as pool:
         collector.take(policy.model)
         running, updates = pool.submit(collector.collect, tasks), 0
@@ -260,8 +269,8 @@ def test_collecting_beside_a_training(make_policy):
             policy.model.train()(*window, times, mask).actions.square().mean().backward()
             optimizer.step()
             updates += 1
+            assert torch.get_num_threads() == 2
         assert bits(running.result()) == alone
-        assert torch.get_num_threads() == threads
         collector.take(policy.model)
         assert bits(collector.collect(tasks)) != alone
 

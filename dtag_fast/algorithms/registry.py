@@ -132,12 +132,15 @@ def preset_config(name: str, metadata: dict[str, Any]) -> Any:
         name: key of ALGORITHMS.
         metadata: of the store; env_id and dataset_id are looked at. Unknown environments get the defaults.
     """
-    entry, presets = lookup(name), _presets(name)
+    return config_from_dict(lookup(name).config, family_settings(_presets(name), metadata))
+
+
+def family_settings(presets: dict[str, dict[str, Any]], metadata: dict[str, Any]) -> dict[str, Any]:
+    """What presets hold for a dataset: the settings of its family, then those of its kind."""
     family = family_of(metadata)
     ids = " ".join(str(metadata.get(key) or "") for key in ("dataset_id", "env_id")).lower()
     kind = next((kind for kind in _KINDS.get(family, _QUALITIES) if kind in ids), None)
-    settings = {**presets.get(family, {}), **presets.get(f"{family}-{kind}", {})}
-    return config_from_dict(entry.config, settings)
+    return {**presets.get(family, {}), **presets.get(f"{family}-{kind}", {})}
 
 
 def family_of(metadata: dict[str, Any]) -> str | None:

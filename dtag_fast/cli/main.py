@@ -14,6 +14,7 @@ from importlib import import_module
 VERBS = {
     "demo": "make a PointMaze dataset, train, evaluate with and without Action Gradient; table and plots",
     "train": "train a policy (dt, reinformer, odt, ...) or a critic (iql, td3bc, ...) on a dataset",
+    "finetune": "go on with a trained policy in its environment (odt, td3-odt, ...)",
     "evaluate": "run a trained policy in its environment, with any Action Gradient settings in one batch",
     "sweep": "run many settings of a trained policy, resumable, on all cores or a Ray cluster; one table",
     "reproduce": "run an experiment of a paper: tables, figures, and whether its claims hold",

@@ -1,7 +1,6 @@
 """`dtag train ALGO DATASET --out RUN`: train a policy or a critic, evaluating it on the way if asked to."""
 
 import dataclasses
-import json
 import os
 import signal
 import threading
@@ -17,6 +16,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
+from dtag_fast.cli.settings_file import read_settings
 from dtag_fast.cli.terminal import make_console, progress_bar
 
 # Updates of the published code: min-decision-transformer, Reinformer, ODT offline, the baseline beside the
@@ -106,7 +106,7 @@ def _train(name: str, rest: list[str], args: Args, console: Console) -> int:
         store = load_dataset(args.dataset, progress=report)
     defaults = preset_config(name, store.metadata)
     if args.config is not None:
-        defaults = config_from_dict(type(defaults), {**asdict(defaults), **_read_settings(args.config)})
+        defaults = config_from_dict(type(defaults), {**asdict(defaults), **read_settings(args.config)})
     # Once more, now that the defaults of the algorithm's options are known.
     args, config = _parse(name, rest, defaults)
     args = dataclasses.replace(args, device=device)
@@ -231,38 +231,54 @@ def evaluation_callback(args: Args):
     """A function (step, run folder) -> scores for the log, of the checkpoint of that step.
 
     What it logs is what `dtag evaluate RUN --checkpoints STEP --seed EVAL_SEED --episodes EVAL_EPISODES`
-    finds. Episodes that their environments did not let finish are warned of and counted in the log as
-    failed_episodes; the training goes on.
+    finds.
+    """
+
+    def callback(step: int, run: Path) -> dict[str, float]:
+        options = {"episodes": args.eval_episodes, "seed": args.eval_seed}
+        return evaluation_scores(run / "checkpoints" / str(step), args.device, options)
+
+    return callback
+
+
+def evaluation_scores(checkpoint: Path, device: str, options: dict[str, Any]) -> dict[str, float]:
+    """Scores of a checkpoint for the log, by target return and Action Gradient setting where there are any.
+
+    Episodes that their environments did not let finish are warned of and counted as failed_episodes; the
+    training goes on.
+
+    Args:
+        options: of `rollout.evaluate`; Action Gradient climbs the checkpoint's own critic.
     """
     from dtag_fast.rollout import evaluate
     from dtag_fast.rollout.results import EpisodesFailed
-    from dtag_fast.training.checkpoint import load_policy
+    from dtag_fast.training.checkpoint import load_critic, load_policy
 
-    def callback(step: int, run: Path) -> dict[str, float]:
-        policy = load_policy(run / "checkpoints" / str(step), args.device)
-        try:
-            result = evaluate(policy, episodes=args.eval_episodes, seed=args.eval_seed)
-        except EpisodesFailed as error:
-            result = error.result
-        scores: dict[str, float] = {}
-        if result.failures:
-            scores["failed_episodes"] = float(len(result.failures))
-            warnings.warn(
-                f"evaluation at step {step}: {EpisodesFailed(result)}; the scores are over the others",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        for setting in result.settings:
-            if setting.mean is None:
-                continue
-            prefix = "" if setting.target_return is None else f"{setting.target_return:g}/"
-            scores[f"{prefix}return_mean"] = setting.mean
-            scores[f"{prefix}return_std"] = setting.std
-            if setting.normalized is not None:
-                scores[f"{prefix}normalized_score"] = setting.normalized.mean
-        return scores
-
-    return callback
+    refined = any(setting.steps for setting in options.get("settings", ()))
+    critic = load_critic(checkpoint, device) if refined else None
+    try:
+        result = evaluate(load_policy(checkpoint, device), critic=critic, **options)
+    except EpisodesFailed as error:
+        result = error.result
+    scores: dict[str, float] = {}
+    if result.failures:
+        scores["failed_episodes"] = float(len(result.failures))
+        warnings.warn(
+            f"evaluation of {checkpoint}: {EpisodesFailed(result)}; the scores are over the others",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    for setting in result.settings:
+        if setting.mean is None:
+            continue
+        target = [] if setting.target_return is None else [f"{setting.target_return:g}"]
+        refined_by = [setting.setting.label] if setting.setting.steps else []
+        prefix = "".join(f"{part}/" for part in [*target, *refined_by])
+        scores[f"{prefix}return_mean"] = setting.mean
+        scores[f"{prefix}return_std"] = setting.std
+        if setting.normalized is not None:
+            scores[f"{prefix}normalized_score"] = setting.normalized.mean
+    return scores
 
 
 def _parse(name: str, argv: list[str], defaults: Any) -> tuple[Args, Any]:
@@ -277,13 +293,3 @@ def _parse(name: str, argv: list[str], defaults: Any) -> tuple[Args, Any]:
     both.__doc__ = Args.__doc__
     parsed = tyro.cli(both, prog=f"dtag train {name}", args=argv)
     return parsed.args, parsed.algorithm
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"--config: {path} is not JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"--config: expected an object of settings in {path}, got {type(settings).__name__}")
-    return settings

@@ -146,7 +146,7 @@ def refuse_used(out: Path) -> None:
 
 def compare(recorded: dict[str, Any], run: dict[str, Any], path: Path) -> None:
     """Refuse to go on with settings or data that differ from the recorded ones."""
-    for section in ("algorithm", "seed", "holdout", "config", "dataset", "critic"):
+    for section in ("algorithm", "seed", "holdout", "config", "dataset", "critic", "start", "online"):
         ours, theirs = run.get(section), recorded.get(section)
         if isinstance(ours, dict) and isinstance(theirs, dict):
             pairs = {

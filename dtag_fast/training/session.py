@@ -51,11 +51,31 @@ class Steps(Protocol):
     def make(self, most: int, window: WindowMeans) -> None: ...
 
 
-class Session:
-    """The parts of a run in progress, and how they are saved and restored together."""
+class Stateful(Protocol):
+    """What else a run consists of: its state is saved in every checkpoint and given back by `restore`."""
 
-    def __init__(self, run: Path, learner: Algorithm, sampler, store: TrajectoryStore, seed: int):
-        self.run, self.learner, self.sampler = run, learner, sampler
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Session:
+    """The parts of a run in progress, and how they are saved and restored together.
+
+    Args:
+        companion: what changes besides the learner, the experience of an agent say; None: nothing does.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        learner: Algorithm,
+        sampler,
+        store: TrajectoryStore,
+        seed: int,
+        companion: Stateful | None = None,
+    ):
+        self.run, self.learner, self.sampler, self.companion = run, learner, sampler, companion
         self.seed, self.metadata = seed, store.metadata
         self.generator = Generator(learner.device).manual_seed(stream_seed(seed, "batches"))
         self.window = WindowMeans()
@@ -78,6 +98,8 @@ class Session:
             self.generator.set_state(state["generator"])
             self.window.load_state_dict(state["window"])
             self._before = state["seconds"]
+            if self.companion is not None:
+                self.companion.load_state_dict(state["companion"])
         parallel.wait_for_all()  # until all have read: old checkpoints may go now
         self.log = MetricsLog(self.run, self.step) if parallel.rank() == 0 else None
         if checkpoint is not None and self.log is not None:
@@ -115,10 +137,13 @@ class Session:
             "seconds": self._seconds(),
             "other_noise": noise[1:],  # the states of the other processes' generators of dropout
         }
-        return save_checkpoint(self.run, self._info(), self.learner.exports, state)
+        if self.companion is not None:
+            state["companion"] = self.companion.state_dict()
+        return save_checkpoint(self.run, self.info(), self.learner.exports, state)
 
-    def log_window(self) -> None:
-        means = {f"train/{name}": value for name, value in self._means().items()}
+    def log_window(self, more: dict[str, float] | None = None) -> None:
+        """Log the means of the updates since the last record, and `more`."""
+        means = {f"train/{name}": value for name, value in self._means().items()} | (more or {})
         now = time.perf_counter()
         self.latest = means | {
             "speed/updates_per_s": self.window.count / (now - self._window_started),
@@ -201,7 +226,8 @@ class Session:
     def _seconds(self) -> float:
         return self._before + time.perf_counter() - self._started
 
-    def _info(self) -> RunInfo:
+    def info(self) -> RunInfo:
+        """What a checkpoint of this moment says about itself."""
         learner, data = self.learner, self.learner.data
         keys = ("env_id", "env_spec", "max_episode_steps", "dataset_id", "observation_keys")
         keys += ("ref_min_score", "ref_max_score", "ref_source", "discrete_actions")

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import machine, report
+from dtag_fast.experiments.over_seeds import half_width
 from dtag_fast.experiments.suites import SUITES
 from dtag_fast.experiments.tables import Table
-from dtag_fast.sweep.elimination import t_quantile
+
+from . import finetune_results
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -321,10 +323,9 @@ def behaviour_seeds(*files: Path) -> str:
 
 def _over_seeds(gains: Sequence[float]) -> str:
     """Mean and 95 % interval of a few numbers."""
-    mean = statistics.fmean(gains)
-    if len(gains) < 2:
+    mean, half = statistics.fmean(gains), half_width(gains)
+    if half is None:
         return f"{mean:+.0f}"
-    half = t_quantile(0.975, len(gains) - 1) * statistics.stdev(gains) / len(gains) ** 0.5
     return f"{mean:+.0f} ({mean - half:+.0f} to {mean + half:+.0f})"
 
 
@@ -344,6 +345,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "short_training": short_training,
     "behaviour_study": behaviour_study,
     "behaviour_seeds": behaviour_seeds,
+    "finetuning": finetune_results.table,
     "benchmarks": benchmarks,
     "suite": suite,
     "cuda_resources": cuda_resources,

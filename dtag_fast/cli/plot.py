@@ -12,8 +12,9 @@ from rich.console import Console
 
 @dataclass(frozen=True)
 class Args:
-    """Draw training curves of run folders; score against n, wall time and latency of JSON files that
-    `dtag evaluate` wrote; scores, gains and Q gains of the tables that `dtag sweep` wrote.
+    """Draw training curves of run folders, those of online fine-tuning over steps of the environment; score
+    against n, wall time and latency of JSON files that `dtag evaluate` wrote; scores, gains and Q gains of
+    the tables that `dtag sweep` wrote.
 
     Several of a kind share their figures. A folder, a run's or any other, is searched for all of them.
     """
@@ -50,9 +51,15 @@ def draw(args: Args) -> tuple[list[Path], list[str]]:
     sources = find_sources(args.runs)
     tables, left_out = _drawable(sources)
     figures = {}
-    if sources.runs:
-        panels = curves.training_panels(curves.run_labels(sources.runs))
+    offline, online = [], []
+    for run in sources.runs:
+        (online if curves.is_online(run) else offline).append(run)
+    if offline:
+        panels = curves.training_panels(curves.run_labels(offline))
         figures["training"] = plots.training_curves(panels)
+    if online:
+        panels = curves.training_panels(curves.run_labels(online))
+        figures["finetuning"] = plots.training_curves(panels, x_name="environment steps")
     if sources.evaluations:
         figures |= _evaluation_figures(curves.run_labels(sources.evaluations))
     if tables:

@@ -9,6 +9,10 @@ from dtag_fast.training.files import read_json, read_json_lines
 # Keys of evaluations; the last one holds a list, which tells them from what `dtag sweep` writes.
 _ONE, _SEVERAL = ("env_id", "episodes", "settings"), ("run", "checkpoints")
 UNPLOTTED = ("time/",)  # metrics that grow with the clock and say nothing as a curve
+ENV_STEPS = (
+    "online/env_steps",
+    "eval/env_steps",
+)  # steps of the environment so far, of either kind of record
 
 
 def is_run(path: Path) -> bool:
@@ -16,8 +20,19 @@ def is_run(path: Path) -> bool:
     return (path / "metrics.jsonl").is_file()
 
 
+def is_online(run: Path) -> bool:
+    """Whether a run with metrics counts steps of an environment, as those of `dtag finetune` do.
+
+    Raises:
+        ValueError: as `training_panels`.
+    """
+    return _count_env_steps(_records(run / "metrics.jsonl"))
+
+
 def training_panels(runs: dict[str, Path]) -> dict[str, list[Curve]]:
     """Metric -> one curve per run that logged it, in the order in which the metrics were first logged.
+
+    A run that `is_online` has its curves over steps of the environment, any other over updates.
 
     Args:
         runs: label -> run folder.
@@ -27,18 +42,26 @@ def training_panels(runs: dict[str, Path]) -> dict[str, list[Curve]]:
     """
     panels: dict[str, list[Curve]] = {}
     for label, run in runs.items():
-        records = _records(run / "metrics.jsonl")
-        names = dict.fromkeys(
-            name
-            for record in records
-            for name, value in record.items()
-            if name != "step" and not name.startswith(UNPLOTTED) and isinstance(value, int | float)
-        )
-        for name in names:
-            points = [(record["step"], record[name]) for record in records if name in record]
-            x, y = zip(*points, strict=True)
+        records, points = _records(run / "metrics.jsonl"), {}
+        places = ENV_STEPS if _count_env_steps(records) else ("step",)
+        for record in records:
+            place = next(record[name] for name in places if name in record)
+            for name, value in record.items():
+                if _is_drawn(name) and isinstance(value, int | float):
+                    points.setdefault(name, []).append((place, value))
+        for name, found in points.items():
+            x, y = zip(*found, strict=True)
             panels.setdefault(name, []).append(Curve(label, x, y))
     return panels
+
+
+def _count_env_steps(records: list[dict]) -> bool:
+    """Whether all of them do."""
+    return all(any(name in record for name in ENV_STEPS) for record in records)
+
+
+def _is_drawn(name: str) -> bool:
+    return name not in ("step", *ENV_STEPS) and not name.startswith(UNPLOTTED)
 
 
 def run_labels(paths: Sequence[Path]) -> dict[str, Path]:

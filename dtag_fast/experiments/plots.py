@@ -43,13 +43,19 @@ class GainPath:
 
 def save(figure, path: Path) -> list[Path]:
     """Write `path`.png and `path`.svg; returns both."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
+    files = [save_png(figure, path.with_suffix(".png")), path.with_suffix(".svg")]
     with style():
         # Without date and random ids the same figure is the same file.
-        figure.savefig(files[0], dpi=160)
         figure.savefig(files[1], metadata={"Date": None})
     return files
+
+
+def save_png(figure, path: Path) -> Path:
+    """Write a PNG of 160 dots an inch; returns `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with style():
+        figure.savefig(path, dpi=160)
+    return path
 
 
 def toy_landscape(
@@ -146,8 +152,8 @@ def q_gain_against_return_gain(paths: Sequence[GainPath], *, return_name: str, t
     return figure
 
 
-def training_curves(panels: Mapping[str, Sequence[Curve]], *, title: str = ""):
-    """One small panel per metric (name -> curves over updates), three to a row."""
+def training_curves(panels: Mapping[str, Sequence[Curve]], *, x_name: str = "updates", title: str = ""):
+    """One small panel per metric (name -> curves over updates, or what `x_name` says), three to a row."""
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     with style():
@@ -157,7 +163,7 @@ def training_curves(panels: Mapping[str, Sequence[Curve]], *, title: str = ""):
                 marker = look if len(curve.x) <= 20 else {**look, "marker": None}
                 draw_line(place, curve.x, curve, marker)
             place.set_title(name)
-            place.set_xlabel("updates")
+            place.set_xlabel(x_name)
             place.ticklabel_format(style="sci", axis="x", scilimits=(-3, 4))
             if len(curves) > 1:
                 place.legend()
@@ -165,6 +171,32 @@ def training_curves(panels: Mapping[str, Sequence[Curve]], *, title: str = ""):
             place.set_visible(False)
         if title:
             figure.suptitle(title)
+    return figure
+
+
+def learning_curves(panels: Mapping[str, Sequence[Curve]], *, score_name: str):
+    """A panel per dataset (name -> curves over steps of the environment), three to a row.
+
+    Curves of the same label look the same in all panels.
+    """
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    labels = dict.fromkeys(curve.label for curves in panels.values() for curve in curves)
+    looks, drawn = dict(zip(labels, line_styles(), strict=False)), {}
+    with style():
+        size = (3.6 * columns if columns > 1 else 5.6, 3.1 * rows + 0.6)
+        figure, places = new_axes(rows, columns, size=size, squeeze=False)
+        for axes, (name, curves) in zip(places.flat, panels.items(), strict=False):
+            for curve in curves:
+                look = looks[curve.label]
+                draw_line(axes, curve.x, curve, look if len(curve.x) <= 20 else {**look, "markevery": 0.1})
+                drawn.setdefault(curve.label, axes.lines[-1])
+            axes.set(title=name, xlabel="environment steps", ylabel=score_name)
+            axes.ticklabel_format(style="sci", axis="x", scilimits=(-3, 4))
+        for axes in list(places.flat)[len(panels) :]:
+            axes.set_visible(False)
+        handles = [drawn[label] for label in labels]
+        figure.legend(handles, list(labels), loc="outside lower center", ncols=min(6, len(labels)))
     return figure
 
 

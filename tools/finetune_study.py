@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from multiprocessing import connection
 from pathlib import Path
 
+from dtag_fast.algorithms import create
 from dtag_fast.cli.train import stop_signal
 from dtag_fast.data import load_dataset
 from dtag_fast.experiments import plots
@@ -113,10 +114,10 @@ def check(settings: Settings, algorithms: Sequence[str]) -> None:
     for name in ("pretrain_updates", "env_steps", "eval_every", "eval_episodes"):
         if (value := getattr(settings, name)) < 1:
             raise ValueError(f"{name}: expected a positive number, got {value}")
-    metadata = load_dataset(settings.dataset).metadata
-    for algorithm in algorithms:
-        offline_config(algorithm, metadata, settings.policy)
-    dataclasses.replace(online_preset(metadata), **settings.online)
+    store = load_dataset(settings.dataset)
+    for algorithm in dict.fromkeys(algorithms):
+        create(algorithm, store, offline_config(algorithm, store.metadata, settings.policy), seed=0)
+    dataclasses.replace(online_preset(store.metadata), **settings.online)
 
 
 def note(settings: Settings, runs: Path) -> None:

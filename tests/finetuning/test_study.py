@@ -1,9 +1,11 @@
 """The learning-curve study: its runs, stopped, killed and gone on with; its result file, table and figure."""
 
+import dataclasses
 import importlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +13,9 @@ from pathlib import Path
 
 import pytest
 from process_tree import wait_until
+
+from dtag_fast.cli.main import main as dtag
+from dtag_fast.experiments.curves import is_online, training_panels
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = "--d-model 8 --n-layer 1 --n-head 2 --context-len 3 --batch-size 4 --warmup 5 --lr 0.01"
@@ -86,36 +91,66 @@ def test_result_of_a_study(whole, dataset):
     assert ours != theirs  # seeds differ
 
 
-def test_a_run_that_is_stopped_again_and_again_ends_as_one_that_never_was(tool, whole, dataset, tmp_path):
+def patience(calls: int):
+    """A `stop` that says so after some calls."""
+    asked = itertools.count()
+    return lambda: next(asked) >= calls
+
+
+def settings_of(run, folder, **changes):
+    """Those that a study has noted down."""
+    return run.Settings(**json.loads((folder / "runs" / "study.json").read_text()) | changes)
+
+
+def test_a_run_that_is_stopped_again_and_again_ends_as_one_that_never_was(tool, whole, tmp_path):
     run = tool("tools.finetune_run")
-    noted = json.loads((whole / "runs" / "study.json").read_text())
-    for rounds in range(1, 100):
-        asked = itertools.count()
-        if run.make_run(run.Settings(**noted), "td3-odt", 1, tmp_path / "run", lambda: next(asked) >= 9):
-            break
-    assert rounds > 3
+    arguments = settings_of(run, whole), "td3-odt", 1, tmp_path / "run"
+    parts = 1
+    while not run.make_run(*arguments, patience(9)):
+        parts += 1
+    assert 3 < parts < 30
     ours = json.loads((tmp_path / "run" / run.RECORD).read_text())
     theirs = json.loads((whole / "runs" / "td3-odt" / "seed-1" / run.RECORD).read_text())
     assert ours["evaluations"] == theirs["evaluations"]
     assert ours["online"]["start"] == theirs["online"]["start"]
 
 
+def test_a_run_goes_on_to_more_steps(tool, whole, tmp_path):
+    run, study = tool("tools.finetune_run"), tool("tools.finetune_study")
+    shutil.copytree(whole / "runs", tmp_path / "runs", symlinks=True)
+    folder = study.folder_of(tmp_path / "runs", ("odt", 0))
+    before = json.loads((folder / run.RECORD).read_text())
+    more = settings_of(run, whole, env_steps=before["online"]["env_steps"] + 1)
+    assert not study.is_over(more, folder)
+    study.note(more, tmp_path / "runs")
+    assert run.make_run(more, "odt", 0, folder, lambda: False) and study.is_over(more, folder)
+    after = json.loads((folder / run.RECORD).read_text())
+    assert after["evaluations"][: len(before["evaluations"])] == before["evaluations"]
+    assert after["evaluations"][-1]["env_steps"] == after["online"]["env_steps"] >= more.env_steps
+    with pytest.raises(ValueError, match=f"runs: env_steps was {more.env_steps} or more in .*, got 30"):
+        study.note(settings_of(run, whole), tmp_path / "runs")
+
+
 @pytest.mark.parametrize("number, code", [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 1)])
 def test_killed_and_gone_on_with(tool, whole, dataset, tmp_path, number, code):
-    command = [sys.executable, "-m", "tools.finetune_study", *words(dataset, tmp_path)]
-    study = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    """One run at a time, so that the second one has not begun when the signal comes."""
+    arguments = words(dataset, tmp_path, "--seeds 0 --jobs 1")
+    study = subprocess.Popen(
+        [sys.executable, "-m", "tools.finetune_study", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    runs = tmp_path / "runs"
     try:
-        begun = (tmp_path / "runs" / "odt" / "seed-0" / "offline" / "config.json").exists
-        wait_until(begun, seconds=120)
+        wait_until((runs / "odt" / "seed-0" / "offline" / "config.json").exists, seconds=120)
         study.send_signal(number)
         assert study.wait(60) == code
     finally:
         study.kill()
-    runs = tmp_path / "runs"
-    wait_until(lambda: not any(map(is_held, runs.glob("*/*/*"))), seconds=60)
-    assert not (runs / "td3-odt" / "seed-1" / "run.json").exists()
-    assert tool("tools.finetune_study").main(words(dataset, tmp_path)) == 0
-    assert told(tmp_path / "result.json") == told(whole / "result.json")
+    wait_until(lambda: not any(map(is_held, runs.glob("*/*/*line"))), seconds=60)
+    assert not (runs / "td3-odt" / "seed-0" / "run.json").exists()
+    assert tool("tools.finetune_study").main(words(dataset, tmp_path, "--seeds 0")) == 0
+    assert told(tmp_path / "result.json") == told(whole / "result.json")[:2]
 
 
 def is_held(run: Path) -> bool:
@@ -132,16 +167,79 @@ def is_held(run: Path) -> bool:
     return False
 
 
-def test_finished_runs_are_not_repeated_and_more_may_be_asked_for(
-    tool, whole, dataset, tmp_path, monkeypatch
-):
-    study = tool("tools.finetune_study")
+def test_finished_runs_are_not_repeated(tool, whole, dataset, tmp_path):
     records = {file: file.stat().st_mtime_ns for file in whole.glob("runs/*/*/run.json")}
-    made = []
-    monkeypatch.setattr(study, "_work", None)  # cannot be called
-    monkeypatch.setattr(study, "side_by_side", lambda settings, tasks, *rest: made.extend(tasks) or iter(()))
-    fewer = words(dataset, whole, "--algorithms odt")
-    fewer[fewer.index("--out") + 1] = str(tmp_path / "odt.json")
-    assert study.main(fewer) == 0 and made == []
-    assert {run["algorithm"] for run in told(tmp_path / "odt.json")} == {"odt"}
+    arguments = words(dataset, whole, "--algorithms odt")
+    arguments[arguments.index("--out") + 1] = str(tmp_path / "odt.json")
+    assert tool("tools.finetune_study").main(arguments) == 0
+    assert told(tmp_path / "odt.json") == told(whole / "result.json")[::2]
     assert {file: file.stat().st_mtime_ns for file in records} == records
+
+
+def test_a_run_that_fails_is_told_and_costs_no_other(tool, dataset, tmp_path, capfd):
+    blocked = tmp_path / "runs" / "odt" / "seed-0" / "offline"
+    blocked.mkdir(parents=True)
+    (blocked / "something").write_text("of somebody else")
+    study, run = tool("tools.finetune_study"), tool("tools.finetune_run")
+    settings = study.settings_of(study.parse(words(dataset, tmp_path)))
+    (tmp_path / "runs" / "study.json").write_text(json.dumps(dataclasses.asdict(settings)))
+    assert study.main(words(dataset, tmp_path, "--seeds 0")) == 1
+    out, err = capfd.readouterr()
+    assert "odt, seed 0: its process ended with code 1" in out and "holds other files" in err
+    assert [entry["algorithm"] for entry in told(tmp_path / "result.json")] == ["td3-odt"]
+    assert not (tmp_path / "runs" / "odt" / "seed-0" / run.RECORD).exists()
+
+
+@pytest.mark.parametrize(
+    "more, sentence",
+    [
+        ("--lr 0.02", "runs: policy was {'d_model': 8,"),
+        ("--env-steps 29", "runs: env_steps was 30 or more in "),
+        ("--env-steps 0", "env_steps: expected a positive number, got 0"),
+        ("--n-head 3", "n_head"),
+        ("--episodes-per-iteration 0", "episodes_per_iteration: expected a positive integer"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(tool, whole, dataset, capsys, more, sentence):
+    before = (whole / "result.json").read_bytes()
+    assert tool("tools.finetune_study").main(words(dataset, whole, more)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("finetune_study: ") and sentence in error and error.count("\n") == 1
+    assert (whole / "result.json").read_bytes() == before
+
+
+def test_a_folder_of_something_else_is_refused(tool, dataset, tmp_path, capsys):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "file").touch()
+    assert tool("tools.finetune_study").main(words(dataset, tmp_path)) == 2
+    assert "holds files of something else" in capsys.readouterr().err
+
+
+def test_table_and_figure_of_a_result(tool, whole, tmp_path, capsys):
+    runs = told(whole / "result.json")
+    table = tool("tools.tables").TABLES["finetuning"](whole / "result.json")
+    ends = [run["evaluations"][-1]["normalized_score"] for run in runs if run["algorithm"] == "odt"]
+    assert "| toy/pendulum-v0 | odt | 2 x 2 | 6 + " in table and f"| {sum(ends) / 2:.1f} (" in table
+    assert "K=3, d=8, 1 layers, 4 windows an update." in table
+    figure = tmp_path / "figures" / "curves.png"
+    study = tool("tools.finetune_study")
+    assert study.main([str(whole / "result.json"), "--figure", str(figure)]) == 0
+    assert 10_000 < figure.stat().st_size < 300_000
+    assert capsys.readouterr().out == f"{figure}\n" and [file.name for file in figure.parent.iterdir()] == [
+        "curves.png"
+    ]
+
+
+def test_plot_draws_fine_tuned_runs_over_environment_steps(whole, tmp_path):
+    out = tmp_path / "plots"
+    assert dtag(["plot", str(whole / "runs" / "odt"), "--out", str(out)]) == 0
+    assert {file.name for file in out.iterdir()} == {
+        "training.png", "training.svg", "finetuning.png", "finetuning.svg"
+    }  # fmt: skip
+    run = whole / "runs" / "odt" / "seed-0" / "online"
+    assert is_online(run) and not is_online(run.parent / "offline")
+    record = json.loads((run.parent / "run.json").read_text())
+    (drawn,) = training_panels({"odt": run})[f"eval/{record['target_return']:g}/return_mean"]
+    evaluations = record["evaluations"]
+    assert list(drawn.x) == [evaluation["env_steps"] for evaluation in evaluations]
+    assert list(drawn.y) == [evaluation["return_mean"] for evaluation in evaluations]

@@ -145,6 +145,6 @@ def _mean(values) -> float:
 
 def _size(config: dict) -> str:
     return (
-        f"K={config['context_len']}, d={config['d_model']}, {config['n_layer']} layers, "
+        f"K={config['context_len']}, d={config['d_model']}, n_layer={config['n_layer']}, "
         f"{config['batch_size']} windows an update"
     )

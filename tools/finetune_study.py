@@ -61,7 +61,7 @@ def study(settings: Settings, tasks: Sequence[Task], runs: Path, out: Path, jobs
     why = dict.fromkeys(missing, "stopped; repeat the command to go on")
     for task, code in side_by_side(settings, missing, runs, jobs):
         if code:
-            why[task] = f"its process ended with code {code}, for what it said above; repeat the command"
+            why[task] = f"its process ended with code {code}; repeat the command to go on"
         elif is_over(settings, folder_of(runs, task)):
             del why[task]
             write_result(settings, tasks, runs, out, jobs)
@@ -102,11 +102,12 @@ def side_by_side(
 def _work(settings: Settings, algorithm: str, seed: int, folder: Path, stopping, parent: int) -> None:
     """Body of a process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches everyone; the parent says when to stop
+    with stop_signal() as told:  # SIGTERM may reach everyone too
 
-    def stop() -> bool:
-        return stopping.is_set() or os.getppid() != parent
+        def stop() -> bool:
+            return told.is_set() or stopping.is_set() or os.getppid() != parent
 
-    make_run(settings, algorithm, seed, folder, stop)
+        make_run(settings, algorithm, seed, folder, stop)
 
 
 def check(settings: Settings, algorithms: Sequence[str]) -> None:

@@ -153,19 +153,24 @@ def q_gain_against_return_gain(paths: Sequence[GainPath], *, return_name: str, t
 
 
 def training_curves(panels: Mapping[str, Sequence[Curve]], *, x_name: str = "updates", title: str = ""):
-    """One small panel per metric (name -> curves over updates, or what `x_name` says), three to a row."""
+    """One small panel per metric (name -> curves over updates, or what `x_name` says), three to a row.
+
+    Curves of the same label look the same in all panels.
+    """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
+    looks = _looks(panels)
     with style():
         figure, axes = new_axes(rows, columns, size=(3.4 * columns, 2.5 * rows + 0.4), squeeze=False)
         for place, (name, curves) in zip(axes.flat, panels.items(), strict=False):
-            for curve, look in zip(curves, line_styles(), strict=False):
+            for curve in curves:
+                look = looks[curve.label]
                 marker = look if len(curve.x) <= 20 else {**look, "marker": None}
                 draw_line(place, curve.x, curve, marker)
             place.set_title(name)
             place.set_xlabel(x_name)
             place.ticklabel_format(style="sci", axis="x", scilimits=(-3, 4))
-            if len(curves) > 1:
+            if len(looks) > 1:
                 place.legend()
         for place in list(axes.flat)[len(panels) :]:
             place.set_visible(False)
@@ -181,8 +186,7 @@ def learning_curves(panels: Mapping[str, Sequence[Curve]], *, score_name: str):
     """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    labels = dict.fromkeys(curve.label for curves in panels.values() for curve in curves)
-    looks, drawn = dict(zip(labels, line_styles(), strict=False)), {}
+    looks, drawn = _looks(panels), {}
     with style():
         size = (3.6 * columns if columns > 1 else 5.6, 3.1 * rows + 0.6)
         figure, places = new_axes(rows, columns, size=size, squeeze=False)
@@ -195,8 +199,8 @@ def learning_curves(panels: Mapping[str, Sequence[Curve]], *, score_name: str):
             axes.ticklabel_format(style="sci", axis="x", scilimits=(-3, 4))
         for axes in list(places.flat)[len(panels) :]:
             axes.set_visible(False)
-        handles = [drawn[label] for label in labels]
-        figure.legend(handles, list(labels), loc="outside lower center", ncols=min(6, len(labels)))
+        handles = [drawn[label] for label in looks]
+        figure.legend(handles, list(looks), loc="outside lower center", ncols=min(6, len(looks)))
     return figure
 
 
@@ -205,6 +209,12 @@ def draw_line(axes, x, curve: Curve, look: dict) -> None:
     axes.plot(x, curve.y, label=curve.label, **look)
     if curve.low is not None and curve.high is not None:
         axes.fill_between(x, curve.low, curve.high, color=look["color"], alpha=0.18, lw=0)
+
+
+def _looks(panels: Mapping[str, Sequence[Curve]]) -> dict[str, dict]:
+    """Label -> its one of `line_styles`."""
+    labels = dict.fromkeys(curve.label for curves in panels.values() for curve in curves)
+    return dict(zip(labels, line_styles(), strict=False))
 
 
 def line_styles():

@@ -64,7 +64,7 @@ def test_table(results, write):
         "| +2.0 (-0.5 to +4.5) |",
     ]
     assert "Normalised score of the mean action" in table
-    assert table.endswith("K=5, d=64, 2 layers, 32 windows an update. 2-core Some CPU (AVX2).")
+    assert table.endswith("K=5, d=64, n_layer=2, 32 windows an update. 2-core Some CPU (AVX2).")
 
 
 def test_pairs_are_of_the_same_seed_and_one_seed_has_no_interval(results, write):

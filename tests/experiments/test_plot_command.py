@@ -5,7 +5,14 @@ import json
 import pytest
 
 from dtag_fast.cli.main import main
-from dtag_fast.experiments.curves import is_evaluation, run_labels, score_curves, training_panels
+from dtag_fast.experiments.curves import (
+    is_evaluation,
+    is_online,
+    run_labels,
+    score_curves,
+    training_panels,
+)
+from dtag_fast.experiments.plots import Curve, learning_curves, training_curves
 
 
 def write_run(folder, records):
@@ -45,6 +52,31 @@ def test_one_panel_per_metric_without_clock_times(run, tmp_path):
     assert (dt.label, list(dt.x), list(dt.y)) == ("dt", [10, 20, 30, 40, 50], [1, 1 / 2, 1 / 3, 1 / 4, 1 / 5])
     assert (iql.label, list(iql.x), list(iql.y)) == ("iql", [5], [2.0])
     assert list(panels["eval/score"][0].x) == [50]
+
+
+def test_a_run_looks_the_same_in_every_panel():
+    a, b = (Curve(label, [1, 2], [3, 4]) for label in ("a", "b"))
+    figure = training_curves({"both": [a, b], "one": [b]}, x_name="hours")
+    both, one = figure.axes
+    assert one.lines[0].get_color() == both.lines[1].get_color() != both.lines[0].get_color()
+    assert [text.get_text() for text in one.get_legend().get_texts()] == ["b"]
+    assert one.get_xlabel() == "hours"
+
+
+def test_runs_that_play_are_drawn_over_steps_of_their_environment(run, tmp_path, capsys):
+    """In a figure of their own, where others are over updates."""
+    records = [
+        {"step": 30, "eval/return_mean": 1.0, "eval/env_steps": 0},
+        {"step": 33, "online/return_mean": 2.0, "online/env_steps": 50, "time/collect_s": 9.0},
+        {"step": 33, "eval/return_mean": 3.0, "eval/env_steps": 50},
+    ]
+    online = write_run(tmp_path / "runs" / "online", records)
+    assert is_online(online) and not is_online(run)
+    panels = training_panels({"online": online})
+    assert list(panels) == ["eval/return_mean", "online/return_mean"]
+    assert [list(panels[name][0].x) for name in panels] == [[0, 50], [50]]
+    assert main(["plot", str(tmp_path / "runs")]) == 0
+    assert {file.stem for file in (tmp_path / "runs" / "plots").iterdir()} == {"training", "finetuning"}
 
 
 def test_a_line_being_written_is_left_out_and_a_damaged_one_refused(run):
@@ -135,3 +167,16 @@ def test_what_can_not_be_drawn_is_refused_in_one_sentence(wrong, tmp_path, capsy
     assert main(["plot", str(tmp_path / wrong)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("dtag plot: runs: ") and error.count("\n") == 1
+
+
+def test_learning_curves_have_a_panel_per_dataset_and_a_look_per_algorithm():
+    odt, td3 = (Curve(name, [0, 9], [1, 2], [0, 1], [2, 3]) for name in ("odt", "td3-odt"))
+    figure = learning_curves({"hopper": [odt, td3], "ant": [td3]}, score_name="return")
+    hopper, ant = figure.axes
+    assert ant.lines[0].get_color() == hopper.lines[1].get_color() != hopper.lines[0].get_color()
+    assert ant.lines[0].get_linestyle() != hopper.lines[0].get_linestyle()  # told apart without colours
+    assert [axes.get_title() for axes in figure.axes] == ["hopper", "ant"]
+    assert (ant.get_xlabel(), ant.get_ylabel()) == ("environment steps", "return")
+    assert len(hopper.collections) == 2  # the intervals
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["odt", "td3-odt"]

@@ -133,18 +133,24 @@ def test_a_run_goes_on_to_more_steps(tool, whole, tmp_path):
 
 @pytest.mark.parametrize("number, code", [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 1)])
 def test_killed_and_gone_on_with(tool, whole, dataset, tmp_path, number, code):
-    """One run at a time, so that the second one has not begun when the signal comes."""
+    """One run at a time, so that the second one has not begun when the signal comes, SIGTERM to all processes
+    as schedulers send it."""
     arguments = words(dataset, tmp_path, "--seeds 0 --jobs 1")
     study = subprocess.Popen(
         [sys.executable, "-m", "tools.finetune_study", *arguments],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     runs = tmp_path / "runs"
     try:
         wait_until((runs / "odt" / "seed-0" / "offline" / "config.json").exists, seconds=120)
-        study.send_signal(number)
+        (os.kill if number == signal.SIGKILL else os.killpg)(study.pid, number)
         assert study.wait(60) == code
+        if number == signal.SIGTERM:
+            assert "td3-odt, seed 0: stopped; repeat the command to go on" in study.stdout.read()
     finally:
         study.kill()
     wait_until(lambda: not any(map(is_held, runs.glob("*/*/*line"))), seconds=60)
@@ -220,7 +226,7 @@ def test_table_and_figure_of_a_result(tool, whole, tmp_path, capsys):
     table = tool("tools.tables").TABLES["finetuning"](whole / "result.json")
     ends = [run["evaluations"][-1]["normalized_score"] for run in runs if run["algorithm"] == "odt"]
     assert "| toy/pendulum-v0 | odt | 2 x 2 | 6 + " in table and f"| {sum(ends) / 2:.1f} (" in table
-    assert "K=3, d=8, 1 layers, 4 windows an update." in table
+    assert "K=3, d=8, n_layer=1, 4 windows an update." in table
     figure = tmp_path / "figures" / "curves.png"
     study = tool("tools.finetune_study")
     assert study.main([str(whole / "result.json"), "--figure", str(figure)]) == 0

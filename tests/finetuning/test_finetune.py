@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from dtag_fast.finetuning import finetune
 from dtag_fast.finetuning.experience import Experience
-from dtag_fast.finetuning.loop import episode_seed
+from dtag_fast.finetuning.iterations import episode_seed
 from dtag_fast.training import load_policy
 from dtag_fast.training.files import read_json
 

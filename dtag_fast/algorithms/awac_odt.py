@@ -23,11 +23,10 @@ from dtag_fast.algorithms.critics import minimum
 from dtag_fast.algorithms.losses import masked_mean
 from dtag_fast.algorithms.sequence_actor_critic import (
     CriticSettings,
-    TargetPrecision,
-    check_target_precision,
 )
 from dtag_fast.algorithms.settings import positive
 from dtag_fast.algorithms.stochastic_actor_critic import StochasticActorCritic
+from dtag_fast.algorithms.target_precision import TargetPrecision, check_target_precision
 from dtag_fast.data import Windows
 
 MAX_WEIGHT = 20.0  # w of a step
@@ -38,7 +37,7 @@ class Config(CriticSettings, odt.Config):
     """Defaults: odt's, the critic of td3-odt, and the published beta."""
 
     beta: float = 1.0  # temperature of the weights, in units of the critic's values
-    target_precision: TargetPrecision = "fp32"  # of the target model's forward; bf16: under autocast
+    target_precision: TargetPrecision = "auto"  # of the target model's forward pass
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,10 +21,9 @@ from dtag_fast.algorithms.critics import minimum
 from dtag_fast.algorithms.losses import masked_mean, squashed_gaussian_nll
 from dtag_fast.algorithms.sequence_actor_critic import (
     CriticSettings,
-    TargetPrecision,
-    check_target_precision,
 )
 from dtag_fast.algorithms.stochastic_actor_critic import StochasticActorCritic
+from dtag_fast.algorithms.target_precision import TargetPrecision, check_target_precision
 from dtag_fast.data import Windows
 
 
@@ -32,7 +31,7 @@ from dtag_fast.data import Windows
 class Config(CriticSettings, odt.Config):
     """Defaults: odt's, and the critic of td3-odt."""
 
-    target_precision: TargetPrecision = "fp32"  # of the target model's forward; bf16: under autocast
+    target_precision: TargetPrecision = "auto"  # of the target model's forward pass
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -30,13 +30,12 @@ from dtag_fast.algorithms.settings import (
     positive,
     positive_integers,
 )
+from dtag_fast.algorithms.target_precision import choose_target_precision
 from dtag_fast.data import TrajectoryStore, TransitionWindows, Windows
 from dtag_fast.data.replay import ReplayBuffer
 from dtag_fast.models import SquashedGaussian, TwinCritic
 from dtag_fast.models.critics import Activation
 from dtag_fast.models.policies import in_full
-
-TargetPrecision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -62,15 +61,6 @@ class CriticSettings(OnlineSettings):
         above_0_to_1(self, "polyak")
         at_least_zero(self, "critic_lr", "critic_weight_decay", "alpha")
         positive(self, "critic_reward_scale")
-
-
-def check_target_precision(config: Any) -> None:
-    """Refuse a `target_precision` that there is not, with a ValueError."""
-    if config.target_precision not in get_args(TargetPrecision):
-        raise ValueError(
-            f"target_precision: expected {' or '.join(get_args(TargetPrecision))}, got "
-            f"{config.target_precision!r}"
-        )
 
 
 class SequenceActorCritic(OnlineSequenceAlgorithm):
@@ -103,6 +93,7 @@ class SequenceActorCritic(OnlineSequenceAlgorithm):
         self._averages = [(list(self.target.parameters()), list(self.critic.parameters()))]
         if target_model:
             self.target_model = self.modules["target_model"] = frozen_copy(self.model)
+            self._target_precision = choose_target_precision(c.target_precision, c.d_model, self.device)
             self._averages.append((list(self.target_model.parameters()), list(self.model.parameters())))
         self.optimizers["critic"] = self._adamw(self.critic)
 
@@ -163,11 +154,18 @@ class SequenceActorCritic(OnlineSequenceAlgorithm):
         return members_of(self.critic.climbed(self._states(windows), actions))
 
     def _next_distribution(self, following: Windows) -> SquashedGaussian:
-        """Of the target model's actions, (B, K, A) each, in the precision that the settings ask for."""
-        if self.config.target_precision == "fp32":
+        """Of the target model's actions, (B, K, A) each."""
+        if self._target_precision[0] == "fp32":
             return self.target_model.distribution(*following)
         with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
             return self.target_model.distribution(*following)
+
+    def explain(self) -> str | None:
+        """In which precision the target model is computed, and why; None where there is no such model."""
+        if "target_model" not in self.modules:
+            return None
+        precision, reason = self._target_precision
+        return f"the target model's forward pass in {precision} ({reason})"
 
     def make_replay(self, capacity: int | None) -> ReplayBuffer:
         """As every online policy's; of `TransitionWindows`."""

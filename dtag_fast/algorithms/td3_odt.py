@@ -24,10 +24,9 @@ from dtag_fast.algorithms.losses import masked_mean, masked_mse, mean_size
 from dtag_fast.algorithms.sequence_actor_critic import (
     CriticSettings,
     SequenceActorCritic,
-    TargetPrecision,
-    check_target_precision,
 )
 from dtag_fast.algorithms.settings import at_least_zero, positive_integers
+from dtag_fast.algorithms.target_precision import TargetPrecision, check_target_precision
 from dtag_fast.data import TransitionWindows, Windows
 from dtag_fast.models.policies import normal_like
 
@@ -44,7 +43,7 @@ class Config(CriticSettings):
     policy_delay: int = 2  # updates of the critic for one of the policy and the targets
     target_noise: float = 0.2  # deviation of the noise on target actions, in half ranges
     target_noise_clip: float = 0.5  # c
-    target_precision: TargetPrecision = "fp32"  # of the target model's forward; bf16: under autocast
+    target_precision: TargetPrecision = "auto"  # of the target model's forward pass
 
     def __post_init__(self) -> None:
         super().__post_init__()

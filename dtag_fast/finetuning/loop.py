@@ -122,7 +122,8 @@ def finetune(
             | {"precision": precision}
         )
         open_run(out, description, resume, default_config(learner.config))
-        record_execution(out, "one by one: the replay buffer changes between iterations")
+        how = "one by one: the replay buffer changes between iterations"
+        record_execution(out, "; ".join(filter(None, (how, learner.explain()))))
         held.enter_context(numbers_in(precision, learner.device))
         session.restore(keep_last)
         held.enter_context(session.heard_by(loggers, description))

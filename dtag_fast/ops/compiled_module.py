@@ -22,3 +22,8 @@ THREADS = "" if _missing else share_threads(_C)  # on whose threads it runs, and
 def why_missing() -> str | None:
     """Why the compiled module cannot be used, or None."""
     return _missing
+
+
+def instruction_sets() -> list[str]:
+    """Those that the module has and this machine runs, slowest first; none where it is missing."""
+    return [] if _missing else list(_C.isas())

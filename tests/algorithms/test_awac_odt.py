@@ -99,5 +99,5 @@ def test_updates_equal_the_formulas(store):
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="beta: expected a positive number, got 0"):
         Config(beta=0.0)
-    with pytest.raises(ValueError, match="target_precision: expected fp32 or bf16, got 'tf32'"):
+    with pytest.raises(ValueError, match="target_precision: expected one of auto, fp32, bf16, got 'tf32'"):
         Config(target_precision="tf32")

@@ -323,7 +323,7 @@ def test_validation_draws_from_a_stream_of_its_own_and_changes_nothing(store):
         ({"polyak": 0.0}, r"polyak: expected a number in \(0, 1\], got 0.0"),
         ({"discount": 1.5}, r"discount: expected a number in \[0, 1\], got 1.5"),
         ({"eval_context_len": 21}, "eval_context_len: expected 1 to context_len = 20"),
-        ({"target_precision": "fp16"}, "target_precision: expected fp32 or bf16, got 'fp16'"),
+        ({"target_precision": "fp16"}, "target_precision: expected one of auto, fp32, bf16, got 'fp16'"),
     ],
 )
 def test_bad_settings_are_refused(options, message):

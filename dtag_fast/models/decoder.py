@@ -13,9 +13,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from dtag_fast.models.compiled_step import step_config, step_weights, with_deviations
 from dtag_fast.models.past import Kept, put_rows
-from dtag_fast.models.sequence import NoTimesteps, SequenceModel
+from dtag_fast.models.sequence import SequenceModel
 from dtag_fast.ops import decode
 from dtag_fast.ops.attention import Mask, Padding
 from dtag_fast.ops.watch import Watch, slots_of
@@ -34,6 +36,8 @@ class Decoder:
     Args:
         model: a SequenceModel in eval mode; the rings lie on its device.
         num_rollouts: N.
+        deviations: `act` gives the outputs of both heads of an OnlineDecisionTransformer, (R, 2A): means and
+            log deviations, before tanh; `decode` and `slide` give actions all the same.
         precision: of `act`: "fp32"; or "bf16" as `ops.decode.CompiledSteps` has it, which equals the model
             within the rounding of bf16.
 
@@ -41,8 +45,15 @@ class Decoder:
         ValueError: bf16 where steps are not compiled.
     """
 
-    def __init__(self, model: SequenceModel, num_rollouts: int, precision: Precision = "fp32"):
+    def __init__(
+        self,
+        model: SequenceModel,
+        num_rollouts: int,
+        precision: Precision = "fp32",
+        deviations: bool = False,
+    ):
         self.model, self.blocks, self.precision = model, list(model.transformer.blocks), precision
+        self._deviations = deviations
         c, weight = model.config, model.embed_state.weight
         self.context_len = c.context_len
         shape, heads = (num_rollouts, STEP * c.context_len), (c.n_head, c.d_model // c.n_head)
@@ -65,9 +76,7 @@ class Decoder:
         reason = self.why_not_compiled()
         if reason is None:
             rings = decode.Rings(self._tokens, self._projected, self._kept)
-            self._compiled = decode.CompiledSteps(
-                _step_config(model), _step_weights(model), rings, precision=precision
-            )
+            self._compiled = decode.CompiledSteps(*self._network(), rings, precision=precision)
         elif precision != "fp32":
             raise ValueError(
                 f"precision: {precision} steps are those of the compiled module, which cannot make them "
@@ -120,7 +129,12 @@ class Decoder:
         for ring, fresh in zip(self._kept, kept[1:], strict=True):
             ring[:] = fresh
         if self._compiled is not None:
-            self._compiled.repack(_step_weights(self.model))
+            self._compiled.repack(self._network()[1])
+
+    def _network(self) -> tuple[decode.StepConfig, dict[str, Tensor]]:
+        """As the compiled module takes it."""
+        network = step_config(self.model), step_weights(self.model)
+        return with_deviations(*network, self.model.log_std_head) if self._deviations else network
 
     def act(
         self,
@@ -132,6 +146,8 @@ class Decoder:
     ) -> tuple[Tensor, Tensor | None]:
         """Act in rollouts of any age, where `compiled` says so; arguments and result as for `decode`. A
         rollout's bits do not depend on the others."""
+        if self._deviations:
+            previous_actions = F.pad(previous_actions, (0, previous_actions.shape[1]))
         found, predicted = self._compiled.step(rows, timesteps, previous_actions, states, returns_to_go)
         return self.model.action_of(found) if self.model.config.discrete else found, predicted
 
@@ -254,50 +270,6 @@ class Decoder:
 
     def _action(self, hidden: Tensor) -> Tensor:
         return self.model.action_of(self.model.action_head(hidden[:, -1]))
-
-
-def _step_config(model: SequenceModel) -> decode.StepConfig:
-    c = model.config
-    return decode.StepConfig(
-        state_dim=c.state_dim,
-        action_dim=c.action_dim,
-        context_len=c.context_len,
-        max_timestep=c.max_timestep,
-        d_model=c.d_model,
-        n_head=c.n_head,
-        n_layer=c.n_layer,
-        norm=c.norm,
-        activation=c.activation,
-        predicts_returns=model.predicts_returns,
-        eps=model.embed_norm.eps,
-    )
-
-
-def _step_weights(model: SequenceModel) -> dict[str, Tensor]:
-    """The parameters under the names that `ops.decode` has for them."""
-    layers: dict[str, nn.Module] = {
-        name: getattr(model, name)
-        for name in ("embed_state", "embed_action", "embed_return", "embed_norm", "action_head")
-    }
-    if model.predicts_returns:
-        layers["return_head"] = model.return_head
-    if model.config.norm == "pre":
-        layers["final_norm"] = model.transformer.final_norm
-    for i, block in enumerate(model.transformer.blocks):
-        heads = block.attention
-        named = (heads.qkv, heads.out, block.expand, block.contract, block.norm_1, block.norm_2)
-        names = ("qkv", "out", "expand", "contract", "norm_1", "norm_2")
-        layers |= {f"blocks.{i}.{name}": layer for name, layer in zip(names, named, strict=True)}
-    weights = {
-        f"{name}.{kind}": getattr(layer, kind)
-        for name, layer in layers.items()
-        for kind in ("weight", "bias")
-    }
-    bounds, timesteps = model.action_bounds, model.embed_timestep
-    if bounds is not None:
-        weights |= {"centre": bounds.centre, "half_range": bounds.half_range}
-    table = timesteps.table() if isinstance(timesteps, NoTimesteps) else timesteps.weight
-    return weights | {"embed_timestep.weight": table}
 
 
 class RingOrder(Padding):

@@ -67,9 +67,13 @@ class OnlineDecisionTransformer(DecisionTransformer):
     ) -> SquashedGaussian:
         """Of the action of every step, (B, K, A) each; arguments as for `forward`."""
         hidden = self.hidden(states, actions, returns_to_go, timesteps, mask, ("state",), generator)[:, :, 0]
+        return self.distribution_of(self.action_head(hidden), self.log_std_head(hidden))
+
+    @staticmethod
+    def distribution_of(mean: Tensor, log_std: Tensor) -> SquashedGaussian:
+        """The distribution that the outputs (..., A) of the two heads stand for."""
         low, high = LOG_STD_RANGE
-        log_std = low + 0.5 * (high - low) * (F.tanh(in_full(self.log_std_head(hidden))) + 1)
-        return SquashedGaussian(in_full(self.action_head(hidden)), log_std)
+        return SquashedGaussian(in_full(mean), low + 0.5 * (high - low) * (F.tanh(in_full(log_std)) + 1))
 
     def forward(
         self,

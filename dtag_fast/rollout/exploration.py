@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dtag_fast.models import OnlineDecisionTransformer
+from dtag_fast.models.decoder import Decoder
 from dtag_fast.rollout.batches import Step
 from dtag_fast.rollout.policy import SequencePolicy
 
@@ -96,8 +97,8 @@ class ActionNoise:
 class SamplingPolicy(SequencePolicy):
     """A SequencePolicy that acts with tanh(mu + sigma e), e ~ N(0, 1), mapped onto the action bounds.
 
-    mu and sigma are those of `OnlineDecisionTransformer.distribution` at the present step of the window,
-    which is gone over as a whole at every step: a Decoder gives the mean alone.
+    mu and sigma are those of `OnlineDecisionTransformer.distribution` at the present step of the window.
+    Where steps are not those of the compiled module the window is gone over as a whole at every step.
 
     Args:
         model: an OnlineDecisionTransformer. num_envs: N.
@@ -121,6 +122,8 @@ class SamplingPolicy(SequencePolicy):
         self._noise = np.zeros((num_envs, model.config.action_dim), np.float32)  # of the present step
         scales = target_return, reward_scale, reward_shift
         super().__init__(model, num_envs, *scales, batch_invariant=batch_invariant, incremental=False)
+        decoder = Decoder(model, num_envs, deviations=True)
+        self.decoder = decoder if decoder.compiled else None
 
     def reset(
         self,
@@ -141,6 +144,16 @@ class SamplingPolicy(SequencePolicy):
         self._noise[step.rows] = self._draws.of(step.rows)
         return step
 
+    def _compute(self, step: Step) -> tuple[Tensor, None]:
+        if self.decoder is None or not self.decoder.compiled:
+            return self._act_on_window(step.rows)
+        found, _ = super()._compute(step)  # (R, 2A)
+        return self._drawn(step.rows, *self.model.distribution_of(*found.chunk(2, dim=-1))), None
+
+    def _drawn(self, rows: np.ndarray, mean: Tensor, log_std: Tensor) -> Tensor:
+        """Actions (R, A) of rollouts `rows` from their distributions, (R, A) each."""
+        return self.model.bounded(mean + log_std.exp() * self._tensor(self._noise[rows]))
+
     def _act_on_window(self, rows: np.ndarray, steps: int | None = None) -> tuple[Tensor, None]:
         states, *others = map(self._tensor, self.history.window(rows, steps))
         with torch.inference_mode():
@@ -149,7 +162,7 @@ class SamplingPolicy(SequencePolicy):
             found = self.model.distribution(*window[:5])
             everyone = torch.arange(len(rows), device=self.device)
             mean, log_std = (part[everyone, window.last] for part in found)  # (R, A)
-            return self.model.bounded(mean + log_std.exp() * self._tensor(self._noise[rows])), None
+            return self._drawn(rows, mean, log_std), None
 
 
 def expect_distribution(model: nn.Module) -> None:

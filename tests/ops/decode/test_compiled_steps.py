@@ -13,7 +13,7 @@ from dtag_fast.models import (
     Reinformer,
     ReinformerConfig,
 )
-from dtag_fast.models.decoder import _step_config, _step_weights
+from dtag_fast.models.compiled_step import step_config, step_weights
 from dtag_fast.ops.decode import CompiledSteps, Rings
 
 _C = pytest.importorskip("dtag_fast._C", reason="the compiled module is not built")
@@ -58,8 +58,8 @@ def empty_rings(model, rollouts: int) -> Rings:
 def compiled(
     model, rollouts: int, isa: str | None = None, precision: str = "fp32", weights: dict | None = None
 ) -> CompiledSteps:
-    weights, rings = weights or _step_weights(model), empty_rings(model, rollouts)
-    return CompiledSteps(_step_config(model), weights, rings, precision=precision, isa=isa)
+    weights, rings = weights or step_weights(model), empty_rings(model, rollouts)
+    return CompiledSteps(step_config(model), weights, rings, precision=precision, isa=isa)
 
 
 class Episodes:
@@ -149,7 +149,7 @@ def test_bf16_steps_are_near_those_of_rounded_weights(kind, shape, isa):
     bf16 is used at all is seen in the bits."""
     model = make(kind, **shape)
     longest = 2 * model.config.context_len + 2
-    episodes, weights = Episodes(model, 3, longest), _step_weights(model)
+    episodes, weights = Episodes(model, 3, longest), step_weights(model)
     steps = compiled(model, 3, isa, "bf16")
     exact = compiled(model, 3, "baseline", weights=of_bf16(weights))
     other = compiled(model, 3, "baseline", "bf16")
@@ -202,7 +202,7 @@ def test_bounds_and_new_weights():
         steps.step(*episodes.inputs(rows, torch.tensor([t])))
     with torch.no_grad():
         model.action_head.weight.mul_(-3.0)  # of what is kept nothing depends on it
-    steps.repack(_step_weights(model))
+    steps.repack(step_weights(model))
     actions, _ = steps.step(*episodes.inputs(rows, torch.tensor([3])))
     torch.testing.assert_close(
         actions, episodes.by_the_model(rows, torch.tensor([3]))[0], rtol=1e-4, atol=1e-4
@@ -252,7 +252,7 @@ def test_wrong_input_is_named():
         steps.step(rows, times, previous, states, None)
     with pytest.raises(ValueError, match=r"states: expected \(2, 5\) of torch.float32"):
         steps.step(rows, times, previous, states.double(), returns)
-    weights = _step_weights(model)
+    weights = step_weights(model)
     with pytest.raises(ValueError, match=r"blocks.1.out.bias: missing among the weights"):
         steps.repack({name: w for name, w in weights.items() if name != "blocks.1.out.bias"})
     with pytest.raises(
@@ -261,9 +261,9 @@ def test_wrong_input_is_named():
         steps.repack(weights | {"action_head.weight": torch.zeros(3, 32)})
     rings = empty_rings(model, 2)
     with pytest.raises(ValueError, match=r"rings.projected: expected 1728 contiguous float32 numbers"):
-        CompiledSteps(_step_config(model), weights, rings._replace(projected=rings.projected[:, 1:]))
+        CompiledSteps(step_config(model), weights, rings._replace(projected=rings.projected[:, 1:]))
     with pytest.raises(ValueError, match="kept: expected a ring for each block but the first"):
-        CompiledSteps(_step_config(model), weights, rings._replace(kept=[]))
+        CompiledSteps(step_config(model), weights, rings._replace(kept=[]))
     with pytest.raises(ValueError, match=r"precision: .*fp8"):
         compiled(model, 2, precision="fp8")
     with pytest.raises(

@@ -12,15 +12,19 @@ import torch
 
 from dtag_fast.algorithms import create
 from dtag_fast.algorithms.awac import Config as AWAC
+from dtag_fast.algorithms.awac_odt import Config as AWACODT
 from dtag_fast.algorithms.bc import Config as BC
 from dtag_fast.algorithms.cql import Config as CQL
 from dtag_fast.algorithms.dt import Config as DT
 from dtag_fast.algorithms.edt import Config as EDT
 from dtag_fast.algorithms.iql import Config as IQL
+from dtag_fast.algorithms.iql_odt import Config as IQLODT
 from dtag_fast.algorithms.odt import Config as ODT
 from dtag_fast.algorithms.qt import Config as QT
 from dtag_fast.algorithms.reinformer import Config as Reinformer
+from dtag_fast.algorithms.sac_odt import Config as SACODT
 from dtag_fast.algorithms.stacking import Stack
+from dtag_fast.algorithms.td3_odt import Config as TD3ODT
 from dtag_fast.algorithms.td3bc import Config as TD3BC
 from dtag_fast.data.seed_sampler import SeedSampler
 from dtag_fast.ops.per_seed import Generators
@@ -33,25 +37,29 @@ DEVICE = "cuda"
 _SEQUENCE = {"context_len": 5, "d_model": 64, "n_layer": 2, "n_head": 2, "max_timestep": 32, "batch_size": 32}
 CONFIGS = {
     "dt": DT(**_SEQUENCE, warmup=100),
-    "dt-original": DT.original(**{**_SEQUENCE, "n_head": 1}, warmup=100),
+    "dt:original": DT.original(**{**_SEQUENCE, "n_head": 1}, warmup=100),
     "reinformer": Reinformer(**_SEQUENCE, warmup=100),
     "odt": ODT(**_SEQUENCE, warmup=100),
     "bc": BC(hidden=(64, 64), warmup=100),
     "edt": EDT(**_SEQUENCE, warmup=100),
     "qt": QT(**_SEQUENCE, critic_hidden=(64, 64), ema_start=20, ema_every=3, lr_horizon=300),
     "iql": IQL(hidden=(64, 64), batch_size=64, polyak=0.05),
-    "iql-policy": IQL(hidden=(64, 64), batch_size=64, policy=True, policy_dropout=0.1, policy_horizon=150),
+    "iql:policy": IQL(hidden=(64, 64), batch_size=64, policy=True, policy_dropout=0.1, policy_horizon=150),
     "td3bc": TD3BC(hidden=(64, 64), batch_size=64, polyak=0.05),
-    "td3bc-delay": TD3BC(hidden=(64, 64), batch_size=64, policy_delay=3),
+    "td3bc:delay": TD3BC(hidden=(64, 64), batch_size=64, policy_delay=3),
     "awac": AWAC(hidden=(64, 64), batch_size=64, n_step=3),
     "cql": CQL(hidden=(64,), policy_hidden=(64,), batch_size=64, lagrange_gap=1.0, imitation_updates=50),
+    "td3-odt": TD3ODT(**_SEQUENCE, critic_hidden=(64, 64), warmup=100, alpha=0.1),
+    "sac-odt": SACODT(**_SEQUENCE, critic_hidden=(64, 64), warmup=100, alpha=0.1),
+    "awac-odt": AWACODT(**_SEQUENCE, critic_hidden=(64, 64), warmup=100, alpha=0.1),
+    "iql-odt": IQLODT(**_SEQUENCE, critic_hidden=(64, 64), warmup=100, alpha=0.1),
 }
 
 
 @pytest.fixture(params=CONFIGS)
 def case(request):
     """(algorithm, config)"""
-    return request.param.partition("-")[0], CONFIGS[request.param]
+    return request.param.partition(":")[0], CONFIGS[request.param]
 
 
 def make_steps(case, store, captured=True, capturable=True, **options):

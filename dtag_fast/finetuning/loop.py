@@ -17,6 +17,7 @@ from dtag_fast.finetuning.iterations import Due, Iterations, Progress
 from dtag_fast.finetuning.settings import OnlineConfig, online_preset
 from dtag_fast.finetuning.start import Start, begin
 from dtag_fast.rollout.collection import Collector, Exploration
+from dtag_fast.rollout.settings import expect_whole
 from dtag_fast.training.checkpoint import LoadedCritic, LoadedPolicy, load_policy
 from dtag_fast.training.loggers import Logger
 from dtag_fast.training.loop import Precision, numbers_in
@@ -93,13 +94,11 @@ def finetune(
         ValueError: a bad setting, a run that cannot be gone on with, or resume with other settings.
         RuntimeError: ten episodes in a row that the environment did not let finish; all is saved.
     """
-    for name, value in {
-        "env_steps": env_steps,
-        "eval_every": eval_every,
-        "checkpoint_every": checkpoint_every,
-    }.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+    expect_whole("env_steps", env_steps, 1)
+    expect_whole("eval_every", eval_every, 1)
+    expect_whole("checkpoint_every", checkpoint_every, 1)
+    if keep_last is not None:
+        expect_whole("keep_last", keep_last, 1)
     out = Path(out)
     if store is None:
         store = data_of(run)

@@ -64,7 +64,10 @@ def test_help(dtag):
     [
         ("finetune nowhere --algo odt --out x", "nowhere: expected a run or a checkpoint folder"),
         ("finetune odt --algo odt --out x --ag-steps 5", "--ag-steps: odt trains no critic to climb"),
-        ("finetune odt --algo odt --out x --env-steps 0", "env_steps: expected a positive integer, got 0"),
+        (
+            "finetune odt --algo odt --out x --env-steps 0",
+            "env_steps: expected a whole number of at least 1, got 0",
+        ),
         ("finetune odt --algo odt --out x --env Nope-v0", "Nope"),
         ("finetune odt --algo odt --out x --device gpu", "device"),
         ("finetune odt --algo odt --out x --d-model 8", "expected d_model 8, got 16"),

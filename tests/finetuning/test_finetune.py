@@ -199,9 +199,10 @@ def test_resumed_with_something_else(start_of, tmp_path, quick, change, sentence
 @pytest.mark.parametrize(
     "options, sentence",
     [
-        ({"env_steps": 0}, "env_steps: expected a positive integer, got 0"),
-        ({"eval_every": 0}, "eval_every: expected a positive integer"),
-        ({"checkpoint_every": True}, "checkpoint_every: expected a positive integer, got True"),
+        ({"env_steps": 0}, "env_steps: expected a whole number of at least 1, got 0"),
+        ({"eval_every": 0}, "eval_every: expected a whole number of at least 1"),
+        ({"checkpoint_every": True}, "checkpoint_every: expected a whole number of at least 1, got True"),
+        ({"keep_last": 0}, "keep_last: expected a whole number of at least 1, got 0"),
     ],
 )
 def test_bad_numbers(start_of, tmp_path, options, sentence):

@@ -14,6 +14,7 @@ The model's deviations are neither trained nor used.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,6 +88,7 @@ class TD3ODT(SequenceActorCritic):
         self._train(model, Lamb, eps=c.eps)
         self._build_critic()
         self._policy_metrics = {name: torch.zeros((), device=self.device) for name in POLICY_METRICS}
+        self._tell_weight()
 
     def update(self, batch: TransitionWindows) -> dict[str, Tensor]:
         metrics = self._update_critic(batch)
@@ -142,6 +144,16 @@ class TD3ODT(SequenceActorCritic):
 
     def extra_tensors(self) -> dict[str, Tensor]:
         return self._policy_metrics
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As every algorithm's; the state may be of a run with another alpha."""
+        super().load_state_dict(state)
+        self._tell_weight()
+
+    def _tell_weight(self) -> None:
+        """Q's weight is known before the first step of the policy, unless it is divided by Q's size."""
+        if not self.config.normalize_q:
+            self._policy_metrics["q_weight"].fill_(self.config.alpha)
 
 
 class DDPGODT(TD3ODT):

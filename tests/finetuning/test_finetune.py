@@ -93,7 +93,7 @@ def test_log_of_an_iteration(start_of, tmp_path, store):
     assert second["online/env_steps"] == 2 * (first["online/length_mean"] + second["online/length_mean"])
     assert (first["buffer/episodes"], second["buffer/episodes"]) == (5, 5)
     assert first["online/failed_episodes"] == 0
-    assert "train/critic_loss" in first
+    assert "train/critic_loss" in first and first["train/q_weight"] == pytest.approx(0.1)
 
 
 def test_the_buffer_begins_with_the_best_episodes_and_loses_the_lowest_first(trained, store):

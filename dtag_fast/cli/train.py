@@ -264,7 +264,7 @@ def evaluation_scores(checkpoint: Path, device: str, options: dict[str, Any]) ->
     if result.failures:
         scores["failed_episodes"] = float(len(result.failures))
         warnings.warn(
-            f"evaluation of {checkpoint}: {EpisodesFailed(result)}; the scores are over the others",
+            f"evaluation at step {checkpoint.name}: {EpisodesFailed(result)}; the scores are over the others",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -1,5 +1,6 @@
 """Windows of episodes whose steps are the rows of one table on the training device."""
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ class Windows(NamedTuple):
     mask: torch.Tensor
 
 
-class WindowTable:
+class WindowTable(ABC):
     """Draws windows and gathers them; who inherits fills the table and says which rows an episode has.
 
     Args:
@@ -148,9 +149,9 @@ class WindowTable:
             "starts": uniform.mul_(self._num_starts.index_select(0, episodes)).long(),
         }
 
+    @abstractmethod
     def _episodes_of(self, steps: torch.Tensor) -> torch.Tensor:
         """(B,) episodes of steps (B,) that are numbered through all episodes."""
-        raise NotImplementedError
 
     def windows(self, episodes: torch.Tensor, starts: torch.Tensor):
         """The windows of given episodes and first steps.

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from dtag_fast.finetuning.start import Start
 from dtag_fast.rollout.collection import CollectionTask, Collector
 from dtag_fast.rollout.faults import FailedEpisode
 from dtag_fast.training.capture import TrainingSteps
+from dtag_fast.training.loop import record_updates
 from dtag_fast.training.session import Evaluate, Session
 
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -82,7 +84,11 @@ class Iterations:
         self._full_return = online.target_return if online.target_return is not None else doubled(targets)
         self._data_return = float(transformed_returns(self.learner.config, self.learner.data).mean())
         self.steps = TrainingSteps(
-            self.learner, experience.buffer, session.generator, eager="the replay buffer changes"
+            self.learner,
+            experience.buffer,
+            session.generator,
+            eager="the replay buffer changes between iterations",
+            report=partial(record_updates, session.run, self.learner),
         )
         self._failed_in_a_row = 0
         self._seconds: dict[str, float] = {}

@@ -26,7 +26,6 @@ from dtag_fast.training.run_folder import (
     default_config,
     describe_run,
     open_run,
-    record_execution,
     sole_writer,
 )
 from dtag_fast.training.session import Evaluate, Session
@@ -115,14 +114,12 @@ def finetune(
         places = {"env_id": env_id, "env_processes": env_processes, "env_timeout": env_timeout}
         collector = held.enter_context(_collector(start, session, online, places))
         description = describe_run(algorithm, learner.config, store, seed, str(device))
-        played_in = env_id or start.info.env_id
+        played_in = session.metadata.get("env_id")
         description |= as_json(
             {"start": start.identity, "online": asdict(online) | {"env_id": played_in}}
             | {"precision": precision}
         )
         open_run(out, description, resume, default_config(learner.config))
-        how = "one by one: the replay buffer changes between iterations"
-        record_execution(out, "; ".join(filter(None, (how, learner.explain()))))
         held.enter_context(numbers_in(precision, learner.device))
         session.restore(keep_last)
         held.enter_context(session.heard_by(loggers, description))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
 from dataclasses import dataclass
@@ -167,7 +166,7 @@ def _take_critic(learner: Algorithm, path: str | os.PathLike) -> str:
 def _copy(source: nn.Module, *targets: nn.Module | None) -> None:
     for target in targets:
         if target is not None:
-            target.load_state_dict(copy.deepcopy(source.state_dict()))
+            target.load_state_dict(source.state_dict())
 
 
 def _difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str:

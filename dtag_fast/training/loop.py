@@ -158,7 +158,7 @@ def train(
             eager=eager,
             insist=capture is True,
             steps_per_replay=steps_per_replay,
-            report=partial(_record, run, learner) if parallel.rank() == 0 else None,
+            report=partial(record_updates, run, learner) if parallel.rank() == 0 else None,
         )
         validation = None if held_out is None else Validation(learner, held_out, seed)
         validate = None if validation is None else partial(session.validate, validation)
@@ -220,7 +220,7 @@ def make_updates(
             shown = now
 
 
-def _record(run: Path, learner: Algorithm, execution: str) -> None:
+def record_updates(run: Path, learner: Algorithm, execution: str) -> None:
     """Note in the run how its updates are made."""
     how = learner.explain() if execution.startswith("one by one") else None
     record_execution(run, execution if how is None else f"{execution}; {how}")

@@ -65,7 +65,8 @@ constexpr bool kBf16Dot = false;
 extern const Kernels kernels;
 const Kernels kernels = {DTAG_STRING(DTAG_ISA), {kLanes, kPanel, kBlock, kVectors, kBf16Dot, kTiles},
                          row_scratch, run_rows, tile_scratch, run_tile, {kPanelWidth, kBf16Pairs, decoder_scratch, run_decoder},
-                         {kPanelWidth, mlp_scratch, mlp_forward, mlp_backward, MlpKernel::pieces, MlpKernel::weights},
+                         {kPanelWidth, mlp_scratch, MlpKernel::sums_size, mlp_forward, mlp_backward, MlpKernel::pieces,
+                          MlpKernel::weights},
                          {adam, tanh_all, exp_all}};
 
 }  // namespace dtag::DTAG_ISA

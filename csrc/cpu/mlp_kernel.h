@@ -2,6 +2,7 @@
 // Each number is one chain of fused multiply-adds in a fixed order: bits do not depend on the number of threads.
 #pragma once
 #include "cpu/mlp.h"
+#include "cpu/mlp_norm.h"
 #include "cpu/panel_product.h"
 #include "refine/activations.h"
 
@@ -40,17 +41,19 @@ DTAG_INLINE int64_t largest(int64_t a, int64_t b) { return a > b ? a : b; }
 class MlpKernel {
  public:
   MlpKernel(const MlpCall& call, int64_t rows, float* scratch) : call_(call) {
-    int64_t panels = 0, edge = 0;
+    int64_t panels = 0, edge = 0, normed = 0;
     for (int l = 0; l < call.layers; ++l) {
       const int64_t in = call.widths[l], out = call.widths[l + 1];
       panels = largest(panels, largest(padded(int(out)) * in, padded(int(in)) * out));
       edge = largest(edge, padded(int(out)));
+      if (call.scales && !call.before && l + 1 < call.layers) normed = edge;
     }
     const int64_t rows_of_ends = largest(padded(call.widths[0]), padded(call.widths[call.layers]));
     Arena arena{reinterpret_cast<uintptr_t>(scratch)};
     arena.take(panels, panels_);
-    arena.take(edge, bias_);
+    arena.take(edge, bias_, scale_, shift_);
     arena.take(rows * rows_of_ends, ends_);
+    arena.take(rows * normed, normed_);
     scratch_bytes_ = int64_t(arena.at - reinterpret_cast<uintptr_t>(scratch));
   }
   int64_t scratch_bytes() const { return scratch_bytes_; }
@@ -62,11 +65,18 @@ class MlpKernel {
     for (int l = 0; l + 1 < call_.layers; ++l) {
       const int64_t width = padded(call_.widths[l + 1]), skip = offset(member, l) + begin * width;
       float *hidden = call_.hidden + skip, *before = call_.before ? call_.before + skip : nullptr;
+      float* z = !call_.scales ? hidden : before ? before : normed_;
       pack(member, l);
       for (int64_t c = 0; c < width; c += kPanelWidth) {
-        panel_product(int(rows), in, stride, call_.widths[l], panels_ + c * call_.widths[l], kPanelWidth, bias_ + c, hidden + c,
-                      width);
-        activate_panel(rows, width, hidden + c, before ? before + c : nullptr);
+        panel_product(int(rows), in, stride, call_.widths[l], panels_ + c * call_.widths[l], kPanelWidth, bias_ + c, z + c, width);
+        if (!call_.scales) activate_panel(rows, width, hidden + c, before ? before + c : nullptr);
+      }
+      if (call_.scales) {
+        const RowNorm norm = row_norm(member, l);
+        float* rstd = call_.rstd ? call_.rstd + norm_index(call_, member, l) * call_.rows + begin : nullptr;
+        with_activation(call_.activation, [&]<Activation kind>() DTAG_LAMBDA {
+          norm_rows_forward<kind>(norm, call_.eps[l], rows, z, hidden, rstd);
+        });
       }
       in = hidden;
       stride = width;
@@ -93,7 +103,16 @@ class MlpKernel {
       const float* weight = rows_of_panels(call_.weights[member * call_.layers + l], out, in);
       for (int64_t c = 0; c < width; c += kPanelWidth) {
         panel_product(int(rows), from, from_stride, out, weight + c, width, nullptr, to + c, width);
-        if (l) slope_panel(rows, width, call_.hidden + skip + c, call_.before ? call_.before + skip + c : nullptr, to + c);
+        if (l && !call_.scales)
+          slope_panel(rows, width, call_.hidden + skip + c, call_.before ? call_.before + skip + c : nullptr, to + c);
+      }
+      if (l && call_.scales) {
+        const RowNorm norm = row_norm(member, l - 1);
+        const float* rstd = call_.rstd + norm_index(call_, member, l - 1) * call_.rows + begin;
+        float* sums = g.sums ? g.sums + sums_offset(call_, member, l - 1) + begin / kBlock * 2 * width : nullptr;
+        with_activation(call_.activation, [&]<Activation kind>() DTAG_LAMBDA {
+          norm_rows_backward<kind>(norm, rows, call_.before + skip, rstd, to, sums);
+        });
       }
       if (!l) unpad(ends_, width, rows, in, g.in + (member * call_.rows + begin) * in);
       from = to;
@@ -101,7 +120,9 @@ class MlpKernel {
     }
   }
 
-  // Pieces of a layer: blocks of kBlock outputs, and the biases.
+  static int64_t sums_size(const MlpCall& call) { return sums_offset(call, call.members, 0); }
+
+  // Pieces of a layer: blocks of kBlock outputs, and the biases with LayerNorm.
   static int pieces(const MlpCall& call) {
     int count = 0;
     for (int l = 0; l < call.layers; ++l) count += blocks(call, l) + 1;
@@ -115,7 +136,13 @@ class MlpKernel {
     const bool last = l + 1 == call.layers;
     const float* z = last ? g.out + member * call.rows * out : g.hidden + offset(call, member, l);
     const int64_t z_stride = last ? out : padded(out), width = padded(in);
-    if (piece == blocks(call, l)) return column_sums(z, z_stride, call.rows, out, g.biases[member * call.layers + l]);
+    if (piece == blocks(call, l)) {
+      column_sums(z, z_stride, call.rows, out, g.biases[member * call.layers + l]);
+      if (last || !g.scales) return;
+      const float* sums = g.sums + sums_offset(call, member, l);
+      column_sums(sums, 2 * z_stride, row_blocks(call), out, g.scales[norm_index(call, member, l)]);
+      return column_sums(sums + z_stride, 2 * z_stride, row_blocks(call), out, g.shifts[norm_index(call, member, l)]);
+    }
     const int first = piece * kBlock, count = out - first < kBlock ? out - first : kBlock;
     const float* x = l ? call.hidden + offset(call, member, l - 1) : call.in;
     float* to = g.weights[member * call.layers + l] + int64_t(first) * in;
@@ -134,22 +161,31 @@ class MlpKernel {
  private:
   static int blocks(const MlpCall& call, int l) { return (call.widths[l + 1] + kBlock - 1) / kBlock; }
 
-  // Where a member's rows of hidden layer l + 1 begin.
-  static int64_t offset(const MlpCall& call, int member, int l) {
+  // Numbers of a row of all hidden layers before a member's l + 1.
+  static int64_t columns_before(const MlpCall& call, int member, int l) {
     int64_t before = 0, all = 0;
     for (int i = 0; i + 1 < call.layers; ++i) {
       if (i < l) before += padded(call.widths[i + 1]);
       all += padded(call.widths[i + 1]);
     }
-    return (member * all + before) * call.rows;
+    return member * all + before;
   }
+  // Where a member's rows of hidden layer l + 1 begin.
+  static int64_t offset(const MlpCall& call, int member, int l) { return columns_before(call, member, l) * call.rows; }
   int64_t offset(int member, int l) const { return offset(call_, member, l); }
+
+  // The same of the sums that make the gradients of its LayerNorm, two rows of them for every kBlock rows.
+  static int64_t sums_offset(const MlpCall& call, int member, int l) {
+    return columns_before(call, member, l) * 2 * row_blocks(call);
+  }
+  static int64_t row_blocks(const MlpCall& call) { return (call.rows + kBlock - 1) / kBlock; }
+  static int norm_index(const MlpCall& call, int member, int l) { return member * (call.layers - 1) + l; }
 
   // Panels of a layer's weights by input, and its biases with zeros behind them.
   void pack(int member, int l) {
     const int in = call_.widths[l], out = call_.widths[l + 1];
     const float *weight = call_.weights[member * call_.layers + l], *bias = call_.biases[member * call_.layers + l];
-    for (int o = 0; o < padded(out); ++o) bias_[o] = o < out ? bias[o] : 0.f;
+    zeros_behind(bias, out, bias_);
     for (int o = 0; o < padded(out); o += kLanes) {
       float* panel = panels_ + int64_t(o / kPanelWidth) * kPanelWidth * in + o % kPanelWidth;
       int k = 0;
@@ -158,6 +194,18 @@ class MlpKernel {
       for (; k < in; ++k)
         for (int j = 0; j < kLanes; ++j) panel[k * kPanelWidth + j] = o + j < out ? weight[int64_t(o + j) * in + k] : 0.f;
     }
+  }
+
+  static void zeros_behind(const float* from, int width, float* to) {
+    for (int k = 0; k < padded(width); ++k) to[k] = k < width ? from[k] : 0.f;
+  }
+
+  // The LayerNorm of hidden layer l + 1.
+  RowNorm row_norm(int member, int l) {
+    const int width = call_.widths[l + 1], i = norm_index(call_, member, l);
+    zeros_behind(call_.scales[i], width, scale_);
+    zeros_behind(call_.shifts[i], width, shift_);
+    return {scale_, shift_, width, padded(width)};
   }
 
   // A layer's weights (out, in) with rows of whole panels: as they are, or a copy.
@@ -240,7 +288,7 @@ class MlpKernel {
   }
 
   const MlpCall& call_;
-  float *panels_, *bias_, *ends_;
+  float *panels_, *bias_, *scale_, *shift_, *ends_, *normed_;
   int64_t scratch_bytes_ = 0;
 };
 

@@ -121,8 +121,10 @@ void mlp_forward(const MlpCall& call, const Kernels& kernels, int threads) {
   run(work, work.parts * call.members, threads, forward_parts);
 }
 
-void mlp_backward(const MlpCall& call, const MlpGradients& gradients, const Kernels& kernels, int threads) {
+void mlp_backward(const MlpCall& call, const MlpGradients& wanted, const Kernels& kernels, int threads) {
   threads = worth(call, threads);
+  MlpGradients gradients = wanted;
+  if (gradients.scales) gradients.sums = scratch(size_t(kernels.mlp.sums_size(call)) * sizeof(float), 1);
   Work work{&call, &gradients, &kernels};
   divide(work, threads);
   run(work, work.parts * call.members, threads, backward_parts);

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dtag_fast.models.normalizer import InputNormalizer
-from dtag_fast.ops.mlp import Layer
+from dtag_fast.ops.mlp import Layer, Norm
 from dtag_fast.ops.mlp import compiled as compiled_mlp
 from dtag_fast.ops.mlp import why_not as why_not_compiled
 
@@ -64,11 +64,18 @@ def orthogonal_linear(inputs: int, outputs: int, gain: float = 2**0.5) -> nn.Lin
     return layer
 
 
+def parameters(module: nn.Linear | nn.LayerNorm, fixed: bool) -> tuple[Tensor, Tensor]:
+    """Weight and bias; fixed: such that they take no gradient."""
+    weight, bias = module.weight, module.bias
+    return (weight.detach(), bias.detach()) if fixed else (weight, bias)
+
+
 class Networks:
     """Several networks of one shape, from (states, more inputs), to be computed in one compiled call.
 
     Args:
-        networks: for each its layers in order: `nn.Linear`, with the same activation between them.
+        networks: for each its layers in order: `nn.Linear`, with the same activation between them, and
+            `nn.LayerNorm` before it where there is one.
         activation: its name in ACTIVATIONS. normalizer: of the states.
         fixed: whether the parameters take no gradient.
     """
@@ -84,17 +91,25 @@ class Networks:
         self.reason: str | None = None
         self.activation, self.normalizer = activation, normalizer
         for network in networks:
-            linear = []
+            layers: list[Layer] = []
+            before: nn.Module | None = None
             for module in network:
                 # Who hooks a layer wants it to be called.
                 if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
                     self.reason = "a layer has hooks"
                 if isinstance(module, nn.Linear):
-                    weight, bias = module.weight, module.bias
-                    linear.append((weight.detach(), bias.detach()) if fixed else (weight, bias))
+                    layers.append(parameters(module, fixed))
                 elif isinstance(module, nn.LayerNorm):
-                    self.reason = "LayerNorm between its layers"
-            self.layers.append(linear)
+                    if (
+                        isinstance(before, nn.Linear)
+                        and module.weight is not None
+                        and module.bias is not None
+                    ):
+                        layers[-1] = (*layers[-1][:2], Norm(*parameters(module, fixed), module.eps))
+                    else:
+                        self.reason = "a LayerNorm without weight and bias, or not right after a linear layer"
+                before = module
+            self.layers.append(layers)
 
     def why_not(self, states: Tensor, extra: Tensor | None = None) -> str | None:
         """Why they cannot be, or None."""

@@ -39,11 +39,15 @@ def network_pass(rng, make):
     widths = [rng.choice([1, 2, 7, 16, 33, 70]) for _ in range(rng.randint(2, 4))]
     members, rows, threads = rng.randint(1, 3), rng.choice([1, 5, 12, 50, 130]), rng.choice([1, 2, 3])
     activation, isa = rng.choice(ACTIVATIONS), rng.choice(ISAS)
+    normed = len(widths) - 2 if rng.random() < 0.5 else 0  # hidden layers with LayerNorm
     made = {"widths": widths, "members": members, "activation": activation, "isa": isa}
+    made["norm_eps"] = [rng.choice([1e-5, 0.1])] * normed
     if rng.random() < 0.1:
         made[rng.choice(list(made))] = rng.choice(WRONG)
     mlp = _C.Mlp(**made, threads=lambda: threads)
     weights, biases = layers(make, widths, members)
+    scales, shifts = ([numbers(make, w) for _ in range(members) for w in widths[1:-1][:normed]] for _ in "ab")
+    rstd = np.zeros((len(scales), rows), np.float32)
     more = rng.randint(0, widths[0] - 1)
     x, extra = numbers(make, rows, widths[0] - more), numbers(make, rows, more)
     mean, std = numbers(make, widths[0] - more), 1 + np.abs(numbers(make, widths[0] - more))
@@ -66,18 +70,26 @@ def network_pass(rng, make):
         "before": before.ctypes.data,
         "out": out.ctypes.data,
     }
+    norms = {"scales": addresses(scales), "shifts": addresses(shifts), "rstd": rstd.ctypes.data}
+    forward |= norms
+    comes_back = rng.random() < 0.8
+    if not comes_back:
+        forward |= {"before": 0, "rstd": 0}
     if rng.random() < 0.1:
-        forward[rng.choice(["rows", "weights", "biases", "x", "in_", "out", "extra_width"])] = rng.choice(
-            [0 if rng.random() < 0.5 else -1, *WRONG]
+        forward[rng.choice(["rows", "weights", "biases", "x", "in_", "out", "extra_width", "scales"])] = (
+            rng.choice([0 if rng.random() < 0.5 else -1, *WRONG])
         )
         if forward["rows"] == rows and forward["extra_width"] != more:
             forward["extra_width"] = widths[0]  # too many; fewer than are there would be read elsewhere
     mlp.forward(**forward)
     assert np.isfinite(out).all()
+    if not comes_back:
+        counts["passes"] += 1
+        return
     to_weights, to_inputs = rng.random() < 0.8, rng.random() < 0.5
     out_grad, hidden_grad = numbers(make, *out.shape), np.zeros_like(hidden)
     in_grad = np.zeros((members, rows, widths[0]), np.float32)
-    grads = [np.zeros_like(w) for w in weights], [np.zeros_like(b) for b in biases]
+    grads = [[np.zeros_like(array) for array in group] for group in (weights, biases, scales, shifts)]
     mlp.backward(
         rows=rows,
         weights=addresses(weights),
@@ -89,8 +101,11 @@ def network_pass(rng, make):
         in_grad=in_grad.ctypes.data if to_inputs else 0,
         weight_grads=addresses(grads[0]) if to_weights else [],
         bias_grads=addresses(grads[1]) if to_weights else [],
+        scale_grads=addresses(grads[2]) if to_weights else [],
+        shift_grads=addresses(grads[3]) if to_weights else [],
+        **norms,
     )
-    assert all(np.isfinite(g).all() for g in (*grads[0], *grads[1], in_grad))
+    assert all(np.isfinite(g).all() for group in grads for g in group) and np.isfinite(in_grad).all()
     counts["passes"] += 1
 
 

@@ -1,6 +1,7 @@
-"""Small networks of linear layers and one activation, forwards and backwards."""
+"""Small networks of linear layers, LayerNorms and one activation, forwards and backwards."""
 
-from .api import Layer, compiled, mlp, why_not
+from .api import compiled, mlp, why_not
+from .layer import Layer, Norm
 from .reference import mlp as reference
 
-__all__ = ["Layer", "compiled", "mlp", "reference", "why_not"]
+__all__ = ["Layer", "Norm", "compiled", "mlp", "reference", "why_not"]

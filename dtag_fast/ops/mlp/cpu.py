@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,11 +13,48 @@ from torch import Tensor
 from dtag_fast.ops.compiled_module import _C
 
 from . import reference
+from .layer import Layer, Norm
+
+
+class Parameters(NamedTuple):
+    """Of all networks, by network and layer; those of LayerNorms by network and hidden layer, or none."""
+
+    weights: list[Tensor]
+    biases: list[Tensor]
+    scales: list[Tensor]
+    shifts: list[Tensor]
+
+    @classmethod
+    def of(cls, networks: Sequence[Sequence[Layer]]) -> Parameters:
+        layers = [layer for network in networks for layer in network]
+        norms = [norm for layer in layers for norm in layer[2:]]
+        weights, biases = [layer[0] for layer in layers], [layer[1] for layer in layers]
+        return cls(weights, biases, [norm.weight for norm in norms], [norm.bias for norm in norms])
+
+    @classmethod
+    def taken_apart(cls, tensors: Sequence[Tensor], layers: int) -> Parameters:
+        """From all of them in a row; layers: how many all networks have together."""
+        norms = (len(tensors) - 2 * layers) // 2
+        ends = 0, layers, 2 * layers, 2 * layers + norms, len(tensors)
+        return cls(*[list(tensors[a:b]) for a, b in pairwise(ends)])
+
+    def contiguous(self) -> Parameters:
+        return Parameters(*[[t.contiguous() for t in group] for group in self])
+
+
+class Kept(NamedTuple):
+    """What the way back needs: inputs, hidden layers after activation and before, and of LayerNorms
+    1 / sqrt(variance + eps)."""
+
+    inputs: Tensor
+    hidden: Tensor
+    before: Tensor | None
+    rstd: Tensor | None
 
 
 def mlp(
     x: Tensor,
-    networks: Sequence[Sequence[tuple[Tensor, Tensor]]],
+    networks: Sequence[Sequence[Layer]],
     activation: str,
     extra: Tensor | None = None,
     mean: Tensor | None = None,
@@ -27,21 +66,30 @@ def mlp(
     Args:
         isa: instruction set, "" for the machine's best or DTAG_ISA.
     """
-    weights = [weight for layers in networks for weight, _ in layers]
-    biases = [bias for layers in networks for _, bias in layers]
+    parameters = Parameters.of(networks)
+    weights = parameters.weights
     widths = (weights[0].shape[1], *[weight.shape[0] for weight in weights[: len(networks[0])]])
-    compiled = _compiled(widths, len(networks), activation, isa)
+    eps = tuple(norm.eps for layer in networks[0] for norm in layer[2:])
+    compiled = _compiled(widths, len(networks), activation, eps, isa)
     if torch.is_grad_enabled():
         # what inference mode made cannot be kept for the way back
         x, extra = (t.clone() if t is not None and t.is_inference() else t for t in (x, extra))
-        return _Mlp.apply(compiled, len(networks), activation, x, extra, mean, std, *weights, *biases)
-    return _forward(compiled, len(networks), x, extra, mean, std, weights, biases)[0]
+        flat = [t for group in parameters for t in group]
+        return _Mlp.apply(
+            compiled, (len(networks), len(weights), activation, eps), x, extra, mean, std, *flat
+        )
+    return _forward(compiled, len(networks), x, extra, mean, std, parameters, kept=False)[0]
 
 
 @cache
-def _compiled(widths: tuple[int, ...], members: int, activation: str, isa: str):
+def _compiled(widths: tuple[int, ...], members: int, activation: str, eps: tuple[float, ...], isa: str):
     return _C.Mlp(
-        widths=widths, members=members, activation=activation, isa=isa, threads=torch.get_num_threads
+        widths=widths,
+        members=members,
+        activation=activation,
+        norm_eps=eps,
+        isa=isa,
+        threads=torch.get_num_threads,
     )
 
 
@@ -52,82 +100,91 @@ def _forward(
     extra: Tensor | None,
     mean: Tensor | None,
     std: Tensor | None,
-    weights: list[Tensor],
-    biases: list[Tensor],
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """What comes out, and what the way back needs: inputs, and hidden layers after and before activation."""
+    parameters: Parameters,
+    kept: bool = True,
+) -> tuple[Tensor, Kept]:
+    """What comes out, and what the way back needs; kept: whether there may be one."""
     rows, x = len(x), _rows(x)
-    out = x.new_empty(members, rows, biases[-1].shape[0])
+    out = x.new_empty(members, rows, parameters.biases[-1].shape[0])
     inputs = x.new_empty(rows, compiled.padded_in)
     hidden = x.new_empty(compiled.hidden_size(rows))
-    before = torch.empty_like(hidden) if compiled.keeps_before else None
+    before = torch.empty_like(hidden) if kept and compiled.keeps_before else None
+    rstd = x.new_empty(len(parameters.scales), rows) if kept and compiled.normed else None
     extra_rows = (0, 0, 0)
     if extra is not None:
         extra = _rows(extra)
         extra_rows = extra.data_ptr(), extra.stride(0), extra.shape[1]
     # contiguous copies, where there are any, must live until the call is over
-    weights, biases = [w.contiguous() for w in weights], [b.contiguous() for b in biases]
+    given = parameters.contiguous()
     compiled.forward(
-        rows, _addresses(weights), _addresses(biases), x.data_ptr(), x.stride(0), *extra_rows,
+        rows, _addresses(given.weights), _addresses(given.biases), x.data_ptr(), x.stride(0), *extra_rows,
         _address(mean), _address(std), inputs.data_ptr(), hidden.data_ptr(), _address(before), out.data_ptr(),
+        _addresses(given.scales), _addresses(given.shifts), _address(rstd),
     )  # fmt: skip
-    return out, inputs, hidden, before
+    return out, Kept(inputs, hidden, before, rstd)
 
 
 class _Mlp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, compiled, members, activation, x, extra, mean, std, *parameters):
-        layers = len(parameters) // 2
-        weights, biases = list(parameters[:layers]), list(parameters[layers:])
-        out, inputs, hidden, before = _forward(compiled, members, x, extra, mean, std, weights, biases)
-        ctx.compiled, ctx.activation = compiled, activation
-        ctx.save_for_backward(inputs, hidden, before, x, extra, mean, std, *parameters)
+    def forward(ctx, compiled, shape, x, extra, mean, std, *tensors):
+        parameters = Parameters.taken_apart(tensors, shape[1])
+        out, kept = _forward(compiled, shape[0], x, extra, mean, std, parameters)
+        ctx.compiled, ctx.shape = compiled, shape
+        ctx.save_for_backward(*kept, x, extra, mean, std, *tensors)
         return out
 
     @staticmethod
     def backward(ctx, out_grad: Tensor):
-        inputs, hidden, before, x, extra, mean, std, *parameters = ctx.saved_tensors
+        inputs, hidden, before, rstd, x, extra, mean, std, *tensors = ctx.saved_tensors
+        parameters = Parameters.taken_apart(tensors, ctx.shape[1])
         if torch.is_grad_enabled():  # a graph is asked for: the gradients will be differentiated
             return _differentiable(ctx, out_grad, x, extra, mean, std, parameters)
-        weights = parameters[: len(parameters) // 2]
         out_grad = out_grad.contiguous()
         members, rows, _ = out_grad.shape
-        to_x, to_extra, _, _, *to_parameters = ctx.needs_input_grad[3:]
+        to_x, to_extra, _, _, *to_parameters = ctx.needs_input_grad[2:]
         hidden_grad = torch.empty_like(hidden)
-        width = weights[0].shape[1]
+        width = parameters.weights[0].shape[1]
         in_grad = inputs.new_empty(members, rows, width) if to_x or to_extra else None
-        weight_grads: list[Tensor] = []
-        bias_grads: list[Tensor] = []
+        grads = Parameters([], [], [], [])
         if any(to_parameters):
-            weight_grads = [torch.empty(w.shape) for w in weights]
-            bias_grads = [torch.empty(w.shape[0]) for w in weights]
-        kept = [w.contiguous() for w in weights]
+            grads = Parameters(*[[torch.empty(t.shape) for t in group] for group in parameters])
+        given = parameters.contiguous()
         ctx.compiled.backward(
-            rows, _addresses(kept), inputs.data_ptr(), hidden.data_ptr(), _address(before),
-            out_grad.data_ptr(), hidden_grad.data_ptr(), _address(in_grad), _addresses(weight_grads),
-            _addresses(bias_grads),
+            rows, _addresses(given.weights), inputs.data_ptr(), hidden.data_ptr(), _address(before),
+            out_grad.data_ptr(), hidden_grad.data_ptr(), _address(in_grad),
+            _addresses(grads.weights), _addresses(grads.biases), _addresses(given.scales),
+            _addresses(given.shifts), _address(rstd), _addresses(grads.scales), _addresses(grads.shifts),
         )  # fmt: skip
         x_grad = extra_grad = None
         if in_grad is not None:
             in_grad = in_grad[0] if members == 1 else in_grad.sum(dim=0)
             x_grad, extra_grad = in_grad.split((x.shape[1], width - x.shape[1]), dim=1)
             x_grad = x_grad / std if to_x and std is not None else x_grad
-        found = weight_grads + bias_grads or [None] * len(to_parameters)
+        found = [t for group in grads for t in group] or [None] * len(to_parameters)
         inputs_grads = x_grad if to_x else None, extra_grad if to_extra else None
-        return None, None, None, *inputs_grads, None, None, *found
+        return None, None, *inputs_grads, None, None, *found
 
 
-def _differentiable(ctx, out_grad: Tensor, x: Tensor, extra, mean, std, parameters: list[Tensor]) -> tuple:
+def _differentiable(ctx, out_grad: Tensor, x: Tensor, extra, mean, std, parameters: Parameters) -> tuple:
     """The gradients by PyTorch's operators, with a graph of their own."""
-    members, layers = len(out_grad), len(parameters) // 2
-    pairs = list(zip(parameters[:layers], parameters[layers:], strict=True))
-    depth = layers // members
-    networks = [pairs[i * depth : (i + 1) * depth] for i in range(members)]
-    out = reference.mlp(x, networks, ctx.activation, extra, mean, std)
-    needed = ctx.needs_input_grad[3:]
-    asked = [t for t, need in zip((x, extra, mean, std, *parameters), needed, strict=True) if need]
+    members, layers, activation, eps = ctx.shape
+    networks = _networks(parameters, layers // members, eps)
+    out = reference.mlp(x, networks, activation, extra, mean, std)
+    needed = ctx.needs_input_grad[2:]
+    tensors = (x, extra, mean, std, *[t for group in parameters for t in group])
+    asked = [t for t, need in zip(tensors, needed, strict=True) if need]
     found = iter(torch.autograd.grad(out, asked, out_grad, create_graph=True))
-    return None, None, None, *[next(found) if need else None for need in needed]
+    return None, None, *[next(found) if need else None for need in needed]
+
+
+def _networks(parameters: Parameters, depth: int, eps: tuple[float, ...]) -> list[list[Layer]]:
+    """The parameters by network and layer again; depth: layers of a network."""
+    norms = zip(parameters.scales, parameters.shifts, strict=True)
+    pairs = zip(parameters.weights, parameters.biases, strict=True)
+    return [
+        [(*next(pairs), Norm(*next(norms), eps[i])) if i < len(eps) else next(pairs) for i in range(depth)]
+        for _ in range(len(parameters.weights) // depth)
+    ]
 
 
 def _rows(x: Tensor) -> Tensor:

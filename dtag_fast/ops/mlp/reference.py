@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .layer import Layer
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "elu": F.elu,
@@ -20,7 +22,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def mlp(
     x: Tensor,
-    networks: Sequence[Sequence[tuple[Tensor, Tensor]]],
+    networks: Sequence[Sequence[Layer]],
     activation: str,
     extra: Tensor | None = None,
     mean: Tensor | None = None,
@@ -34,7 +36,9 @@ def mlp(
     outputs = []
     for layers in networks:
         h = x
-        for i, (weight, bias) in enumerate(layers):
+        for i, (weight, bias, *norm) in enumerate(layers):
             h = F.linear(ACTIVATIONS[activation](h) if i else h, weight, bias)
+            for scale, shift, eps in norm:
+                h = F.layer_norm(h, shift.shape, scale, shift, eps)
         outputs.append(h)
     return torch.stack(outputs)

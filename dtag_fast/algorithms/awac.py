@@ -77,10 +77,10 @@ class AWAC(CriticAlgorithm):
 
     def update(self, batch: Transitions) -> dict[str, Tensor]:
         critic_loss, q = self.each(self._critic_loss)(batch)
-        self._step("critic", critic_loss)
+        self.step("critic", critic_loss)
         policy_loss, advantage, weight = self.each(self._policy_loss)(batch)
-        self._step("model", policy_loss)
-        self._move_targets()
+        self.step("model", policy_loss)
+        self.target_networks.move()
         self.count_update()
         return {
             "critic_loss": critic_loss.detach(),

@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from dtag_fast.algorithms import parallel
+from dtag_fast.algorithms.lamb import clip_
 from dtag_fast.algorithms.trained_critic import TrainedCritic
 from dtag_fast.data import DiscreteActions, TrajectoryStore
 from dtag_fast.ops.per_seed import Generators
@@ -195,21 +196,36 @@ class Algorithm(ABC):
         """
         return fn if self.stack is None else self.stack.each(fn)
 
-    def backward(self, loss: Tensor, inputs: list[Tensor] | None = None) -> None:
-        """Add the gradients of a loss, averaged over the processes that train together.
+    def step(self, name: str, loss: Tensor, max_grad_norm: float | None = None) -> Tensor | None:
+        """One step of the optimizer `name`; no parameters but its own take a gradient from the loss.
+
+        Args:
+            loss: as `backward` takes it.
+            max_grad_norm: global L2 norm above which the gradient is scaled down; None for no clip.
+        Returns:
+            The norm before the clip, of the shape of loss; None without one.
+        """
+        optimizer, norm = self.optimizers[name], None
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.backward(loss, parameters)
+        if max_grad_norm is not None:
+            grads = [p.grad for p in parameters]
+            norm = clip_(grads, max_grad_norm, self.capturable, self.stack is not None)
+        optimizer.step()
+        optimizer.zero_grad()
+        return norm
+
+    def backward(self, loss: Tensor, parameters: list[Tensor]) -> None:
+        """Add the gradients of a loss to some parameters, averaged over the processes that train together.
 
         Args:
             loss: 0-dim, or (N,) of N stacked seeds, each of which depends on its own parameters alone.
-            inputs: the parameters it is for; None for all that it depends on.
         """
         autocast = self.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(self.device.type)
         outside = torch.autocast(self.device.type, enabled=False) if autocast else contextlib.nullcontext()
         with outside:  # in the types of the forward pass
-            (loss if self.stack is None else loss.sum()).backward(inputs=inputs)
-        if parallel.world() > 1:
-            groups = (group for optimizer in self.optimizers.values() for group in optimizer.param_groups)
-            trained = [p for group in groups for p in group["params"]]
-            parallel.average_gradients(trained if inputs is None else inputs)
+            (loss if self.stack is None else loss.sum()).backward(inputs=parameters)
+        parallel.average_gradients(parameters)
 
     def count_update(self) -> None:
         """Count an update as made."""

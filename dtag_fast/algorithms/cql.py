@@ -110,12 +110,12 @@ class CQL(CriticAlgorithm):
             penalty = c.penalty * excess
         else:
             penalty = multiplier.detach() * c.penalty * excess
-            self._step("multiplier", -0.5 * multiplier * c.penalty * excess.detach())
+            self.step("multiplier", -0.5 * multiplier * c.penalty * excess.detach())
         if c.auto_entropy:
-            self._step("alpha", -self.log_alpha * missing)
-        self._step("model", policy_loss)
-        self._step("critic", td_loss + penalty)
-        self._move_targets()
+            self.step("alpha", -self.log_alpha * missing)
+        self.step("model", policy_loss)
+        self.step("critic", td_loss + penalty)
+        self.target_networks.move()
         self.count_update()
         metrics = {
             "critic_loss": td_loss + penalty,

@@ -1,18 +1,18 @@
-"""What the critics share: the scale of their rewards, n-step transitions, the target networks, one step."""
+"""What the critics share: the scale of their rewards, n-step transitions, the critic and its target."""
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from dtag_fast.algorithms.base import Algorithm, DataSpec
 from dtag_fast.algorithms.parallel import mean_over_processes
 from dtag_fast.algorithms.settings import above_0_to_1, from_0_to_1, positive_integers
+from dtag_fast.algorithms.targets import TargetNetworks
 from dtag_fast.data import TrajectoryStore, Transitions, TransitionSampler, transitions
 from dtag_fast.models import TwinCritic
 
@@ -78,7 +78,10 @@ class CriticAlgorithm(Algorithm):
     kind = "critic"
 
     def _build_critic(self, last_gain: float = 2**0.5) -> None:
-        """Set critic, target, exports, modules, optimizers, statistics, reward_scale and reward_shift."""
+        """Set critic, its target, exports, modules, optimizers, statistics, reward_scale and reward_shift.
+
+        `target_networks` moves the target; a subclass has it make the targets of its other networks.
+        """
         c, data = self.config, self.data
         self.reward_scale, self.reward_shift = reward_affine(c.reward_transform, data)
         self.statistics = (
@@ -94,12 +97,11 @@ class CriticAlgorithm(Algorithm):
             **self.statistics,
             last_gain=last_gain,
         ).to(self.device)
-        self.target = self._frozen_copy(self.critic)
+        self.target_networks = TargetNetworks(c.polyak)
+        self.target = self.target_networks.copy_of(self.critic)
         self.exports = {"critic": self.critic}
         self.modules = {"critic": self.critic, "target": self.target}
         self.optimizers = {}
-        self._averages: list[tuple[list[Tensor], list[Tensor]]] = []
-        self._average("target", "critic")
 
     def _policy_edges(self) -> dict[str, Any]:
         """What every policy is told about states and actions."""
@@ -109,30 +111,8 @@ class CriticAlgorithm(Algorithm):
             "action_high": self.data.action_high,
         }
 
-    @staticmethod
-    def _frozen_copy(network: nn.Module) -> nn.Module:
-        return copy.deepcopy(network).requires_grad_(False)
-
-    def _average(self, target: str, online: str) -> None:
-        """Let `_move_targets` move the module `target` towards the module `online`."""
-        pair = (list(self.modules[name].parameters()) for name in (target, online))
-        self._averages.append(tuple(pair))
-
-    def _move_targets(self) -> None:
-        """Q' <- (1 - polyak) Q' + polyak Q."""
-        with torch.no_grad():
-            for averaged, online in self._averages:
-                torch._foreach_lerp_(averaged, online, self.config.polyak)
-
     def _adam(self, parameters: Iterable[Tensor], lr: float | Tensor) -> torch.optim.Adam:
         return torch.optim.Adam(parameters, lr=lr, fused=True, capturable=self.capturable)
-
-    def _step(self, name: str, loss: Tensor) -> None:
-        """One step of the optimizer `name`; nothing else takes a gradient from this loss."""
-        optimizer = self.optimizers[name]
-        self.backward(loss, [p for group in optimizer.param_groups for p in group["params"]])
-        optimizer.step()
-        optimizer.zero_grad()
 
     def _critic_loss(self, batch: Transitions) -> tuple[Tensor, Tensor]:
         """The squared TD errors of all members, and mean Q."""

@@ -106,18 +106,18 @@ class IQL(CriticAlgorithm):
             self.count_update()
             return metrics
         value_loss, value, target_q = self.each(self._value_loss)(batch)
-        self._step("value", value_loss)
+        self.step("value", value_loss)
         metrics = {"value_loss": value_loss.detach(), "value": value}
 
         if c.policy:
             self.policy.train()
             policy_loss = self.each(self._policy_loss)(batch, target_q)
-            self._step("model", policy_loss)
+            self.step("model", policy_loss)
             metrics["policy_loss"] = policy_loss.detach()
 
         critic_loss, q = self.each(self._critic_loss)(batch)
-        self._step("critic", critic_loss)
-        self._move_targets()
+        self.step("critic", critic_loss)
+        self.target_networks.move()
         self.count_update()
         return metrics | {"critic_loss": critic_loss.detach(), "q": q}
 

@@ -63,7 +63,7 @@ class IQLODT(StochasticActorCritic):
 
     def update(self, batch: TransitionWindows) -> dict[str, Tensor]:
         loss, value = self.each(self._value_parts)(batch.windows)
-        self._step("value", loss)
+        self.step("value", loss)
         return super().update(batch) | {"value_loss": loss.detach(), "value": value}
 
     def _value_parts(self, windows: Windows) -> tuple[Tensor, Tensor]:

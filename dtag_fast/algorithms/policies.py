@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dtag_fast.algorithms.base import Algorithm
-from dtag_fast.algorithms.lamb import Lamb, clip_
+from dtag_fast.algorithms.lamb import Lamb
 from dtag_fast.algorithms.schedules import set_lr, warmup
 from dtag_fast.algorithms.sequence import (
     check_lengths,
@@ -32,32 +32,26 @@ class PolicyAlgorithm(Algorithm):
     kind = "policy"
 
     def _train(self, model: nn.Module, optimizer: type[torch.optim.Optimizer], **settings) -> None:
-        """Set model, optimizer, exports, modules and optimizers; frozen parameters stay as they are."""
+        """Set model, exports, modules and optimizers; frozen parameters stay as they are."""
         c = self.config
         self.model = model.to(self.device)
         self.exports = self.modules = {"model": self.model}
-        self._trainable = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = optimizer(
-            self._trainable,
-            lr=self.scheduled(c.lr),
-            betas=c.betas,
-            weight_decay=c.weight_decay,
-            capturable=self.capturable,
-            **settings,
-        )
-        self.optimizers = {"model": self.optimizer}
+        self.optimizers = {
+            "model": optimizer(
+                [p for p in self.model.parameters() if p.requires_grad],
+                lr=self.scheduled(c.lr),
+                betas=c.betas,
+                weight_decay=c.weight_decay,
+                capturable=self.capturable,
+                **settings,
+            )
+        }
 
     def _descend(self, loss: Tensor) -> Tensor:
         """One step down the loss; the norm of its gradient before clipping, of the shape of loss."""
         c = self.config
-        self.backward(loss, self._trainable)
-        grad_norm = clip_(
-            [p.grad for p in self._trainable], c.max_grad_norm, self.capturable, self.stack is not None
-        )
-        set_lr(self.optimizer, c.lr * warmup(self._steps_made(), c.warmup))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return grad_norm
+        set_lr(self.optimizers["model"], c.lr * warmup(self._steps_made(), c.warmup))
+        return self.step("model", loss, c.max_grad_norm)
 
     def _steps_made(self) -> int | float | Tensor:
         """Steps of this network so far, as the warm-up counts them."""
@@ -123,10 +117,9 @@ class EntropyConstrained(SequenceAlgorithm):
         self.log_temperature = torch.tensor(
             math.log(c.initial_temperature), device=self.device, requires_grad=True
         )
-        self.temperature_optimizer = torch.optim.Adam(
+        self.optimizers["temperature"] = torch.optim.Adam(
             [self.log_temperature], lr=c.temperature_lr, fused=True, capturable=self.capturable
         )
-        self.optimizers["temperature"] = self.temperature_optimizer
 
     def _move_temperature(self, temperature: Tensor, entropy: Tensor) -> None:
         """The dual step: more weight on the entropy while it is below its target.
@@ -134,9 +127,7 @@ class EntropyConstrained(SequenceAlgorithm):
         Args:
             temperature: lambda, made from log_temperature. entropy: H, without a gradient.
         """
-        self.backward(temperature * (entropy + self.data.action_dim))
-        self.temperature_optimizer.step()
-        self.temperature_optimizer.zero_grad()
+        self.step("temperature", temperature * (entropy + self.data.action_dim))
 
     def extra_tensors(self) -> dict[str, Tensor]:
         """log lambda, where there is one."""

@@ -14,7 +14,6 @@ steps. y_l is known where the episode terminates at l only.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,15 +22,13 @@ from torch import Tensor
 
 from dtag_fast.algorithms import parallel
 from dtag_fast.algorithms.critics import minimum
-from dtag_fast.algorithms.lamb import clip_
 from dtag_fast.algorithms.losses import masked_mean, masked_mse, mean_or_zero, mean_size
 from dtag_fast.algorithms.parallel import mean_over_processes
 from dtag_fast.algorithms.policies import SequenceAlgorithm
 from dtag_fast.algorithms.schedules import cosine, set_lr
-from dtag_fast.algorithms.sequence import (
-    window_sampler,
-)
+from dtag_fast.algorithms.sequence import window_sampler
 from dtag_fast.algorithms.settings import above_0_to_1, at_least_zero, from_0_to_1, positive_integers
+from dtag_fast.algorithms.targets import TargetNetworks, frozen_copy
 from dtag_fast.data import RewardWindows, RewardWindowSampler, TrajectoryStore
 from dtag_fast.models import DecisionTransformer, DecisionTransformerConfig, TwinCritic
 from dtag_fast.models.critics import Activation
@@ -106,9 +103,9 @@ class QT(SequenceAlgorithm):
             state_mean=data.state_mean,
             state_std=data.state_std,
         ).to(self.device)
-        self.target_model, self.target = (
-            copy.deepcopy(network).eval().requires_grad_(False) for network in (self.model, self.critic)
-        )
+        self.target_model = frozen_copy(self.model)
+        self.target_networks = TargetNetworks(c.polyak)
+        self.target = self.target_networks.copy_of(self.critic)
         self.exports = {"model": self.model, "critic": self.critic}
         self.modules = self.exports | {"target_model": self.target_model, "target": self.target}
         self.optimizers = {
@@ -133,16 +130,18 @@ class QT(SequenceAlgorithm):
 
     def update(self, batch: RewardWindows) -> dict[str, Tensor]:
         c = self.config
-        lr = c.lr * cosine(self.schedule_step, c.lr_horizon)
+        for optimizer in self.optimizers.values():
+            set_lr(optimizer, c.lr * cosine(self.schedule_step, c.lr_horizon))
         critic_loss, target_q = self.each(self._critic_parts)(batch)
-        critic_norm = self._step("critic", critic_loss, lr)
+        critic_norm = self.step("critic", critic_loss, c.max_grad_norm)
 
         self.model.train()
         action_loss, q_loss, q = self.each(self._policy_parts)(batch)
         loss = c.eta2 * action_loss + c.eta * q_loss
-        grad_norm = self._step("model", loss, lr)
+        grad_norm = self.step("model", loss, c.max_grad_norm)
 
-        self._move_targets()
+        self.target_networks.move()
+        self._move_target_model()
         self.count_update()
         return {
             "loss": loss.detach(),
@@ -154,17 +153,6 @@ class QT(SequenceAlgorithm):
             "grad_norm": grad_norm,
             "critic_grad_norm": critic_norm,
         }
-
-    def _step(self, name: str, loss: Tensor, lr: float | Tensor) -> Tensor:
-        """One step of the optimizer `name`, which alone takes a gradient; the norm before the clip."""
-        parameters, optimizer = list(self.modules[name].parameters()), self.optimizers[name]
-        self.backward(loss, parameters)
-        grads, stacked = [p.grad for p in parameters], self.stack is not None
-        norm = clip_(grads, self.config.max_grad_norm, self.capturable, stacked)
-        set_lr(optimizer, lr)
-        optimizer.step()
-        optimizer.zero_grad()
-        return norm
 
     def _critic_parts(self, batch: RewardWindows) -> tuple[Tensor, Tensor]:
         """The critic's loss and the mean of its targets."""
@@ -220,10 +208,8 @@ class QT(SequenceAlgorithm):
         return mean_over_processes(side if parallel.rank() == 0 else 0 * side) > 0
 
     @torch.no_grad()
-    def _move_targets(self) -> None:
-        torch._foreach_lerp_(
-            list(self.target.parameters()), list(self.critic.parameters()), self.config.polyak
-        )
+    def _move_target_model(self) -> None:
+        """pi' <- pi' + step (pi - pi'), whose step may be a tensor and 0, unlike that of `TargetNetworks`."""
         step = self._ema_step()
         if isinstance(step, Tensor) or step > 0:
             averaged = list(self.target_model.parameters())

@@ -32,6 +32,7 @@ from dtag_fast.algorithms import (
 from dtag_fast.algorithms.base import Algorithm, DataSpec
 from dtag_fast.algorithms.trained_critic import TrainedCritic
 from dtag_fast.data import TrajectoryStore
+from dtag_fast.data.env_ids import bare_id
 
 
 @dataclass(frozen=True)
@@ -138,19 +139,24 @@ def preset_config(name: str, metadata: dict[str, Any]) -> Any:
 def family_settings(presets: dict[str, dict[str, Any]], metadata: dict[str, Any]) -> dict[str, Any]:
     """What presets hold for a dataset: the settings of its family, then those of its kind."""
     family = family_of(metadata)
-    ids = " ".join(str(metadata.get(key) or "") for key in ("dataset_id", "env_id")).lower()
+    ids = " ".join(_ids(metadata))
     kind = next((kind for kind in _KINDS.get(family, _QUALITIES) if kind in ids), None)
     return {**presets.get(family, {}), **presets.get(f"{family}-{kind}", {})}
 
 
 def family_of(metadata: dict[str, Any]) -> str | None:
     """Family of presets of a dataset, from its environment id or else its own id; None when it has none."""
-    for key in ("env_id", "dataset_id"):
-        text = str(metadata.get(key) or "").lower()
+    for name in _ids(metadata):
         for pattern, family in _FAMILIES.items():
-            if re.search(pattern, text):
+            if re.search(pattern, name):
                 return family
     return None
+
+
+def _ids(metadata: dict[str, Any]) -> tuple[str, str]:
+    """Ids of the environment, without its module, and of the dataset, in lower case; "" for none."""
+    env_id, dataset_id = (str(metadata.get(key) or "").lower() for key in ("env_id", "dataset_id"))
+    return bare_id(env_id), dataset_id
 
 
 def config_from_dict(config_class: type, values: dict[str, Any]) -> Any:

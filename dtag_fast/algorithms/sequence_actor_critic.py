@@ -11,7 +11,6 @@ inside, so that `refine` climbs it; rewards reach it as (reward_scale r + reward
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +30,7 @@ from dtag_fast.algorithms.settings import (
     positive_integers,
 )
 from dtag_fast.algorithms.target_precision import choose_target_precision
+from dtag_fast.algorithms.targets import TargetNetworks
 from dtag_fast.data import TrajectoryStore, TransitionWindows, Windows
 from dtag_fast.data.replay import ReplayBuffer
 from dtag_fast.models import SquashedGaussian, TwinCritic
@@ -70,7 +70,10 @@ class SequenceActorCritic(OnlineSequenceAlgorithm):
     """
 
     def _build_critic(self, target_model: bool = True) -> None:
-        """Set critic, target, target_model if there is one, and add them to exports, modules, optimizers."""
+        """Set critic, target, target_model if there is one, and add them to exports, modules, optimizers.
+
+        `target_networks` moves both targets.
+        """
         c, data = self.config, self.data
         if c.timestep_embedding and data.horizon == c.max_timestep:
             raise ValueError(
@@ -87,14 +90,13 @@ class SequenceActorCritic(OnlineSequenceAlgorithm):
             state_mean=data.state_mean,
             state_std=data.state_std,
         ).to(self.device)
-        self.target = frozen_copy(self.critic)
+        self.target_networks = TargetNetworks(c.polyak)
+        self.target = self.target_networks.copy_of(self.critic)
         self.exports = {"model": self.model, "critic": self.critic}
         self.modules = self.exports | {"target": self.target}
-        self._averages = [(list(self.target.parameters()), list(self.critic.parameters()))]
         if target_model:
-            self.target_model = self.modules["target_model"] = frozen_copy(self.model)
+            self.target_model = self.modules["target_model"] = self.target_networks.copy_of(self.model)
             self._target_precision = choose_target_precision(c.target_precision, c.d_model, self.device)
-            self._averages.append((list(self.target_model.parameters()), list(self.model.parameters())))
         self.optimizers["critic"] = self._adamw(self.critic)
 
     def _adamw(self, network: nn.Module) -> torch.optim.AdamW:
@@ -107,21 +109,10 @@ class SequenceActorCritic(OnlineSequenceAlgorithm):
             capturable=self.capturable,
         )
 
-    def _step(self, name: str, loss: Tensor) -> None:
-        """One step of the optimizer `name`, whose module alone takes a gradient."""
-        self.backward(loss, list(self.modules[name].parameters()))
-        self.optimizers[name].step()
-        self.optimizers[name].zero_grad()
-
-    @torch.no_grad()
-    def _move_targets(self) -> None:
-        for averaged, online in self._averages:
-            torch._foreach_lerp_(averaged, online, self.config.polyak)
-
     def _update_critic(self, batch: TransitionWindows, *given: Tensor) -> dict[str, Tensor]:
         """One step of the critic; `given` are for `_next_values`, (N, ...) of N stacked seeds."""
         loss, q, target = self.each(self._critic_parts)(batch, *given)
-        self._step("critic", loss)
+        self.step("critic", loss)
         return {"critic_loss": loss.detach(), "q": q, "target_q": target}
 
     def _critic_parts(self, batch: TransitionWindows, *given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -211,8 +202,3 @@ class SequenceActorCritic(OnlineSequenceAlgorithm):
 def members_of(values: tuple[Tensor, ...]) -> Tensor:
     """(members, B, K) in full precision, of one (B, K, 1) per member."""
     return in_full(torch.stack(values).squeeze(-1))
-
-
-def frozen_copy(network: nn.Module) -> nn.Module:
-    """That follows it as a target: in eval mode, without gradients."""
-    return copy.deepcopy(network).eval().requires_grad_(False)

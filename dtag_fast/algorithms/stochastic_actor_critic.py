@@ -30,7 +30,7 @@ class StochasticActorCritic(SequenceActorCritic, ODT):
     def update(self, batch: TransitionWindows) -> dict[str, Tensor]:
         metrics = self._update_policy(batch)
         metrics |= self._update_critic(batch, *self._given())
-        self._move_targets()
+        self.target_networks.move()
         self.count_update()
         return metrics
 

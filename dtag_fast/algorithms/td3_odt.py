@@ -94,7 +94,7 @@ class TD3ODT(SequenceActorCritic):
         metrics = self._update_critic(batch)
         if self.updates_done % self.period == self.period - 1:
             self._update_policy(batch.windows)
-            self._move_targets()
+            self.target_networks.move()
         self.count_update()
         told = (name for name in POLICY_METRICS if self.config.alpha > 0 or name not in OF_THE_CRITIC)
         return metrics | {name: self._policy_metrics[name].clone() for name in told}

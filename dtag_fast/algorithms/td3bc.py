@@ -68,10 +68,9 @@ class TD3BC(CriticAlgorithm):
         self.policy = DeterministicPolicy(
             data.state_dim, data.action_dim, c.hidden, activation=c.activation, **self._policy_edges()
         ).to(self.device)
-        self.target_policy = self._frozen_copy(self.policy)
+        self.target_policy = self.target_networks.copy_of(self.policy)
         self.exports["model"] = self.modules["model"] = self.policy
         self.modules["target_policy"] = self.target_policy
-        self._average("target_policy", "model")
         for name in ("model", "critic"):
             self.optimizers[name] = self._adam(self.modules[name].parameters(), c.lr)
         names = ("policy_loss", "imitation_loss", "q_weight")
@@ -79,10 +78,10 @@ class TD3BC(CriticAlgorithm):
 
     def update(self, batch: Transitions) -> dict[str, Tensor]:
         critic_loss, q = self.each(self._critic_loss)(batch)
-        self._step("critic", critic_loss)
+        self.step("critic", critic_loss)
         if self.updates_done % self.period == self.period - 1:
             self._update_policy(batch)
-            self._move_targets()
+            self.target_networks.move()
         self.count_update()
         kept = {name: value.clone() for name, value in self._policy_metrics.items()}
         return {"critic_loss": critic_loss.detach(), "q": q} | kept
@@ -101,7 +100,7 @@ class TD3BC(CriticAlgorithm):
     def _update_policy(self, batch: Transitions) -> None:
         """One step of the policy; its metrics stand until the next one."""
         losses = self.each(self._policy_loss)(batch)
-        self._step("model", losses[0])
+        self.step("model", losses[0])
         for kept, value in zip(self._policy_metrics.values(), losses, strict=True):
             kept.copy_(value.detach())
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from dtag_fast.algorithms.targets import frozen_copy
 from dtag_fast.models import ValueNet
 
 
@@ -26,8 +26,7 @@ class TrainedCritic:
     def frozen(self, device: torch.device) -> TrainedCritic:
         """Copies on a device, in eval mode, whose parameters take no gradients."""
         networks = (self.critic, self.value)
-        copies = [None if n is None else copy.deepcopy(n).to(device).eval() for n in networks]
-        return TrainedCritic(*(None if n is None else n.requires_grad_(False) for n in copies))
+        return TrainedCritic(*(None if n is None else frozen_copy(n).to(device) for n in networks))
 
     def q(self, states: Tensor, actions: Tensor) -> Tensor:
         """The smallest member's Q, as `refine` has it by default: raw (..., S), (..., A) -> (...)."""

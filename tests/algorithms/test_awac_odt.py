@@ -4,15 +4,15 @@ import math
 
 import pytest
 import torch
-from tiny_critics import assert_nothing_left, average, draws_of
+from tiny_critics import average
 from tiny_sequences import (
-    assert_close_networks,
+    assert_updates_equal,
     config_of,
     constant_learner,
     descend_model,
-    doubles,
     in_doubles,
     manual_critic,
+    odt_terms,
     squashed,
     two_steps,
 )
@@ -55,15 +55,13 @@ def test_no_gradient_goes_through_the_weights():
     assert all(p.grad is None for p in learner.critic.parameters())
 
 
-def manual_update(nets, optimizers, temperature, batch, c, number, g):
+def manual_update(learner, nets, optimizers, batch, number, g):
     """Update `number`, counted from 0, in float64; first the policy, then the critic."""
+    c, temperature = learner.config, learner.log_temperature.exp().item()
     noises = [torch.randn(batch.windows.actions.shape, generator=g).double() for _ in range(2)]
     windows, following, rewards, terminal = batch = in_doubles(batch)
     raw, raw_next = (nets["model"].normalizer.inverse(w.states) for w in (windows, following))
-    mask, policy = windows.mask, squashed(nets["model"], windows)
-    nll = -policy.log_prob(windows.actions.clamp(-1 + 1e-6, 1 - 1e-6)).sum(dim=-1)
-    drawn = (policy.base_dist.loc + policy.base_dist.scale * noises[0]).tanh()
-    entropy = -policy.log_prob(drawn).sum(dim=-1)[mask].mean()
+    mask, (nll, drawn, entropy) = windows.mask, odt_terms(nets["model"], windows, noises[0])
     with torch.no_grad():
         better, own = (torch.minimum(*nets["critic"](raw, a)) for a in (windows.actions, drawn))
         weight = ((better - own) / c.beta).exp().clamp(max=20.0).squeeze(-1)
@@ -84,16 +82,7 @@ def manual_update(nets, optimizers, temperature, batch, c, number, g):
 def test_updates_equal_the_formulas(store):
     c = config_of("awac-odt", alpha=0.5, beta=0.3, polyak=0.1, lr=1e-2, critic_lr=1e-2)
     learner = create("awac-odt", store, c)
-    nets, optimizers = doubles(learner)
-    sampler, g = learner.make_sampler(store), torch.Generator().manual_seed(0)
-    for number in range(5):
-        batch, draws, temperature = sampler.sample(g), draws_of(learner), learner.log_temperature.exp().item()
-        expected = manual_update(nets, optimizers, temperature, batch, c, number, draws)
-        metrics = learner.update(batch)
-        for key, value in expected.items():
-            assert metrics[key].item() == pytest.approx(value, rel=1e-3, abs=1e-5), (number, key)
-        assert_nothing_left(learner)
-    assert_close_networks(learner, nets)
+    assert_updates_equal(learner, store, manual_update)
 
 
 def test_bad_settings_are_refused():

@@ -4,16 +4,15 @@ import math
 
 import pytest
 import torch
-from tiny_critics import assert_nothing_left, average, draws_of
+from tiny_critics import average
 from tiny_sequences import (
-    assert_close_networks,
+    assert_updates_equal,
     config_of,
     constant_learner,
     descend_model,
-    doubles,
     in_doubles,
     manual_critic,
-    squashed,
+    odt_terms,
     two_steps,
 )
 
@@ -43,8 +42,9 @@ def test_weights_of_two_steps_by_hand():
         assert found["critic_term"].item() == pytest.approx((2 * w[0] + 3 * w[1]) / 2, rel=1e-4)
 
 
-def manual_update(nets, optimizers, temperature, batch, c, number, g):
+def manual_update(learner, nets, optimizers, batch, number, g):
     """Update `number`, counted from 0, in float64: V, the policy, Q."""
+    c, temperature = learner.config, learner.log_temperature.exp().item()
     noise = torch.randn(batch.windows.actions.shape, generator=g).double()
     windows, following, rewards, terminal = batch = in_doubles(batch)
     raw, raw_next = (nets["model"].normalizer.inverse(w.states) for w in (windows, following))
@@ -57,10 +57,7 @@ def manual_update(nets, optimizers, temperature, batch, c, number, g):
     value_loss.backward()
     optimizers["value"].step()
 
-    policy = squashed(nets["model"], windows)
-    nll = -policy.log_prob(windows.actions.clamp(-1 + 1e-6, 1 - 1e-6)).sum(dim=-1)
-    drawn = (policy.base_dist.loc + policy.base_dist.scale * noise).tanh()
-    entropy = -policy.log_prob(drawn).sum(dim=-1)[mask].mean()
+    nll, _, entropy = odt_terms(nets["model"], windows, noise)
     with torch.no_grad():
         advantage = target_q - nets["value"](raw).squeeze(-1)
         weight = (c.beta * advantage).exp().clamp(max=100.0)
@@ -75,16 +72,7 @@ def manual_update(nets, optimizers, temperature, batch, c, number, g):
 def test_updates_equal_the_formulas(store):
     c = config_of("iql-odt", alpha=0.5, beta=2.0, polyak=0.1, lr=1e-2, critic_lr=1e-2)
     learner = create("iql-odt", store, c)
-    nets, optimizers = doubles(learner)
-    sampler, g = learner.make_sampler(store), torch.Generator().manual_seed(0)
-    for number in range(5):
-        batch, draws, temperature = sampler.sample(g), draws_of(learner), learner.log_temperature.exp().item()
-        expected = manual_update(nets, optimizers, temperature, batch, c, number, draws)
-        metrics = learner.update(batch)
-        for key, value in expected.items():
-            assert metrics[key].item() == pytest.approx(value, rel=1e-3, abs=1e-5), (number, key)
-        assert_nothing_left(learner)
-    assert_close_networks(learner, nets)
+    assert_updates_equal(learner, store, manual_update)
 
 
 def test_the_run_holds_v(store, tmp_path):

@@ -78,6 +78,8 @@ SMALL = {
         ({"dataset_id": "test/pendulant-v0"}, None),
         ({"env_id": None, "dataset_id": "D4RL/pointmaze/umaze-v2"}, "maze2d"),
         ({"env_id": "Pendulum-v1"}, None),
+        ({"env_id": "my.envs:Own/Hopper-v5"}, "hopper"),
+        ({"env_id": "hopper_envs:Pendulum-v1"}, None),
         ({}, None),
     ],
 )

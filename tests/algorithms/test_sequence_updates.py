@@ -104,7 +104,7 @@ def test_the_clip_bounds_the_gradient(store, name, config):
     g = torch.Generator().manual_seed(0)
     torch.nn.init.normal_(learner.model.action_head.weight, std=10.0, generator=g)
     seen = []
-    learner.optimizer.register_step_pre_hook(
+    learner.optimizers["model"].register_step_pre_hook(
         lambda optimizer, args, kwargs: seen.append(
             torch.cat([p.grad.flatten() for p in learner.model.parameters()]).norm().item()
         )

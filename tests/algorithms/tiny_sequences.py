@@ -5,8 +5,9 @@ import dataclasses
 import math
 
 import numpy as np
+import pytest
 import torch
-from tiny_critics import fill
+from tiny_critics import assert_nothing_left, draws_of, fill
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 from dtag_fast.algorithms import ALGORITHMS, create
@@ -112,6 +113,14 @@ def squashed(model, windows) -> TransformedDistribution:
     return TransformedDistribution(Normal(mean, log_std.exp()), [TanhTransform(cache_size=1)])
 
 
+def odt_terms(model, windows, noise) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """-log pi of the recorded actions (B, K), actions (B, K, A) drawn with the noise, and H by them."""
+    policy = squashed(model, windows)
+    nll = -policy.log_prob(windows.actions.clamp(-1 + 1e-6, 1 - 1e-6)).sum(dim=-1)
+    drawn = (policy.base_dist.loc + policy.base_dist.scale * noise).tanh()
+    return nll, drawn, -policy.log_prob(drawn).sum(dim=-1)[windows.mask].mean()
+
+
 def manual_critic(nets, optimizer, batch, y):
     """One step of the critic towards y (B, K); the loss, one real step at a time."""
     windows = batch.windows
@@ -127,6 +136,27 @@ def manual_critic(nets, optimizer, batch, y):
     loss.backward()
     optimizer.step()
     return loss.item()
+
+
+def assert_updates_equal(learner, store, manual_update):
+    """Metrics and weights of six updates, some of windows with padding, equal those in float64.
+
+    manual_update(learner, nets, optimizers, batch, number, draws) makes update `number`, counted from 0, of
+    what `doubles` gives; `draws` is a generator that draws what the learner is about to draw. It returns
+    metrics by name.
+    """
+    nets, optimizers = doubles(learner)
+    sampler, g, padded = learner.make_sampler(store), torch.Generator().manual_seed(0), []
+    for number in range(6):
+        batch = sampler.sample(g)
+        padded.append(not batch.windows.mask.all())
+        expected = manual_update(learner, nets, optimizers, batch, number, draws_of(learner))
+        metrics = learner.update(batch)
+        for key, value in expected.items():
+            assert metrics[key].item() == pytest.approx(value, rel=1e-3, abs=1e-6), (number, key)
+        assert_nothing_left(learner)
+    assert any(padded)
+    assert_close_networks(learner, nets)
 
 
 def assert_close_networks(learner, nets):

@@ -138,6 +138,7 @@ def _show(args: ShowArgs, console: Console) -> None:
 
 
 def _facts(metadata: dict, summary) -> Iterator[tuple[str, str]]:
+    from dtag_fast.data.scores import why_no_score
     from dtag_fast.data.summary import QUANTILES
 
     limit = metadata.get("max_episode_steps")
@@ -169,7 +170,7 @@ def _facts(metadata: dict, summary) -> Iterator[tuple[str, str]]:
     yield "length quantiles", _pairs(marks, summary.length_quantiles, ".0f")
     score = summary.score
     if score is None:
-        yield "normalised score", "none: neither the dataset nor D4RL's table has references for this task"
+        yield "normalised score", f"none: {why_no_score(metadata)}"
     else:
         yield (
             "normalised score",

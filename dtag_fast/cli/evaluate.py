@@ -195,7 +195,9 @@ def results_table(result) -> Table:
         r = references[0]
         note = f"; {r.note}" if r.note else ""
         table.caption = f"normalised: 0 = {r.ref_min:g}, 100 = {r.ref_max:g} ({r.source}){note}"
-        table.caption_justify = "left"
+    elif result.not_normalized:
+        table.caption = f"normalised: none; {result.not_normalized}"
+    table.caption_justify = "left"
     return table
 
 

@@ -203,6 +203,8 @@ def cells_table(result) -> Table:
                 "-" if r.mean_q_gain is None else f"{r.mean_q_gain:.3g}",
             ]
         table.add_row(*([f"{r.cell.checkpoint_step:,}"] if several else []), *row)
+    if result.not_normalized:
+        table.caption, table.caption_justify = f"normalised: none; {result.not_normalized}", "left"
     return table
 
 

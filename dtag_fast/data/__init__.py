@@ -16,6 +16,7 @@ _EXPORTS = {
     "NormalizedScore": "dtag_fast.data.scores",
     "normalized_score": "dtag_fast.data.scores",
     "reference_of": "dtag_fast.data.scores",
+    "why_no_score": "dtag_fast.data.scores",
     "ReplayBuffer": "dtag_fast.data.replay",
     "RewardWindows": "dtag_fast.data.reward_windows",
     "RewardWindowSampler": "dtag_fast.data.reward_windows",

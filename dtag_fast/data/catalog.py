@@ -1,5 +1,6 @@
 """Which Minari datasets lie on this machine, and where Minari looks for them."""
 
+import difflib
 import json
 import os
 from collections.abc import Iterator
@@ -60,14 +61,18 @@ def list_local(root: str | os.PathLike | None = None) -> list[LocalDataset]:
 
 
 def not_found(name: str) -> FileNotFoundError:
-    """The error for a dataset that is not on this machine: what there is, where it belongs, how to get it."""
+    """The error for a dataset that is not on this machine: what there is, what is near it, how to get it."""
+    from dtag_fast.data.recipes import command_for
+
     root = minari_root()
     ids = [dataset.dataset_id for dataset in list_local(root)]
+    near = difflib.get_close_matches(name, ids, n=3)
+    meant = f"; near it: {', '.join(near)}" if len(near) not in (0, len(ids)) else ""
     return FileNotFoundError(
         f"dataset: {name!r} is neither a file, a folder nor a Minari dataset under {root} ({_origin()}), "
-        f"which holds {', '.join(ids) or 'no datasets'}; put it at {root / name / 'data'}, point "
+        f"which holds {', '.join(ids) or 'no datasets'}{meant}; put it at {root / name / 'data'}, point "
         f"{ROOT_VARIABLE} to its root, download it with `dtag data download {name}`, make one of a D4RL file "
-        f"with `dtag data import FILE --id {name}`, or collect one with `dtag data make pointmaze-umaze`"
+        f"with `dtag data import FILE --id {name}`, or collect one with `{command_for(name)}`"
     )
 
 

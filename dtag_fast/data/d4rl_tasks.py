@@ -7,20 +7,10 @@ and the dataset ids themselves, which pickled trajectories use ("hopper-medium-v
 import re
 from dataclasses import dataclass, field
 
+from dtag_fast.data import d4rl_limits
 from dtag_fast.data.pointmaze import d4rl, env_spec
 from dtag_fast.data.scores import Reference, reference_of
 
-# D4RL's own step limits. The environments of Gymnasium have the same ones, but for pen (200).
-_LOCOMOTION_LIMIT, _ADROIT_LIMIT, _PEN_LIMIT, _KITCHEN_LIMIT = 1000, 200, 100, 280
-_MAZE_LIMITS = {
-    ("open", "0"): 150,
-    ("umaze", "0"): 150,
-    ("medium", "0"): 250,
-    ("large", "0"): 600,
-    ("umaze", "1"): 300,
-    ("medium", "1"): 600,
-    ("large", "1"): 800,
-}
 _LOCOMOTION_ENVIRONMENTS = {
     "hopper": "Hopper-v4",
     "halfcheetah": "HalfCheetah-v4",
@@ -90,7 +80,7 @@ def _locomotion(stem: str) -> Task | None:
     # Ant's 111 observations of v2 are v4's 27 and the contact forces.
     kwargs = {"use_contact_forces": True} if body == "ant" else {}
     name = f"{body}-{kind}-v{match[3] or 0}"
-    return Task(name, "locomotion", _LOCOMOTION_LIMIT, _LOCOMOTION_ENVIRONMENTS[body], kwargs)
+    return Task(name, "locomotion", d4rl_limits.LOCOMOTION, _LOCOMOTION_ENVIRONMENTS[body], kwargs)
 
 
 def _maze2d(stem: str) -> Task | None:
@@ -100,7 +90,7 @@ def _maze2d(stem: str) -> Task | None:
     size, version = match[1], match[3] or "0"
     kind = "dense" if match[2] == "-dense" else "sparse"
     name = f"maze2d-{size}{'-dense' if kind == 'dense' else ''}-v{version}"
-    limit, maze = _MAZE_LIMITS.get((size, version)), d4rl.D4RL_MAZES[size]
+    limit, maze = d4rl_limits.MAZE2D.get((size, version)), d4rl.D4RL_MAZES[size]
     if limit is None:
         return Task(name, "maze2d", None, env_note=f"D4RL has no {name}, so its step limit is not known")
     return Task(name, "maze2d", limit, maze.env_id, env_spec(maze)["kwargs"], d4rl.WRAPPERS[kind])
@@ -121,7 +111,7 @@ def _antmaze(stem: str) -> Task | None:
     return Task(
         f"antmaze-{size}{kind}-v{version}",
         "antmaze",
-        700 if size == "umaze" else 1000,
+        d4rl_limits.ANTMAZE[size],
         env_note="D4RL's antmaze has no equal in Gymnasium-Robotics: AntMaze's ant has motors five times as "
         "strong, acts every 0.05 s in place of 0.1 s, and its maze is mirrored",
     )
@@ -135,7 +125,7 @@ def _adroit(stem: str) -> Task | None:
         hand, kind, version = match[1], match[2], match[3]
     else:
         return None
-    limit = _PEN_LIMIT if hand == "pen" else _ADROIT_LIMIT
+    limit = d4rl_limits.PEN if hand == "pen" else d4rl_limits.ADROIT
     return Task(f"{hand}-{kind}-v{version}", "adroit", limit, f"AdroitHand{hand.capitalize()}-v1")
 
 
@@ -150,7 +140,7 @@ def _kitchen(stem: str) -> Task | None:
     return Task(
         f"kitchen-{kind}-v0",
         "kitchen",
-        _KITCHEN_LIMIT,
+        d4rl_limits.KITCHEN,
         env_note="D4RL's kitchen has no equal in Gymnasium-Robotics: FrankaKitchen's observations hold "
         "velocities, have a tenth of the noise and say the goals in a Dict",
     )

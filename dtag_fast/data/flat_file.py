@@ -10,7 +10,8 @@ import numpy as np
 
 from dtag_fast.data.d4rl_tasks import task_of
 from dtag_fast.data.discrete import DiscreteActions, discrete_facts
-from dtag_fast.data.scores import reference_of
+from dtag_fast.data.env_ids import module_of, without_known_module
+from dtag_fast.data.scores import reference_of, why_no_score
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Environment:
     """An environment that the user named for a file.
 
     Attributes:
-        spec: {"id", "kwargs", "max_episode_steps"}.
+        spec: {"id", "kwargs", "max_episode_steps"}; the id with the module that registers it, if one does.
         state_dim: S, length of its observations.
         action_low, action_high: (A,) lists; empty where actions are discrete.
         discrete: the action space where it is discrete.
@@ -67,6 +68,9 @@ class FlatFile:
             "ref_source": reference.source if reference else None,
             "description": f"read from {path.name}",
         }
+        if reference and (reason := why_no_score(self.metadata)):
+            self.metadata |= dict.fromkeys(("ref_min_score", "ref_max_score", "ref_source"))
+            self.notes.append(f"reference scores are left out: {reason}")
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -172,18 +176,22 @@ class FlatFile:
 def environment_of(env_id: str) -> Environment:
     """Make an environment once to learn its spaces and step limit.
 
+    Args:
+        env_id: Gymnasium id ("Hopper-v5", "my_package:MyEnv-v0").
+
     Raises:
-        gymnasium.error.Error: an id nobody registered.
+        gymnasium.error.Error: an id nobody registered, or whose module cannot be imported.
         ValueError: its observations or actions are no vectors, or it needs a package that is missing.
     """
     import gymnasium
 
     from dtag_fast.data import robotics
+    from dtag_fast.data.gymnasium_env import make_gymnasium_env
 
+    env_id = without_known_module(env_id)
     robotics.register_for(env_id, "env")
-    env = gymnasium.make(env_id, disable_env_checker=True)
+    env = make_gymnasium_env(env_id)
     try:
-        robotics.remove_model_file(env)
         actions, discrete = env.action_space, None
         if isinstance(actions, gymnasium.spaces.Discrete):
             discrete = DiscreteActions(int(actions.n), int(actions.start))
@@ -196,7 +204,7 @@ def environment_of(env_id: str) -> Environment:
                     "discrete"
                 )
         spec = {
-            "id": env.spec.id,
+            "id": f"{module}:{env.spec.id}" if (module := module_of(env_id)) else env.spec.id,
             "kwargs": dict(env.spec.kwargs),
             "max_episode_steps": env.spec.max_episode_steps,
         }

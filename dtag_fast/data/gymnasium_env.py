@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import gymnasium
 
 from dtag_fast.data import robotics
+from dtag_fast.data.env_ids import bare_id, module_of
 
 # Said for every HalfCheetah that is built; it concerns Gymnasium's model file, not the user.
 _NOISE = "compiler attribute 'settotalmass' is deprecated"
@@ -50,9 +51,20 @@ def make_gymnasium_env(
     return env
 
 
+def registered_limit(env_id: str) -> int | None:
+    """Time limit in steps that an id is registered with; None where it has none or nobody registered it.
+
+    Raises:
+        gymnasium.error.UnregisteredEnv: its module cannot be imported.
+    """
+    _import_module_of(env_id)
+    spec = gymnasium.registry.get(bare_id(env_id))
+    return spec and spec.max_episode_steps
+
+
 def _import_module_of(env_id: str) -> None:
     """Import the module that "module:id" names, which registers the id."""
-    module = env_id.rpartition(":")[0]
+    module = module_of(env_id)
     try:
         if module:
             importlib.import_module(module)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dtag_fast.data import catalog
+from dtag_fast.data import catalog, env_ids
 from dtag_fast.data.discrete import DiscreteActions, discrete_facts
 from dtag_fast.data.flat_file import FlatFile, environment_of
 from dtag_fast.data.minari_reader import (
@@ -26,7 +26,7 @@ from dtag_fast.data.sources import open_file
 from dtag_fast.data.validation import check_episode
 
 _KEPT = ("env_spec", "eval_env_spec", "requirements", "algorithm_name", "code_permalink")  # of the first part
-_AGREED = ("env_spec", "ref_min_score", "ref_max_score")  # parts of one dataset must have the same
+_REFERENCES = ("ref_min_score", "ref_max_score")
 
 Progress = Callable[[int, int], None]
 
@@ -62,7 +62,7 @@ def import_files(
         if not file.is_file():
             raise FileNotFoundError(f"FILE: {file} is no file; give a D4RL file or a pickle of trajectories")
         sources.append(open_file(file, environment))
-    _expect_agreement({str(source.path): source.metadata for source in sources})
+    agreed = _agreed({str(source.path): source.metadata for source in sources})
     described = [source.describe() for source in sources]
     dims = {
         (source.state_dim, "discrete" if DiscreteActions.of(one) else len(one["action_low"]))
@@ -73,7 +73,7 @@ def import_files(
             "FILE: the files have different sizes of observation and action, "
             f"{sorted(dims, key=lambda sizes: (sizes[0], str(sizes[1])))}; import them one by one"
         )
-    metadata = described[0] | _common_actions(described)
+    metadata = described[0] | agreed | _common_actions(described)
     discrete = DiscreteActions.of(metadata)
     spaces = _spaces(sources[0].state_dim, metadata)
     with new_dataset(dataset_id) as folder:
@@ -92,7 +92,8 @@ def import_files(
 def combine(ids: Sequence[str], dataset_id: str, progress: Progress | None = None) -> None:
     """Join Minari datasets of one task, as medium and expert; episodes are copied with all they hold.
 
-    Reference scores and environment are kept, where `minari.combine_datasets` drops the scores.
+    Reference scores and environment are kept, where `minari.combine_datasets` drops the scores; parts without
+    reference scores take those of the others.
 
     Args:
         ids: of at least two datasets under the Minari root.
@@ -113,7 +114,7 @@ def combine(ids: Sequence[str], dataset_id: str, progress: Progress | None = Non
         if not folder.is_dir():
             raise catalog.not_found(name)
     sources = [open_source(folder) for folder in folders]
-    _expect_agreement({name: source.metadata for name, source in zip(ids, sources, strict=True)})
+    agreed = _agreed({name: source.metadata for name, source in zip(ids, sources, strict=True)})
     storages = [MinariStorage.read(folder) for folder in folders]
     first = storages[0]
     for name, storage in zip(ids, storages, strict=True):
@@ -123,7 +124,7 @@ def combine(ids: Sequence[str], dataset_id: str, progress: Progress | None = Non
                 f"{storage.action_space}, {ids[0]} has {first.observation_space} and {first.action_space}; "
                 "combine datasets of one environment"
             )
-    metadata = sources[0].metadata | {"description": f"combined from {', '.join(ids)}"}
+    metadata = sources[0].metadata | agreed | {"description": f"combined from {', '.join(ids)}"}
     notes = [f"{name}: {note}" for name, source in zip(ids, sources, strict=True) for note in source.notes]
     about = [storage.metadata for storage in storages]
     more = {key: about[0][key] for key in _KEPT if key in about[0]}
@@ -137,16 +138,46 @@ def combine(ids: Sequence[str], dataset_id: str, progress: Progress | None = Non
         _update(folder, dataset_id, metadata, more)
 
 
-def _expect_agreement(parts: dict[str, dict]) -> None:
-    """Refuse parts whose environments or reference scores differ; scores mean nothing on such a mixture."""
-    (first, agreed), *others = parts.items()
+def _agreed(parts: dict[str, dict]) -> dict:
+    """The environment and the reference scores of all parts, as metadata; scores mean nothing on a mixture.
+
+    Reference scores belong to the environment, so those of some parts are those of all, if it is recorded. An
+    id that names its module goes before one that does not, as versions before recorded it.
+
+    Raises:
+        ValueError: parts whose environments or reference scores differ.
+    """
+    (first, about), *others = parts.items()
+    agreed = {key: about[key] for key in ("env_id", "env_spec", "max_episode_steps")}
     for name, metadata in others:
-        for key in _AGREED:
-            if metadata[key] != agreed[key]:
-                raise ValueError(
-                    f"{key}: {first} has {_brief(agreed[key])}, {name} has {_brief(metadata[key])}; one "
-                    "dataset has one task: combine data of the same environment and reference scores"
-                )
+        if not _same_spec(about["env_spec"], metadata["env_spec"]):
+            raise _differing("env_spec", (first, about), (name, metadata))
+        if metadata["env_spec"] and env_ids.module_of(metadata["env_id"]):
+            agreed |= {key: metadata[key] for key in agreed}
+    scored = {name: one for name, one in parts.items() if None not in (one[key] for key in _REFERENCES)}
+    if scored:
+        if agreed["env_spec"] is None:  # nothing says that the others are of the same task
+            scored = parts
+        (first, about), *others = scored.items()
+        for name, metadata in others:
+            for key in _REFERENCES:
+                if metadata[key] != about[key]:
+                    raise _differing(key, (first, about), (name, metadata))
+        agreed |= {key: about[key] for key in (*_REFERENCES, "ref_source")}
+    return agreed
+
+
+def _same_spec(one: dict | None, other: dict | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one | {"id": None} == other | {"id": None} and env_ids.is_same(one.get("id"), other.get("id"))
+
+
+def _differing(key: str, first: tuple[str, dict], other: tuple[str, dict]) -> ValueError:
+    has = ", ".join(f"{name} has {_brief(metadata[key])}" for name, metadata in (first, other))
+    return ValueError(
+        f"{key}: {has}; one dataset has one task: combine data of the same environment and reference scores"
+    )
 
 
 def _brief(value) -> str:
@@ -185,7 +216,7 @@ def _gymnasium_spec(spec: dict | None):
     if spec is None or spec.get("wrapper"):  # Minari would rebuild another task
         return None
     try:
-        known = copy.deepcopy(gymnasium.spec(spec["id"]))
+        known = copy.deepcopy(gymnasium.spec(env_ids.bare_id(spec["id"])))
     except gymnasium.error.Error:  # of a package that is not here; dtag_fast keeps its own description
         return None
     known.kwargs = {**known.kwargs, **spec["kwargs"]}

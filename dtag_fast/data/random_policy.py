@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from dtag_fast.data.env_ids import bare_id, module_of, without_known_module
 from dtag_fast.data.gymnasium_env import close_env, make_gymnasium_env, mujoco_noise_removed
 from dtag_fast.data.minari_reader import (
     ENV_SPEC_KEY,
@@ -59,9 +60,9 @@ def make_random(
     written. Memory is 64 episodes at most, whatever the number of steps.
 
     The metadata holds, beside Minari's own fields: "dtag_recipe" (what made the data); D4RL's reference
-    scores where the environment is, by `scores.reference_of`, D4RL's task without a difference worth a note,
-    and its time limit the registered one (elsewhere the reader looks them up, with the note); "dtag_env_spec"
-    for an id "module:Id", of which Gymnasium's own description keeps no module.
+    scores where the environment, with its time limit, is D4RL's task without a difference worth a note, by
+    `scores.reference_of` (elsewhere the reader looks them up, with the note); "dtag_env_spec" for an id
+    "module:Id", of which Gymnasium's own description keeps no module.
 
     Args:
         env_id: Gymnasium id of an environment with Box or Discrete actions ("Hopper-v5", "CartPole-v1",
@@ -85,8 +86,7 @@ def make_random(
     """
     _expect_at_least(1, steps=steps, max_episode_steps=max_episode_steps)
     _expect_at_least(0, seed=seed)
-    # Gymnasium knows this module's ids without it once they are registered, and so do presets and scores.
-    env_id = env_id.removeprefix("gymnasium_robotics:")
+    env_id = without_known_module(env_id)
     dataset_id = dataset_id or default_id(env_id, steps, seed)
     recipe = {
         "policy": "uniformly random",
@@ -120,7 +120,7 @@ def default_id(env_id: str, steps: int, seed: int) -> str:
     The environment goes without module and version, in lower case, and with "-" for what Minari does not
     take: ("Hopper-v5", 100_000, 0) -> "random/hopper-100000-s0-v0".
     """
-    name = re.sub(r"-v\d+$", "", env_id.rpartition(":")[2]).lower()
+    name = re.sub(r"-v\d+$", "", bare_id(env_id)).lower()
     name = re.sub(r"[^a-z0-9_]+", "-", name).strip("-") or "environment"
     return f"random/{name}-{steps}-s{seed}-v0"
 
@@ -217,7 +217,7 @@ def _build(env_id: str, max_episode_steps: int | None) -> gymnasium.Env:
             f"env_id: {env_id} could not be built: {type(error).__name__}: {error}; taken is what "
             "gymnasium.make builds without further arguments"
         ) from error
-    if env.spec.id != env_id.rpartition(":")[2]:
+    if env.spec.id != bare_id(env_id):
         close_env(env)
         raise ValueError(
             f"env_id: {env_id} is {env.spec.id} with the packages installed here and may be another with "
@@ -269,10 +269,10 @@ def _about(
         about[NOTES_KEY] = [
             f"entries of the observation that are no Box of one dimension are left out: {names}"
         ]
-    if ":" in env_id or recordable(registered) is None:
+    if module_of(env_id) or recordable(registered) is None:
         about[ENV_SPEC_KEY] = {"id": env_id, "kwargs": {}, "max_episode_steps": limit}
-    reference = reference_of(env_id)
-    if reference is not None and not reference.note and limit == registered.max_episode_steps:
+    reference = reference_of({"env_id": env_id, "max_episode_steps": limit})
+    if reference is not None and not reference.note:
         about |= {
             "ref_min_score": reference.ref_min,
             "ref_max_score": reference.ref_max,

@@ -1,7 +1,8 @@
 """Reference scores and normalised returns: 100 * (return - random) / (expert - random).
 
 Table: D4RL (Fu et al., 2020), `d4rl/infos.py`. A dataset's own references go first and the source is always
-named, so that numbers of two scales are never mixed in silence.
+named, so that numbers of two scales are never mixed in silence. Returns grow with the length of episodes,
+so D4RL's references hold under the step limits that they were measured with (`d4rl_limits`) and no others.
 """
 
 import re
@@ -10,6 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dtag_fast.data import d4rl_limits
+from dtag_fast.data.env_ids import bare_id
 from dtag_fast.data.pointmaze import d4rl
 
 # name -> (return of a random policy, return of the reference expert)
@@ -72,6 +75,10 @@ _WRAPPER_NOTES = dict.fromkeys(
 )
 
 
+_OF_TABLE = "d4rl: "  # begins the source of references that are this table's
+_NO_REFERENCES = "neither the dataset nor D4RL's table has references for this task"
+
+
 @dataclass(frozen=True)
 class Reference:
     """Returns that stand for a score of 0 and of 100.
@@ -108,29 +115,60 @@ class NormalizedScore:
 def reference_of(task: str | Mapping, source: str | None = None) -> Reference | None:
     """References of a task.
 
+    D4RL's are not those of an environment with another step limit; one that nothing is known of counts as
+    the registered one. References that a dataset brings of its own hold for its environment.
+
     Args:
-        task: metadata of a store, or the id of an environment ("Hopper-v4"), of a D4RL dataset
-            ("hopper-medium-v2") or of a Minari dataset ("mujoco/hopper/medium-v0").
+        task: metadata of a store, or the id of an environment ("Hopper-v4", "module:Hopper-v4"), of a D4RL
+            dataset ("hopper-medium-v2") or of a Minari dataset ("mujoco/hopper/medium-v0").
         source: "dataset" or "d4rl" to allow only that one; None: the dataset's own first.
 
     Returns:
-        None where there is no reference.
+        None where there is no reference, or none that holds; `why_no_score` says which.
     """
+    return _find(task, source)[0]
+
+
+def why_no_score(task: str | Mapping, source: str | None = None) -> str:
+    """Why a task has no normalised score, as a clause; "" where it has one. Arguments as `reference_of`."""
+    return _find(task, source)[1]
+
+
+def _find(task: str | Mapping, source: str | None) -> tuple[Reference | None, str]:
+    """The references that hold, and why there are none ("" where there are)."""
+    reference, limit = _references_of(task, source)
+    if reference is None:
+        return None, _NO_REFERENCES
+    if limit is not None and reference.source.startswith(_OF_TABLE):
+        family = reference.source.removeprefix(_OF_TABLE)
+        limits = d4rl_limits.limits_of(family)
+        if limits and limit not in limits:
+            steps = " or ".join(map(str, limits))
+            return None, (
+                f"D4RL's references of {family} are returns within {steps} steps, an episode here has up to "
+                f"{limit}"
+            )
+    return reference, ""
+
+
+def _references_of(task: str | Mapping, source: str | None) -> tuple[Reference | None, int | None]:
+    """References of a task whatever its step limit, and that limit; None where nothing is known of it."""
     if source not in (None, "dataset", "d4rl"):
         raise ValueError(f"source: expected 'dataset', 'd4rl' or None, got {source!r}")
     if isinstance(task, str):
-        return None if source == "dataset" else _from_table(task)
-    wrapper = (task.get("env_spec") or {}).get("wrapper")
+        return (None if source == "dataset" else _from_table(task)), None
+    spec = task.get("env_spec") or {}
+    wrapper, limit = spec.get("wrapper"), spec.get("max_episode_steps") or task.get("max_episode_steps")
     note = _WRAPPER_NOTES.get(wrapper, "")
     if source != "d4rl" and task.get("ref_min_score") is not None and task.get("ref_max_score") is not None:
         references = float(task["ref_min_score"]), float(task["ref_max_score"])
-        return Reference(*references, task.get("ref_source") or "dataset", note)
+        return Reference(*references, task.get("ref_source") or "dataset", note), limit
     if source == "dataset":
-        return None
+        return None, limit
     # A wrapper ("wrapper" in the environment's spec) makes another task of the same environment id.
     names = (task.get("dataset_id"),) if wrapper else (task.get("env_id"), task.get("dataset_id"))
-    found = next((found for name in names if name and (found := _from_table(name))), None)
-    return replace(found, note=note) if found and note else found
+    found = next((found for name in names if name and (found := _from_table(name, limit))), None)
+    return (replace(found, note=note) if found and note else found), limit
 
 
 def normalized_score(returns, task: str | Mapping, source: str | None = None) -> NormalizedScore | None:
@@ -141,7 +179,7 @@ def normalized_score(returns, task: str | Mapping, source: str | None = None) ->
         task, source: see `reference_of`.
 
     Returns:
-        None where the task has no references.
+        None where the task has no references that hold, see `why_no_score`.
     """
     reference = reference_of(task, source)
     if reference is None:
@@ -157,11 +195,15 @@ def normalized_score(returns, task: str | Mapping, source: str | None = None) ->
     )
 
 
-def _from_table(name: str) -> Reference | None:
+def _from_table(name: str, limit: int | None = None) -> Reference | None:
+    """References by the name of an environment or dataset, and what its step limit leaves to be noted."""
+    name = bare_id(name)
     for pattern, key in _NAMES:
         match = re.fullmatch(pattern, name)
         family = match.expand(key).lower() if match else None
         if family in D4RL_REFERENCES:
             note = next((text for pattern, text in _NOTES if re.fullmatch(pattern, name)), "")
-            return Reference(*D4RL_REFERENCES[family], f"d4rl: {family}", note)
+            if family == "pen" and limit == d4rl_limits.PEN:
+                note = ""
+            return Reference(*D4RL_REFERENCES[family], f"{_OF_TABLE}{family}", note)
     return None

@@ -1,8 +1,11 @@
 """Reuse of finished pieces of an experiment: a piece is redone unless the same recipe already made it.
 
-Beside each piece NAME (a file or a folder) stands recipes/NAME.json with what it was made from and whether it
-was finished. A piece is reused only if every value of the recipe is the same, and the recipe holds a
-fingerprint of the source code, so that nothing older than the code that would make it is shown.
+Beside each piece (a folder NAME or a file NAME.json) stands recipes/NAME.json with what it was made from and
+whether it was finished. A piece is reused only if every value of the recipe is the same, and the recipe holds
+a fingerprint of the source code, so that nothing older than the code that would make it is shown.
+
+Older versions wrote recipes/NAME.json.json for a file NAME.json. Such a record counts as it did until the
+piece is begun again, so that what they made is neither lost nor taken for somebody else's.
 """
 
 import hashlib
@@ -42,17 +45,25 @@ class Pieces:
         """What is there of piece `name`, and in words how its recipe differs (empty unless OTHER).
 
         Raises:
-            ValueError: something is in its place that no recipe describes, so that it must not be removed.
+            ValueError: something is in its place that no recipe describes, so that it must not be removed; or
+                the recipe in that place is another piece's.
         """
-        file = self._recipe_file(name)
-        if not file.exists():
+        # Written by an older version after a newer one, which leaves none, or by an older one alone.
+        files = [file for file in (self._older_recipe_file(name), self._recipe_file(name)) if file.exists()]
+        if not files:
             if self.path(name).exists():
                 raise ValueError(
                     f"out: {self.path(name)} was not made by this experiment; "
                     "take another folder or move it away"
                 )
             return Found.NOTHING, ""
-        record = json.loads(file.read_text())
+        record = json.loads(files[0].read_text())
+        owner = record.get("piece", files[0].stem)
+        if owner != name:
+            raise ValueError(
+                f"out: {files[0]} is the recipe of {owner}, not of {name}; "
+                "take another folder or move it away"
+            )
         wanted = json.loads(json.dumps(recipe))
         if record["recipe"] != wanted:
             return Found.OTHER, _difference(record["recipe"], wanted)
@@ -77,10 +88,17 @@ class Pieces:
         self._write(name, recipe, finished=True)
 
     def _recipe_file(self, name: str) -> Path:
+        return self.root / "recipes" / f"{name.removesuffix('.json')}.json"
+
+    def _older_recipe_file(self, name: str) -> Path:
+        """Where older versions wrote it; the same place for a folder."""
         return self.root / "recipes" / f"{name}.json"
 
     def _write(self, name: str, recipe: dict, *, finished: bool) -> None:
-        write_json(self._recipe_file(name), {"finished": finished, "recipe": recipe})
+        file, older = self._recipe_file(name), self._older_recipe_file(name)
+        write_json(file, {"piece": name, "finished": finished, "recipe": recipe})
+        if older != file:
+            older.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value) -> None:

@@ -134,7 +134,8 @@ def _summary(name: str, suite: Suite, results: list[dict], claims: list[Claim]) 
 
 def _begun_seeds(out: Path) -> list[int]:
     """The seeds of which `out` has a recipe."""
-    names = (re.fullmatch(r"seed-(\d+)\.json", file.stem) for file in (out / "recipes").glob("*.json"))
+    # Older versions wrote seed-0.json.json (see `reuse`).
+    names = (re.fullmatch(r"seed-(\d+)(\.json)?", file.stem) for file in (out / "recipes").glob("*.json"))
     return [int(name[1]) for name in names if name]
 
 

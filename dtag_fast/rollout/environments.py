@@ -13,8 +13,8 @@ from typing import NamedTuple
 import gymnasium
 import numpy as np
 
-from dtag_fast.data import DiscreteActions, flatten_observation
-from dtag_fast.data.gymnasium_env import close_env, make_gymnasium_env
+from dtag_fast.data import DiscreteActions, env_ids, flatten_observation
+from dtag_fast.data.gymnasium_env import close_env, make_gymnasium_env, registered_limit
 from dtag_fast.rollout.faults import Fault
 from dtag_fast.rollout.maze2d import WRAPPERS
 
@@ -28,20 +28,37 @@ def make_env(
         env_id: Gymnasium id ("Hopper-v5", "my_package:MyEnv-v0").
         env_spec: the dataset's description: Gymnasium's EnvSpec as a dict, or {"id", "kwargs",
             "max_episode_steps", "wrapper"}, the wrapper one of `maze2d.WRAPPERS` or None. Used when its id
-            is `env_id`; another `env_id` is built from its registration.
+            is `env_id`, where one of the two may lack the module; another `env_id` is built from its
+            registration.
         max_episode_steps: time limit in steps, when `env_spec` has none.
 
     Raises:
         ValueError: unknown `wrapper`, or an environment of Gymnasium-Robotics without that package.
         gymnasium.error.UnregisteredEnv: an id nobody registered, or whose module cannot be imported.
     """
-    spec = env_spec if env_spec and env_spec.get("id") == env_id else {}
+    spec = _spec_of(env_id, env_spec)
+    if spec and not env_ids.module_of(env_id):
+        env_id = spec["id"]
     wrapper = spec.get("wrapper")
     if wrapper is not None and wrapper not in WRAPPERS:
         raise ValueError(f"env_spec: wrapper {wrapper!r} is unknown; this version has {', '.join(WRAPPERS)}")
     limit = spec.get("max_episode_steps") or max_episode_steps
     env = make_gymnasium_env(env_id, spec, limit)
     return WRAPPERS[wrapper](env) if wrapper else env
+
+
+def time_limit(env_id: str, env_spec: dict | None = None, max_episode_steps: int | None = None) -> int | None:
+    """Time limit in steps of what `make_env` builds of the same arguments, without building it.
+
+    None where there is none, and where this process does not know the id: another one may have built it.
+    """
+    given = _spec_of(env_id, env_spec).get("max_episode_steps") or max_episode_steps
+    return given or registered_limit(env_id)
+
+
+def _spec_of(env_id: str, env_spec: dict | None) -> dict:
+    """The dataset's description where it is one of `env_id`, else nothing."""
+    return env_spec if env_spec and env_ids.is_same(env_spec.get("id"), env_id) else {}
 
 
 class Seen(NamedTuple):

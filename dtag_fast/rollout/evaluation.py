@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from dtag_fast import __version__
+from dtag_fast.data import why_no_score
 from dtag_fast.models.behaviour import BehaviourModel
 from dtag_fast.models.decoder import Precision
 from dtag_fast.models.policies import StatePolicy
@@ -33,6 +34,7 @@ from dtag_fast.rollout.reactive import ReactivePolicy
 from dtag_fast.rollout.refinement import Refinement
 from dtag_fast.rollout.results import EpisodesFailed, EvaluationResult, WallTime
 from dtag_fast.rollout.runner import Played, Split, Task, Worker, play_all
+from dtag_fast.rollout.scored_task import scored_task
 from dtag_fast.rollout.setting_results import failed_episodes, setting_results
 from dtag_fast.rollout.settings import AGSetting
 from dtag_fast.training.checkpoint import LoadedCritic, LoadedPolicy, RunInfo
@@ -122,7 +124,7 @@ def evaluate(
     if workers is None:
         workers = torch.get_num_threads() if on_cpu else 1
     workers = min(workers, max_envs, math.ceil(len(tasks) / ROW_MULTIPLE))
-    kind = EnvironmentKind.of(info, env_id)
+    kind, scored = EnvironmentKind.of(info, env_id), scored_task(info, env_id)
     asked = {"workers": workers, "slots": at_once, "episodes": len(tasks), "timeout": env_timeout}
     placement = place(env_processes, kind, **asked)
     if 0 < placement.processes < workers:  # each worker has environments of its own
@@ -153,7 +155,7 @@ def evaluate(
         seconds = time.perf_counter() - began
     steps = sum(p.length for p in played if isinstance(p, Played))
     results = setting_results(
-        settings, targets, episodes, tasks, played, _task(info, env_id), with_critic=refinement is not None
+        settings, targets, episodes, tasks, played, scored, with_critic=refinement is not None
     )
     result = EvaluationResult(
         env_id=env_id,
@@ -172,6 +174,7 @@ def evaluate(
         },
         critic=None if critic is None else _about(critic.info),
         versions=_versions(),
+        not_normalized=why_no_score(scored) or None,
     )
     if len(result.failures) == len(tasks):
         raise EpisodesFailed(result)
@@ -223,15 +226,6 @@ def _precisions(worker: Worker, info: RunInfo) -> dict[str, str | None]:
     if refinement is not None:
         refined = refinement.update(info.state_dim, info.action_dim).choice.precision
     return {"policy": worker.policy.precision, "refine": refined}
-
-
-def _task(info: RunInfo, env_id: str):
-    """What reference scores are looked up by: the dataset's task, or another environment by its name
-    alone."""
-    if env_id != info.env_id:
-        return env_id
-    names = ("env_id", "dataset_id", "env_spec", "ref_min_score", "ref_max_score", "ref_source")
-    return {name: getattr(info, name) for name in names}
 
 
 def _shares(split: Split) -> dict[str, float]:

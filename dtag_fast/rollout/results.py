@@ -52,7 +52,7 @@ class SettingResult:
         returns: undiscounted, in the environment's units. lengths: steps. terminated: ended by the
             environment, not by the time limit.
         mean, std, ci95, iqm: of `returns` (see statistics.Summary); None where no episode was finished.
-        normalized: None where the task has no reference scores, or no episode was finished.
+        normalized: None where the task has no reference scores that hold, or no episode was finished.
         mean_q_0, mean_q_gain: per episode, Q of the policy's action and what refinement added, averaged
             over its steps, in the critic's units; None without a critic.
         paired: against the plain policy with the same target, over the seeds that both finished. None for
@@ -102,6 +102,7 @@ class EvaluationResult:
         precision: of the products of "policy" and "refine" (None without a critic), such as "fp32".
         policy, critic: what the checkpoints say of themselves (algorithm, step, dataset, seed).
         versions: of the libraries that the numbers depend on.
+        not_normalized: why no setting has a normalised score; None where the task has references that hold.
     """
 
     env_id: str
@@ -116,6 +117,7 @@ class EvaluationResult:
     policy: dict[str, Any]
     critic: dict[str, Any] | None
     versions: dict[str, str]
+    not_normalized: str | None = None
     format_version: int = FORMAT_VERSION
 
     def to_dict(self) -> dict[str, Any]:

@@ -69,6 +69,7 @@ class SweepResult:
             these episodes are missing.
         confirmation: None where it was not asked for.
         no_parquet: None, or why there is no table.parquet.
+        not_normalized: as in `EvaluationResult`.
     """
 
     run: str
@@ -83,6 +84,7 @@ class SweepResult:
     failures: list[str]
     confirmation: Confirmation | None
     no_parquet: str | None
+    not_normalized: str | None = None
 
     @property
     def best(self) -> CellResult | None:
@@ -148,6 +150,7 @@ class SweepResult:
                 "plain": confirmed.plain.to_dict(),
             },
             "failures": self.failures,
+            "not_normalized": self.not_normalized,
             "last_and_best": [
                 {"last": last.to_dict(), "best": best.to_dict()} for last, best in self.last_and_best()
             ],

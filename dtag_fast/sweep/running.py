@@ -8,9 +8,11 @@ from typing import Literal
 
 import numpy as np
 
+from dtag_fast.data import why_no_score
 from dtag_fast.rollout.arguments import check_timeout, check_together, targets_of
 from dtag_fast.rollout.candidates import Candidates
 from dtag_fast.rollout.run_evaluation import find_checkpoints
+from dtag_fast.rollout.scored_task import scored_task
 from dtag_fast.rollout.settings import AGSetting, expect_whole
 from dtag_fast.sweep.cells import Cell, make_cells
 from dtag_fast.sweep.elimination import clearly_worse
@@ -164,6 +166,7 @@ def sweep(
             + _failed_episodes(table, cells, seeds),
             confirmation=confirmation,
             no_parquet=write_parquet(out / "table.parquet", [*table.rows.values(), *table.failed.values()]),
+            not_normalized=why_no_score(scored_task(policy.info, how.env_id)) or None,
         )
         result.to_json(out / "summary.json")
     return result

@@ -121,6 +121,28 @@ def test_a_seed_that_was_cut_off_is_run_again(reproduce, monkeypatch, tmp_path):
     assert len(results["seeds"]) == 2
 
 
+def test_seeds_of_an_older_version_are_taken_and_gone_on_with(reproduce, monkeypatch, tmp_path):
+    """It named its recipes seed-0.json.json and did not write which piece they are of."""
+    reproduce("toy", "--seeds", "2", "--out", "here")
+    recipes = tmp_path / "here/recipes"
+    assert {file.name for file in recipes.iterdir()} == {"seed-0.json", "seed-1.json"}
+    for file in list(recipes.iterdir()):
+        record = json.loads(file.read_text())
+        del record["piece"]
+        file.with_name(f"{file.name}.json").write_text(json.dumps(record))
+        file.unlink()
+    before = contents(tmp_path / "here")
+    forbid_running(monkeypatch, "toy", but=(2,))
+    _, out, _ = reproduce("toy", "--seeds", "1", "--out", "here")
+    assert "2 of 2 seeds taken from an earlier run" in out and contents(tmp_path / "here") == before
+    reproduce("toy", "--seeds", "3", "--out", "here")
+    results = json.loads((tmp_path / "here/results.json").read_text())
+    assert [seed["seed"] for seed in results["seeds"]] == [0, 1, 2]
+    assert {file.name for file in recipes.iterdir()} == {
+        *("seed-0.json.json", "seed-1.json.json", "seed-2.json")
+    }
+
+
 def contents(folder):
     return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 

@@ -1,10 +1,12 @@
-"""Small datasets to test with: ragged episodes in memory, and Minari sets written by Minari itself."""
+"""Small datasets to test with, ragged episodes in memory and Minari sets written by Minari itself; a small
+environment."""
 
 import warnings
 
 import gymnasium
 import numpy as np
 import pytest
+from plain_env import Plain
 
 from dtag_fast.data import Episode, TrajectoryStore
 
@@ -83,3 +85,18 @@ def write_minari(minari_home):
             )
 
     return write
+
+
+@pytest.fixture
+def register():
+    """register(**arguments of Plain) -> the id of such an environment, known while the test runs."""
+    ids = []
+
+    def register(**arguments):
+        ids.append(f"DtagTest/Plain{len(ids)}-v0")
+        gymnasium.register(ids[-1], entry_point=lambda: Plain(**arguments), disable_env_checker=True)
+        return ids[-1]
+
+    yield register
+    for name in ids:
+        del gymnasium.registry[name]

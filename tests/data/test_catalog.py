@@ -66,8 +66,51 @@ def test_missing_dataset_says_what_there_is_and_what_to_do(three_sets):
         "dtag data download zoo/c/set-v0",
         "dtag data import FILE --id zoo/c/set-v0",
         "dtag data make pointmaze-umaze",
+        "near it: zoo/a/set-v0",
     ):
         assert part in message
+
+
+@pytest.mark.parametrize(
+    ("dataset_id", "command"),
+    [
+        ("random/hopper-100000-s0-v0", "random --env Hopper-v5 --steps 100000 --seed 0"),
+        ("random/cartpole-20-s7-v0", "random --env CartPole-v1 --steps 20 --seed 7"),
+        ("random/my-own-20-s7-v0", "random --env ENV_ID --steps 20 --seed 7"),
+        ("random/hopper-v0", "random --env ENV_ID"),
+        ("pointmaze/medium-5000-s3-v0", "pointmaze-medium --steps 5000 --seed 3"),
+        ("pointmaze/huge-5000-s3-v0", "pointmaze-umaze"),
+        ("hopper-100000-s0-v0", "pointmaze-umaze"),
+    ],
+)
+def test_the_command_that_collects_a_missing_dataset_is_named(minari_home, dataset_id, command):
+    with pytest.raises(FileNotFoundError, match=f"`dtag data make {command}`$"):
+        load_dataset(dataset_id)
+
+
+def test_an_environment_of_gymnasium_robotics_is_found_by_its_name(minari_home):
+    pytest.importorskip("gymnasium_robotics")
+    with pytest.raises(FileNotFoundError, match="random --env AdroitHandDoor-v1 --steps 5 --seed 0"):
+        load_dataset("random/adroithanddoor-5-s0-v0")
+
+
+def test_the_command_that_is_named_makes_the_dataset(minari_home):
+    from dtag_fast.cli import main as cli
+    from dtag_fast.data.recipes import command_for
+
+    dataset_id = "random/cartpole-20-s7-v0"
+    assert cli.main(command_for(dataset_id).split()[1:]) == 0
+    assert load_dataset(dataset_id).num_steps == 20
+
+
+def test_near_names_are_those_that_may_have_been_meant(write_minari, make_episodes):
+    for name in ("random/hopper-100000-s0-v0", "other/thing-v3"):
+        write_minari(name, make_episodes((3,)))
+    with pytest.raises(FileNotFoundError, match=r"; near it: random/hopper-100000-s0-v0; put it at"):
+        load_dataset("random/hopper-100000-s1-v0")
+    with pytest.raises(FileNotFoundError) as error:
+        load_dataset("unheard/of-v9")
+    assert "near it" not in str(error.value)
 
 
 def test_missing_root_is_no_error_in_itself(monkeypatch, tmp_path):

@@ -1,9 +1,14 @@
 """`dtag data import`: files and datasets become Minari datasets that Minari itself reads."""
 
 import json
+import os
 import pickle
+import subprocess
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 
+import faulty_env
 import gymnasium
 import h5py
 import minari
@@ -137,6 +142,60 @@ def test_the_user_may_name_the_environment(write_d4rl):
     assert metadata["notes"] == ["4 episodes repeat an earlier one (first: 4 is equal to 0)"]
 
 
+def test_the_environment_of_a_module_is_found_in_a_fresh_process(write_d4rl, tmp_path):
+    """Its id is registered by nobody until the module is imported."""
+    path, _ = write_d4rl("mine.hdf5", state_dim=faulty_env.STATE_DIM, action_dim=faulty_env.ACTION_DIM)
+    (tmp_path / "own_env.py").write_text(
+        "import faulty_env, gymnasium\n"
+        "gymnasium.register('Own/Pole-v5', faulty_env.FaultyEnv, "
+        "kwargs={'faults': ()}, max_episode_steps=9)\n"
+    )
+    folders = [str(tmp_path), str(Path(faulty_env.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    options = {"env": os.environ | {"PYTHONPATH": os.pathsep.join(folders)}, "check": True}
+    importing = ["data", "import", str(path), "--id", "my/set-v0", "--env", "own_env:Own/Pole-v5"]
+    subprocess.run([sys.executable, "-m", "dtag_fast.cli", *importing], **options)
+    metadata = load_dataset("my/set-v0").metadata
+    assert metadata["env_id"] == metadata["env_spec"]["id"] == "own_env:Own/Pole-v5"
+    assert metadata["max_episode_steps"] == 9
+    code = (
+        "from dtag_fast.data import load_dataset\n"
+        "from dtag_fast.rollout.environments import make_env\n"
+        "metadata = load_dataset('my/set-v0').metadata\n"
+        "env = make_env(metadata['env_id'], metadata['env_spec'], metadata['max_episode_steps'])\n"
+        "print(env.spec.id, env.spec.max_episode_steps)"
+    )
+    made = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, **options)
+    assert made.stdout == "Own/Pole-v5 9\n"
+
+
+def test_references_of_a_files_name_need_its_time_limit(write_d4rl):
+    """The name says D4RL's hopper, the environment that the user names is shorter."""
+    path, _ = write_d4rl("hopper_medium-v2.hdf5")
+    ids = [f"DtagTest/Body{limit}-v0" for limit in (50, 1000)]
+    entry_point = gymnasium.spec("Hopper-v5").entry_point
+    for env_id, limit in zip(ids, (50, 1000), strict=True):
+        gymnasium.register(env_id, entry_point, max_episode_steps=limit)
+    try:
+        short, full = (import_files([path], f"my/set-v{n}", env_id) for n, env_id in enumerate(ids))
+    finally:
+        for env_id in ids:
+            del gymnasium.registry[env_id]
+    assert full == []
+    assert short == [
+        "reference scores are left out: D4RL's references of hopper are returns within 1000 steps, an "
+        "episode here has up to 50"
+    ]
+    references = [load_dataset(f"my/set-v{n}").metadata["ref_source"] for n in (0, 1)]
+    assert references == [None, "d4rl: hopper"]
+
+
+def test_a_module_that_nobody_needs_is_left_out(write_d4rl):
+    pytest.importorskip("gymnasium_robotics")
+    path, _ = write_d4rl("mine.hdf5", state_dim=39, action_dim=28)
+    import_files([path], "my/set-v0", "gymnasium_robotics:AdroitHandDoor-v1")
+    assert load_dataset("my/set-v0").metadata["env_id"] == "AdroitHandDoor-v1"
+
+
 @pytest.mark.parametrize(
     ("env_id", "sentence"),
     [
@@ -150,6 +209,8 @@ def test_an_environment_that_does_not_fit_is_refused(write_d4rl, minari_home, en
         import_files([path], "my/set-v0", env_id)
     with pytest.raises(gymnasium.error.Error, match="NoSuchEnv"):
         import_files([path], "my/set-v0", "NoSuchEnv-v0")
+    with pytest.raises(gymnasium.error.Error, match="names the module no_module, which cannot be imported"):
+        import_files([path], "my/set-v0", "no_module:Hopper-v5")
     assert list(minari_home.iterdir()) == []
 
 
@@ -237,7 +298,7 @@ def test_combined_datasets_keep_dicts_infos_and_seeds(write_minari, make_episode
     ("second", "sentence"),
     [
         ({"ref_max_score": 51.0}, r"ref_max_score: test/medium-v0 has 50\.0, test/expert-v0 has 51\.0; one"),
-        ({"ref_max_score": None, "ref_min_score": None}, r"ref_min_score: .* has -5\.0, .* has none"),
+        ({"ref_min_score": -4.0}, r"ref_min_score: test/medium-v0 has -5\.0, test/expert-v0 has -4\.0; one"),
         (
             {"env": "Hopper-v4"},
             r"env_spec: test/medium-v0 has Hopper-v5\(\) with 1000 steps at most, test/exp",
@@ -250,6 +311,72 @@ def test_datasets_of_different_tasks_are_refused(write_minari, make_episodes, mi
     with pytest.raises(ValueError, match=sentence):
         combine(["test/medium-v0", "test/expert-v0"], "test/both-v0")
     assert not (minari_home / "test/both-v0").exists()
+
+
+@pytest.mark.parametrize("without", ["medium", "expert"])
+def test_parts_without_references_take_those_of_the_others(write_minari, make_episodes, minari_home, without):
+    one, two = two_sets(write_minari, make_episodes)
+    edit(minari_home / f"test/{without}-v0", ref_min_score=None, ref_max_score=None)
+    combine(["test/medium-v0", "test/expert-v0"], "test/both-v0")
+    store = load_dataset("test/both-v0")
+    assert_holds(store, one + two)
+    assert (store.metadata["ref_min_score"], store.metadata["ref_max_score"]) == (-5.0, 50.0)
+    assert store.metadata["ref_source"] == "dataset"
+    assert minari.get_normalized_score(minari.load_dataset("test/both-v0"), 22.5) == 0.5
+
+
+def test_two_parts_with_references_must_agree_whoever_stands_between(
+    write_minari, make_episodes, minari_home
+):
+    two_sets(write_minari, make_episodes, ref_max_score=51.0)
+    write_minari("test/plain-v0", make_episodes(LENGTHS, state_dim=11, action_dim=3), env="Hopper-v5")
+    sets = ["test/plain-v0", "test/medium-v0", "test/expert-v0"]
+    with pytest.raises(ValueError, match=r"ref_max_score: test/medium-v0 has 50\.0, test/expert-v0 has 51"):
+        combine(sets, "test/both-v0")
+    assert not (minari_home / "test/both-v0").exists()
+
+
+def test_references_are_not_lent_where_no_environment_is_recorded(write_d4rl, minari_home):
+    """D4RL's antmaze has references and no environment; the other file may be of anything."""
+    sizes = {"state_dim": 29, "action_dim": 8}
+    files = [write_d4rl(name, **sizes)[0] for name in ("mine.hdf5", "antmaze-umaze-v2.hdf5")]
+    with pytest.raises(ValueError, match=r"ref_min_score: .*mine\.hdf5 has none, .* has 0\.0; one dataset"):
+        import_files(files, "d4rl/both-v0")
+    assert list(minari_home.iterdir()) == []
+
+
+def test_without_any_references_there_are_none(write_minari, make_episodes, minari_home):
+    two_sets(write_minari, make_episodes)
+    for name in ("medium", "expert"):
+        edit(minari_home / f"test/{name}-v0", ref_min_score=None)  # one number alone is no scale
+    combine(["test/medium-v0", "test/expert-v0"], "test/both-v0")
+    metadata = load_dataset("test/both-v0").metadata
+    assert metadata["ref_min_score"] is metadata["ref_max_score"] is metadata["ref_source"] is None
+
+
+@pytest.mark.parametrize("named", ["medium", "expert"])
+def test_a_part_that_does_not_name_its_module_is_of_the_same_environment(
+    write_minari, make_episodes, minari_home, named
+):
+    two_sets(write_minari, make_episodes)
+    spec = {"id": "Own/Hopper-v5", "kwargs": {}, "max_episode_steps": 9}
+    for name in ("medium", "expert"):
+        module = "own_env:" if name == named else ""
+        edit(minari_home / f"test/{name}-v0", dtag_env_spec=spec | {"id": module + spec["id"]})
+    combine(["test/medium-v0", "test/expert-v0"], "test/both-v0")
+    metadata = load_dataset("test/both-v0").metadata
+    assert metadata["env_id"] == metadata["env_spec"]["id"] == "own_env:Own/Hopper-v5"
+    edit(minari_home / "test/medium-v0", dtag_env_spec=spec | {"id": "a:Own/Hopper-v5"})
+    edit(minari_home / "test/expert-v0", dtag_env_spec=spec | {"id": "b:Own/Hopper-v5"})
+    with pytest.raises(ValueError, match=r"env_spec: .* has a:Own/Hopper-v5.* has b:Own/Hopper-v5"):
+        combine(["test/medium-v0", "test/expert-v0"], "test/other-v0")
+
+
+def edit(dataset, **changes):
+    """Change entries of a dataset's metadata; None removes one."""
+    file = dataset / "data/metadata.json"
+    changed = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({key: value for key, value in changed.items() if value is not None}))
 
 
 def test_combined_pointmaze_sets_stay_playable(minari_home):

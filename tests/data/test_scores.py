@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from dtag_fast.data import normalized_score, reference_of
+from dtag_fast.data import normalized_score, reference_of, why_no_score
+from dtag_fast.data.d4rl_limits import limits_of
+from dtag_fast.data.d4rl_tasks import task_of
 from dtag_fast.data.scores import D4RL_REFERENCES
 
 
@@ -11,6 +13,7 @@ from dtag_fast.data.scores import D4RL_REFERENCES
     ("task", "family"),
     [
         ("Hopper-v4", "hopper"),
+        ("my.envs:Hopper-v4", "hopper"),
         ("HalfCheetah-v5", "halfcheetah"),
         ("Walker2d-v2", "walker2d"),
         ("Ant-v4", "ant"),
@@ -47,6 +50,7 @@ def test_names_with_d4rl_references(task, family):
         "Pendulum-v1",
         "local/hopper/medium-v0",  # the name alone does not say which environment
         "my-Hopper-v4",
+        "Hopper-v4:Pendulum-v1",
         "maze2d-open-v1",
         "",
     ],
@@ -88,3 +92,71 @@ def test_a_wrapper_makes_another_task_of_the_environment():
 def test_known_differences_from_d4rl_are_noted(task, word):
     note = normalized_score(0.0, task).note
     assert (word in note) if word else note == ""
+
+
+# Time limits
+
+
+@pytest.mark.parametrize(
+    ("env_id", "limit", "refused"),
+    [
+        ("Hopper-v5", 1000, False),
+        ("Hopper-v5", None, False),  # not recorded: the registered one
+        ("Hopper-v5", 100, True),
+        ("my.envs:Hopper-v5", 2000, True),
+        ("AdroitHandDoor-v1", 200, False),
+        ("AdroitHandDoor-v1", 1000, True),
+        ("AdroitHandPen-v1", 100, False),
+        ("AdroitHandPen-v1", 200, False),
+        ("AdroitHandPen-v1", 300, True),
+    ],
+)
+@pytest.mark.parametrize("where", ["metadata", "env_spec"])
+def test_d4rls_references_hold_under_its_time_limits(env_id, limit, refused, where):
+    about = {"max_episode_steps": limit}
+    task = {"env_id": env_id} | (about if where == "metadata" else {"env_spec": {"id": env_id} | about})
+    assert (reference_of(task) is None) == (normalized_score(0.0, task) is None) == refused
+    assert (f"an episode here has up to {limit}" in why_no_score(task)) == refused
+
+
+def test_the_note_on_the_pens_steps_goes_with_its_steps():
+    pen = {"env_id": "AdroitHandPen-v1"}
+    assert "100 steps" in reference_of(pen | {"max_episode_steps": 200}).note
+    assert reference_of(pen | {"max_episode_steps": 100}).note == ""
+
+
+def test_a_datasets_own_references_hold_for_its_time_limit():
+    own = {"env_id": "Hopper-v5", "max_episode_steps": 50, "ref_min_score": 0.0, "ref_max_score": 10.0}
+    assert normalized_score(5.0, own).score == 50.0
+    assert reference_of(own, "d4rl") is None
+    copied = own | {"ref_source": "d4rl: hopper"}  # of a version that did not look at the limit
+    assert reference_of(copied) is None
+    assert why_no_score(copied) == (
+        "D4RL's references of hopper are returns within 1000 steps, an episode here has up to 50"
+    )
+
+
+def test_a_task_without_references_says_so():
+    for task in ("Pendulum-v1", {"env_id": "Pendulum-v1", "max_episode_steps": 7}, {}):
+        assert why_no_score(task).startswith("neither the dataset nor D4RL's table has references")
+    assert why_no_score("Hopper-v5") == ""
+
+
+@pytest.mark.parametrize("family", D4RL_REFERENCES)
+def test_every_reference_has_a_time_limit(family):
+    assert limits_of(family)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("hopper-medium-v2", "ant-random-v0", "pen-human-v1", "door-cloned-v1", "kitchen-mixed-v0"),
+        *("antmaze-umaze-v2", "antmaze-large-play-v0", "maze2d-open-v0", "maze2d-open-dense-v0"),
+        *("maze2d-umaze-v1", "maze2d-medium-dense-v1", "maze2d-large-v0"),
+    ],
+)
+def test_d4rls_own_tasks_have_scores(name):
+    task = task_of(name)
+    about = {"dataset_id": name, "env_id": task.env_id, "env_spec": task.env_spec}
+    assert reference_of(about | {"max_episode_steps": task.max_episode_steps}) is not None
+    assert reference_of(about | {"env_spec": None, "max_episode_steps": 123}) is None

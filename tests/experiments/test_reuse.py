@@ -84,3 +84,52 @@ def test_fingerprint_follows_the_sources(tmp_path, monkeypatch):
     (tmp_path / "models" / "x.txt").write_text("no source")
     assert code_fingerprint("models") in seen
     assert len(seen) == 4
+
+
+# Names of recipes
+
+
+@pytest.mark.parametrize(("name", "recipe"), [("piece.json", "piece.json"), ("run", "run.json")])
+def test_a_recipe_has_the_name_of_its_piece(pieces, tmp_path, name, recipe):
+    make(pieces, name)
+    assert [file.name for file in (tmp_path / "recipes").iterdir()] == [recipe]
+
+
+def make_as_older_versions(pieces, finished, recipe=RECIPE):
+    record = {"finished": finished, "recipe": recipe}
+    write_json(pieces.root / "recipes/piece.json.json", record)
+    if finished:
+        write_json(pieces.path("piece.json"), "older content")
+
+
+def test_what_an_older_version_made_is_reused_by_the_same_recipe_alone(pieces):
+    make_as_older_versions(pieces, finished=True)
+    assert pieces.look("piece.json", RECIPE) == (Found.FINISHED, "")
+    assert pieces.look("piece.json", RECIPE | {"steps": 4}) == (Found.OTHER, "steps")
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_is_begun_again_has_nothing_of_an_older_version(pieces, tmp_path, finished):
+    make_as_older_versions(pieces, finished)
+    path = pieces.begin("piece.json", RECIPE)
+    assert not path.exists()
+    assert [file.name for file in (tmp_path / "recipes").iterdir()] == ["piece.json"]
+    assert pieces.look("piece.json", RECIPE) == (Found.BEGUN, "")
+
+
+def test_an_older_version_that_came_after_a_newer_one_is_believed(pieces):
+    """It knows nothing of the newer name: the record there is of a piece that is gone."""
+    make(pieces).unlink()
+    make_as_older_versions(pieces, finished=True, recipe=RECIPE | {"steps": 4})
+    assert pieces.look("piece.json", RECIPE) == (Found.OTHER, "steps")
+
+
+def test_a_folder_and_a_file_of_one_name_are_not_mixed_up(pieces):
+    write_json(pieces.root / "recipes/run.json", {"finished": True, "recipe": RECIPE})  # older: of a folder
+    pieces.path("run").mkdir()
+    assert pieces.look("run", RECIPE)[0] is Found.FINISHED
+    with pytest.raises(ValueError, match=r"run\.json is the recipe of run, not of run\.json; take an"):
+        pieces.look("run.json", RECIPE)
+    make(pieces)
+    with pytest.raises(ValueError, match=r"piece\.json is the recipe of piece\.json, not of piece; "):
+        pieces.look("piece", RECIPE)

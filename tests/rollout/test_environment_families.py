@@ -6,7 +6,7 @@ import re
 import gymnasium
 import pytest
 
-from dtag_fast.data import robotics
+from dtag_fast.data import reference_of, robotics
 from dtag_fast.data.spaces import observation_paths, parse_space
 from dtag_fast.rollout import AGSetting, evaluate
 
@@ -71,11 +71,14 @@ def test_a_few_steps_in_each(env_id, state_dim, action_dim, make_policy, make_cr
         assert plain.lengths == setting.lengths == [STEPS, STEPS] or any(plain.terminated)
         assert setting.paired.episodes == 2
     name, note = next((found for start, found in TABLES.items() if env_id.startswith(start)), (None, ""))
+    assert plain.normalized is None
     if name is None:  # their datasets carry the references
-        assert plain.normalized is None
+        assert result.not_normalized.startswith("neither the dataset nor")
     else:
-        assert plain.normalized.source == f"d4rl: {name}" and bool(note) == bool(plain.normalized.note)
-        assert re.search(note, plain.normalized.note)
+        assert f"of {name} are returns within" in result.not_normalized
+        reference = reference_of(env_id)
+        assert reference.source == f"d4rl: {name}" and bool(note) == bool(reference.note)
+        assert re.search(note, reference.note)
     assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["env_id"] == env_id
 
 

@@ -1,8 +1,11 @@
 """Environments: stepping without automatic resets, the maze2d protocol, MuJoCo's habits."""
 
+import sys
+
 import numpy as np
 import pytest
 
+from dtag_fast.data import env_ids
 from dtag_fast.data.pointmaze import GOAL_RADIUS, MAZES, env_spec
 from dtag_fast.rollout.environments import Environments, make_env
 from dtag_fast.rollout.evaluation import evaluate
@@ -48,6 +51,46 @@ def test_a_recorded_spec_decides_kwargs_and_time_limit():
     assert env.unwrapped._ctrl_cost_weight == 0.7 and env.spec.max_episode_steps == 7
     other = make_env("Hopper-v5", spec, max_episode_steps=5)  # another environment: its own registration
     assert other.spec.id == "Hopper-v5" and other.spec.max_episode_steps == 5
+
+
+@pytest.mark.parametrize(
+    ("asked", "recorded"),
+    [
+        ("own_cart:Own/Cart-v0", "Own/Cart-v0"),  # as versions before wrote it
+        ("Own/Cart-v0", "own_cart:Own/Cart-v0"),
+    ],
+)
+def test_one_of_two_ids_may_lack_the_module(asked, recorded, tmp_path, monkeypatch):
+    import gymnasium
+
+    (tmp_path / "own_cart.py").write_text(
+        "import gymnasium\n"
+        "from gymnasium.envs.classic_control import CartPoleEnv\n"
+        "gymnasium.register('Own/Cart-v0', CartPoleEnv)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = {"id": recorded, "kwargs": {"sutton_barto_reward": True}, "max_episode_steps": 5}
+    try:
+        with make_env(asked, spec) as env:
+            assert env.unwrapped._sutton_barto_reward and env.spec.max_episode_steps == 5
+    finally:
+        sys.modules.pop("own_cart", None)
+        gymnasium.registry.pop("Own/Cart-v0", None)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Hopper-v5", "Hopper-v5", True),
+        ("a:Own/Hopper-v5", "Own/Hopper-v5", True),
+        ("a:Hopper-v5", "b:Hopper-v5", False),  # each may register its own
+        ("a:Hopper-v5", "a:Hopper-v4", False),
+        ("Hopper-v5", None, False),
+        (None, None, True),
+    ],
+)
+def test_when_two_ids_name_one_environment(one, other, same):
+    assert env_ids.is_same(one, other) is env_ids.is_same(other, one) is same
 
 
 def test_construction_of_half_cheetahs_is_quiet(capfd, tmp_path, monkeypatch):

@@ -3,8 +3,10 @@ record."""
 
 import json
 import math
+import sys
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -165,6 +167,39 @@ def test_scores_name_their_references(make_policy):
     assert s.normalized.mean == pytest.approx(s.mean + 10.0)
     assert (s.normalized.ref_min, s.normalized.ref_max, s.normalized.source) == (-10.0, 90.0, "dataset")
     assert evaluate(make_policy("reinformer"), episodes=1).settings[0].normalized is None
+
+
+@pytest.mark.parametrize("limit", [None, 1000, 11])
+def test_references_of_another_environment_need_its_time_limit(make_policy, limit):
+    """It is played with the time limit of the data, where they have one."""
+    sizes = {"state_dim": 11, "action_dim": 3, "ref_min_score": 0.0, "ref_max_score": 1.0}
+    policy = make_policy("dt", **sizes, env_id="Hopper-v4", max_episode_steps=limit)
+    result = evaluate(policy, env_id="Hopper-v5", episodes=1)
+    (setting,) = result.settings
+    if limit == 11:
+        assert setting.normalized is None and setting.lengths == [11]
+        assert result.not_normalized.endswith("returns within 1000 steps, an episode here has up to 11")
+    else:
+        assert setting.normalized.source == "d4rl: hopper" and result.not_normalized is None
+
+
+def test_an_id_of_gymnasiums_that_a_module_takes_for_its_own_needs_its_time_limit(
+    make_policy, tmp_path, monkeypatch
+):
+    (tmp_path / "short_hopper.py").write_text(
+        "import gymnasium\n"
+        "gymnasium.register('Hopper-v3', gymnasium.spec('Hopper-v5').entry_point, max_episode_steps=9)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(gymnasium.registry, "Hopper-v3", raising=False)
+    policy = make_policy("dt", state_dim=11, action_dim=3, env_id="short_hopper:Hopper-v3")
+    try:
+        result = evaluate(policy, episodes=1)
+    finally:
+        sys.modules.pop("short_hopper", None)
+        gymnasium.registry.pop("Hopper-v3", None)
+    assert result.settings[0].lengths == [9] and result.settings[0].normalized is None
+    assert "an episode here has up to 9" in result.not_normalized
 
 
 def test_json_holds_everything(make_policy, critic, tmp_path):

@@ -8,6 +8,7 @@ import faulty_env
 import numpy as np
 import pytest
 
+from dtag_fast.cli.sweep import cells_table
 from dtag_fast.data import arrow
 from dtag_fast.rollout import AGSetting, Candidates, evaluate
 from dtag_fast.rollout.statistics import paired_difference, summarize
@@ -79,7 +80,17 @@ def test_rows_and_statistics_are_those_of_evaluate(run, critic, tmp_path):
     assert plain.paired is None and result.best.returns.mean == max(c.returns.mean for c in result.cells)
     assert "best of 9 settings, chosen by these same 5 episodes (45 evaluation episodes" in result.choice
     summary = json.loads((result.out / "summary.json").read_text())
+    assert summary["not_normalized"] is None and cells_table(result).caption is None
     assert summary["tuning"]["episodes"] == 45 and summary["best"]["label"] == result.best.cell.label
+
+
+def test_why_there_are_no_scores_is_said(run):
+    """Of an environment that is not the data's."""
+    result = sweep(run, settings=[AGSetting()], episodes=1, jobs=1, env_id="InvertedPendulum-v4")
+    reason = "neither the dataset nor D4RL's table has references for this task"
+    assert [cell.score for cell in result.cells] == [None]
+    assert json.loads((result.out / "summary.json").read_text())["not_normalized"] == reason
+    assert cells_table(result).caption == f"normalised: none; {reason}"
 
 
 def _seed(row):

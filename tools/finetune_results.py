@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks import machine
 from dtag_fast.experiments.over_seeds import half_width, mean_curve
 from dtag_fast.experiments.plots import Curve
@@ -15,11 +17,12 @@ BASELINE = "odt"  # what the other algorithms are compared with
 HEADER = (
     *("data", "algorithm", "seeds x episodes", "updates of the policy, offline + online"),
     *("environment steps", "before", "at the end", "gain", f"end, minus {BASELINE}'s"),
+    *("over the run", f"over the run, minus {BASELINE}'s"),
 )
 
 
 def table(*files: Path) -> str:
-    """A row per file and algorithm: the first and the last evaluation of its runs, over training seeds."""
+    """A row per file and algorithm: first and last evaluation of its runs, and their mean, over seeds."""
     results = [read(file) for file in files]
     scored = has_scores(results)
     rows, machines, sizes = [], set(), set()
@@ -28,9 +31,9 @@ def table(*files: Path) -> str:
         for algorithm, runs in groups.items():
             before, after = ends(runs, scored)
             gains = {seed: after[seed] - before[seed] for seed in after}
-            baseline = ends(groups[BASELINE], scored)[1] if BASELINE in groups else {}
-            paired = [after[seed] - baseline[seed] for seed in after if seed in baseline]
-            compared = paired and algorithm != BASELINE
+            last = ends(groups[BASELINE], scored)[1] if BASELINE in groups else {}
+            whole = over_run(runs, scored)
+            baselines = over_run(groups[BASELINE], scored) if BASELINE in groups else {}
             offline, online = (_mean(run[part]["policy_updates"] for run in runs) for part in _PARTS)
             rows.append(
                 (
@@ -42,15 +45,18 @@ def table(*files: Path) -> str:
                     with_interval(before.values()),
                     with_interval(after.values()),
                     with_interval(gains.values(), "+"),
-                    with_interval(paired, "+") if compared else "",
+                    "" if algorithm == BASELINE else difference(after, last),
+                    with_interval(whole.values()),
+                    "" if algorithm == BASELINE else difference(whole, baselines),
                 )
             )
             machines |= {machine.name(run["machine"]) for run in runs}
             sizes |= {_size(run["online"]["config"]) for run in runs}
     note = (
         f"{'Normalised score' if scored else 'Return'} of the mean action: mean over training seeds and its "
-        "95 % interval by Student's t over them; the last column pairs runs of the same seed. Updates and "
-        f"environment steps are means over the seeds. {'; '.join(sorted(sizes))}. "
+        "95 % interval by Student's t over them. Over the run: the mean of the curve over steps of the "
+        f"environment. Columns minus {BASELINE}'s pair runs of the same seed. Updates and environment steps "
+        f"are means over the seeds. {'; '.join(sorted(sizes))}. "
         f"{'; '.join(sorted(machines))}."
     )
     return Table(HEADER, rows, text_columns=2, note=note).markdown()
@@ -125,6 +131,21 @@ def ends(runs: Sequence[dict], scored: bool) -> tuple[dict[int, float], dict[int
     """Seed -> first value of its curve, and seed -> last one."""
     values = {run["seed"]: curve(run, scored)[1] for run in runs}
     return {seed: y[0] for seed, y in values.items()}, {seed: y[-1] for seed, y in values.items()}
+
+
+def over_run(runs: Sequence[dict], scored: bool) -> dict[int, float]:
+    """Seed -> mean of its curve over steps of the environment, by the trapezoidal rule."""
+    found = {}
+    for run in runs:
+        steps, values = curve(run, scored)
+        found[run["seed"]] = float(np.trapezoid(values, steps)) / (steps[-1] - steps[0])
+    return found
+
+
+def difference(values: dict[int, float], others: dict[int, float]) -> str:
+    """Of runs of the same seed; empty where there are none."""
+    paired = [value - others[seed] for seed, value in values.items() if seed in others]
+    return with_interval(paired, "+") if paired else ""
 
 
 def with_interval(values: Sequence[float], sign: str = "") -> str:

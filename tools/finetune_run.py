@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import machine
 from dtag_fast.algorithms.registry import preset_config
-from dtag_fast.cli.train import evaluation_scores
+from dtag_fast.cli.training_verbs import evaluation_scores
 from dtag_fast.data import load_dataset
 from dtag_fast.finetuning import finetune, online_preset
 from dtag_fast.training import train

@@ -24,7 +24,7 @@ from multiprocessing import connection
 from pathlib import Path
 
 from dtag_fast.algorithms import create
-from dtag_fast.cli.train import stop_signal
+from dtag_fast.cli.training_verbs import stop_signal
 from dtag_fast.data import load_dataset
 from dtag_fast.experiments import plots
 from dtag_fast.finetuning import online_preset

@@ -1,7 +1,7 @@
 """`dtag finetune RUN --algo td3-odt --env-steps N --out RUN2`: go on with a policy in its environment."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, make_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,7 +9,9 @@ import tyro
 
 from dtag_fast.cli.settings_file import read_settings
 from dtag_fast.cli.terminal import make_console, numbers, progress_bar
-from dtag_fast.cli.train import evaluation_scores, loggers_of, stop_signal
+from dtag_fast.cli.training_verbs import evaluation_scores, loggers_of, parse_options, stop_signal
+
+_STEPS = tyro.conf.arg(aliases=("--steps",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +25,7 @@ class Args:
     run: tyro.conf.Positional[Path]  # run or checkpoint folder of the policy to begin with
     algo: Literal["odt", "td3-odt", "sac-odt", "awac-odt", "iql-odt", "ddpg-odt", "td3"]
     out: Path  # run folder
-    env_steps: int = 200_000  # to play in all; the iteration that reaches it is finished
+    env_steps: Annotated[int, _STEPS] = 200_000  # to play in all; the iteration that reaches it is finished
     env: str | None = None  # environment id; default: the one of the training data
     data: str | None = None  # Minari id, folder, D4RL file or pickle; default: the dataset of the run
     critic: Path | None = None  # run or checkpoint folder of a critic to begin with
@@ -68,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
     from dtag_fast.finetuning.loop import data_of
     from dtag_fast.finetuning.start import resolved_config
     from dtag_fast.rollout.settings import grid
-    from dtag_fast.training.checkpoint import load_policy
+    from dtag_fast.training.checkpoint import load_info
     from dtag_fast.training.devices import find_device
 
     find_device(args.device)
@@ -77,10 +79,11 @@ def main(argv: Sequence[str]) -> int:
     console = make_console()
     with progress_bar(console, "reading the dataset") as report:
         store = data_of(args.run) if args.data is None else load_dataset(args.data, progress=report)
-    defaults = resolved_config(load_policy(args.run).info, args.algo, store.metadata)
+    defaults = resolved_config(load_info(args.run), args.algo, store.metadata)
     if args.config is not None:
         defaults = config_from_dict(type(defaults), {**asdict(defaults), **read_settings(args.config)})
-    args, online, config = _parse(argv, online_preset(store.metadata), defaults)
+    online = online_preset(store.metadata)
+    args, online, config = parse_options("dtag finetune", argv, Args, online=online, algorithm=defaults)
     settings = grid(steps=numbers("--ag-steps", args.ag_steps, int), lr=numbers("--ag-lr", args.ag_lr, float))
     if any(setting.steps for setting in settings) and args.algo == "odt":
         raise ValueError("--ag-steps: odt trains no critic to climb; take td3-odt, or evaluate with --critic")
@@ -118,25 +121,10 @@ def main(argv: Sequence[str]) -> int:
             resume=args.resume,
             progress=progress,
             stop=stopped.is_set,
-            loggers=loggers_of(args),
+            loggers=loggers_of(args.tensorboard, args.wandb),
             precision=args.precision,
         )
     if stopped.is_set():
         console.print("stopped by SIGTERM, all is saved; go on with --resume")
     console.print(f"run folder: {out}", markup=False, soft_wrap=True)
     return 0
-
-
-def _parse(argv: Sequence[str], online: Any, algorithm: Any) -> tuple[Args, Any, Any]:
-    """All options, now that their defaults are known."""
-    every = make_dataclass(
-        "Finetune",
-        [
-            ("args", Annotated[Args, tyro.conf.arg(name="")]),
-            ("online", Annotated[type(online), tyro.conf.arg(name="")], online),
-            ("algorithm", Annotated[type(algorithm), tyro.conf.arg(name="")], algorithm),
-        ],
-    )
-    every.__doc__ = Args.__doc__
-    parsed = tyro.cli(every, prog="dtag finetune", args=list(argv))
-    return parsed.args, parsed.online, parsed.algorithm

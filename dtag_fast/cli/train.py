@@ -2,22 +2,20 @@
 
 import dataclasses
 import os
-import signal
-import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, make_dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 
 from dtag_fast.cli.settings_file import read_settings
 from dtag_fast.cli.terminal import make_console, progress_bar
+from dtag_fast.cli.training_verbs import evaluation_scores, loggers_of, parse_options, stop_signal
 
 # Updates of the published code: min-decision-transformer, Reinformer, ODT offline, the baseline beside the
 # original Decision Transformer, EDT, QT, ODT with a critic (5,000 steps of the policy; TD3's are every second
@@ -82,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
     from dtag_fast.algorithms.registry import lookup
     from dtag_fast.training.devices import find_device
 
-    args, _ = _parse(name, rest, lookup(name).config())
+    args, _ = parse_options(f"dtag train {name}", rest, Args, algorithm=lookup(name).config())
     find_device(args.device)
     if args.eval_every is not None and lookup(name).algorithm.kind != "policy":
         raise ValueError(f"--eval-every: {name} trains a critic, which plays no episodes; leave it out")
@@ -108,7 +106,7 @@ def _train(name: str, rest: list[str], args: Args, console: Console) -> int:
     if args.config is not None:
         defaults = config_from_dict(type(defaults), {**asdict(defaults), **read_settings(args.config)})
     # Once more, now that the defaults of the algorithm's options are known.
-    args, config = _parse(name, rest, defaults)
+    args, config = parse_options(f"dtag train {name}", rest, Args, algorithm=defaults)
     args = dataclasses.replace(args, device=device)
     console.print(f"{name} on {args.dataset}: {config}", markup=False, soft_wrap=True)
 
@@ -136,11 +134,12 @@ def _train(name: str, rest: list[str], args: Args, console: Console) -> int:
             "precision": args.precision,
             "capture": True if args.capture else False if args.no_capture else None,
         }
+        loggers = partial(loggers_of, args.tensorboard, args.wandb)
         if args.seeds is None:
             single = {"holdout": args.holdout, "validate_every": args.validate_every, "compile": args.compile}
-            runs = [train(name, store, loggers=loggers_of(args), **single, **shared)]
+            runs = [train(name, store, loggers=loggers(), **single, **shared)]
         else:
-            runs = train_seeds(name, store, seeds=args.seeds, loggers=partial(loggers_of, args), **shared)
+            runs = train_seeds(name, store, seeds=args.seeds, loggers=loggers, **shared)
 
     def say(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
@@ -206,27 +205,6 @@ def process_group(device: str) -> Iterator[tuple[str, bool]]:
         torch.distributed.destroy_process_group()
 
 
-@contextmanager
-def stop_signal() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets instead of ending the process; schedulers send it before they kill."""
-    event = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def loggers_of(args: Args) -> list:
-    """Those that the options ask for."""
-    from dtag_fast.training.loggers import TensorBoard, WandB
-
-    return [
-        *([TensorBoard()] if args.tensorboard else []),
-        *([WandB(args.wandb)] if args.wandb is not None else []),
-    ]
-
-
 def evaluation_callback(args: Args):
     """A function (step, run folder) -> scores for the log, of the checkpoint of that step.
 
@@ -239,57 +217,3 @@ def evaluation_callback(args: Args):
         return evaluation_scores(run / "checkpoints" / str(step), args.device, options)
 
     return callback
-
-
-def evaluation_scores(checkpoint: Path, device: str, options: dict[str, Any]) -> dict[str, float]:
-    """Scores of a checkpoint for the log, by target return and Action Gradient setting where there are any.
-
-    Episodes that their environments did not let finish are warned of and counted as failed_episodes; the
-    training goes on.
-
-    Args:
-        options: of `rollout.evaluate`; Action Gradient climbs the checkpoint's own critic.
-    """
-    from dtag_fast.rollout import evaluate
-    from dtag_fast.rollout.results import EpisodesFailed
-    from dtag_fast.training.checkpoint import load_critic, load_policy
-
-    refined = any(setting.steps for setting in options.get("settings", ()))
-    critic = load_critic(checkpoint, device) if refined else None
-    try:
-        result = evaluate(load_policy(checkpoint, device), critic=critic, **options)
-    except EpisodesFailed as error:
-        result = error.result
-    scores: dict[str, float] = {}
-    if result.failures:
-        scores["failed_episodes"] = float(len(result.failures))
-        warnings.warn(
-            f"evaluation at step {checkpoint.name}: {EpisodesFailed(result)}; the scores are over the others",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    for setting in result.settings:
-        if setting.mean is None:
-            continue
-        target = [] if setting.target_return is None else [f"{setting.target_return:g}"]
-        refined_by = [setting.setting.label] if setting.setting.steps else []
-        prefix = "".join(f"{part}/" for part in [*target, *refined_by])
-        scores[f"{prefix}return_mean"] = setting.mean
-        scores[f"{prefix}return_std"] = setting.std
-        if setting.normalized is not None:
-            scores[f"{prefix}normalized_score"] = setting.normalized.mean
-    return scores
-
-
-def _parse(name: str, argv: list[str], defaults: Any) -> tuple[Args, Any]:
-    """The options of the verb and of the algorithm, whose config class is only known now."""
-    both = make_dataclass(
-        "Train",
-        [
-            ("args", Annotated[Args, tyro.conf.arg(name="")]),
-            ("algorithm", Annotated[type(defaults), tyro.conf.arg(name="")], defaults),
-        ],
-    )
-    both.__doc__ = Args.__doc__
-    parsed = tyro.cli(both, prog=f"dtag train {name}", args=argv)
-    return parsed.args, parsed.algorithm

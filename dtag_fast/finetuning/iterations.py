@@ -58,7 +58,18 @@ class Round(NamedTuple):
     episodes: list[Episode]
     returns: list[float]  # of the environment's own rewards
     failures: list[FailedEpisode]
+    failed_in_a_row: int  # the last of the failures, with no finished episode after them
     seconds: float
+
+    def error(self) -> RuntimeError | None:
+        """What ends the run where the environment is broken."""
+        if self.failed_in_a_row < FAILED_IN_A_ROW:
+            return None
+        last = self.failures[-1]
+        return RuntimeError(
+            f"environment: {self.failed_in_a_row} episodes in a row failed, the last one with {last}\n"
+            f"{last.traceback}"
+        )
 
 
 class Iterations:
@@ -90,7 +101,7 @@ class Iterations:
             eager="the replay buffer changes between iterations",
             report=partial(record_updates, session.run, self.learner),
         )
-        self._failed_in_a_row = 0
+        self._error: RuntimeError | None = None  # of the latest round
         self._seconds: dict[str, float] = {}
 
     def run(
@@ -101,7 +112,12 @@ class Iterations:
         stop: Callable[[], bool] | None,
         progress: Progress | None,
     ) -> None:
-        """Iterate until enough is played, or somebody says stop."""
+        """Iterate until enough is played, or somebody says stop.
+
+        Raises:
+            RuntimeError: the environment is broken. The iteration is finished before with the episodes that
+                it has, where there are any, and all is saved.
+        """
         experience, session = self.experience, self.session
         if experience.iterations == 0 and experience.updates_left == 0:
             session.save(keep_last)
@@ -114,6 +130,9 @@ class Iterations:
                 return
             experience.iterations += 1
             session.log_window(self._numbers())
+            if self._error is not None:
+                session.save(keep_last)
+                raise self._error
             if due.checkpoint(experience):
                 session.save(keep_last)
             if due.evaluation(experience):
@@ -143,8 +162,8 @@ class Iterations:
 
     def _play(self, first: int) -> Round:
         """An iteration's episodes, from the number `first` on, with the policy that the collector has."""
-        began, played = time.perf_counter(), Round([], [], [], 0.0)
-        steps, failed = 0, self._failed_in_a_row
+        began, played = time.perf_counter(), Round([], [], [], 0, 0.0)
+        steps = failed = 0
         while not played.episodes or steps < self.online.steps_per_iteration:
             collection = self.collector.collect(self._tasks(first))
             first += self.online.episodes_per_iteration
@@ -155,8 +174,7 @@ class Iterations:
             failed = 0 if collection.episodes else failed + len(collection.failures)
             if failed >= FAILED_IN_A_ROW:
                 break
-        self._failed_in_a_row = failed
-        return played._replace(seconds=time.perf_counter() - began)
+        return played._replace(failed_in_a_row=failed, seconds=time.perf_counter() - began)
 
     def _tasks(self, first: int) -> list[CollectionTask]:
         online = self.online
@@ -170,19 +188,16 @@ class Iterations:
         ]
 
     def _enter(self, played: Round, keep_last: int | None) -> None:
-        """Remember what was played."""
+        """Remember what was played. The failures at the end of a round of a broken environment do not count:
+        whoever resumes tries these episodes again."""
         for failure in played.failures:
             warnings.warn(f"collection: {failure}; the episode is lost", RuntimeWarning, stacklevel=5)
-        experience = self.experience
-        if self._failed_in_a_row >= FAILED_IN_A_ROW:
+        experience, self._error = self.experience, played.error()
+        if not played.episodes:
             experience.updates_left = 0
             self.session.save(keep_last)
-            last = played.failures[-1]
-            raise RuntimeError(
-                f"environment: {self._failed_in_a_row} episodes in a row failed, the last one with {last}\n"
-                f"{last.traceback}"
-            )
-        experience.failed += len(played.failures)
+            raise self._error
+        experience.failed += len(played.failures) - played.failed_in_a_row
         experience.add(played.episodes)
         experience.latest = {
             "online/return_mean": float(np.mean(played.returns)),

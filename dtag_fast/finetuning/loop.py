@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dtag_fast.data import TrajectoryStore, load_dataset
+from dtag_fast.data import TrajectoryStore, env_ids, load_dataset
 from dtag_fast.data.delayed_rewards import delayed
 from dtag_fast.finetuning.experience import Experience
 from dtag_fast.finetuning.iterations import Due, Iterations, Progress
@@ -18,7 +18,7 @@ from dtag_fast.finetuning.settings import OnlineConfig, online_preset
 from dtag_fast.finetuning.start import Start, begin
 from dtag_fast.rollout.collection import Collector, Exploration
 from dtag_fast.rollout.settings import expect_whole
-from dtag_fast.training.checkpoint import LoadedCritic, LoadedPolicy, load_policy
+from dtag_fast.training.checkpoint import LoadedCritic, LoadedPolicy, load_info
 from dtag_fast.training.loggers import Logger
 from dtag_fast.training.loop import Precision, numbers_in
 from dtag_fast.training.run_folder import (
@@ -91,7 +91,8 @@ def finetune(
     Raises:
         FileExistsError, BlockingIOError, FileNotFoundError, FloatingPointError: as `train`.
         ValueError: a bad setting, a run that cannot be gone on with, or resume with other settings.
-        RuntimeError: ten episodes in a row that the environment did not let finish; all is saved.
+        RuntimeError: ten episodes in a row that the environment did not let finish. What was finished before
+            them is in the buffer, learned from and logged, and all is saved.
     """
     expect_whole("env_steps", env_steps, 1)
     expect_whole("eval_every", eval_every, 1)
@@ -109,8 +110,7 @@ def finetune(
         held.enter_context(sole_writer(out))
         experience = Experience(learner.make_replay(online.buffer_capacity), store, online.offline_episodes)
         session = Session(out, learner, experience.buffer, store, seed, experience)
-        if env_id is not None and env_id != session.metadata.get("env_id"):
-            session.metadata = session.metadata | dict.fromkeys(_OF_THE_ENVIRONMENT) | {"env_id": env_id}
+        session.metadata = _played_in(session.metadata, env_id)
         places = {"env_id": env_id, "env_processes": env_processes, "env_timeout": env_timeout}
         collector = held.enter_context(_collector(start, session, online, places))
         description = describe_run(algorithm, learner.config, store, seed, str(device))
@@ -129,13 +129,22 @@ def finetune(
     return out
 
 
+def _played_in(metadata: dict[str, Any], env_id: str | None) -> dict[str, Any]:
+    """The metadata of data that are played on in `env_id`; None: in the environment of the data."""
+    if env_id is None:
+        return metadata
+    if not env_ids.is_same(env_id, metadata.get("env_id")):
+        return metadata | dict.fromkeys(_OF_THE_ENVIRONMENT) | {"env_id": env_id}
+    return metadata | {"env_id": env_id} if env_ids.module_of(env_id) else metadata
+
+
 def data_of(run: str | os.PathLike) -> TrajectoryStore:
     """The dataset that a run was trained on.
 
     Raises:
         ValueError: its checkpoint names none.
     """
-    info = load_policy(run).info
+    info = load_info(run)
     if info.dataset_id is None:
         raise ValueError(f"data: {run} does not name the dataset it was trained on; give it")
     return load_dataset(info.dataset_id, observation_keys=info.observation_keys)

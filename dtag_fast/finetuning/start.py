@@ -115,13 +115,14 @@ def begin(
         state_std=np.asarray(info.state_std, np.float32),
     )
     learner = lookup(algorithm).algorithm(config, data, seed=seed, device=device)
-    took = _take_networks(learner, checkpoint, pretrained)
+    _take_policy(learner, pretrained)
     if critic is not None:
         took = _take_critic(learner, critic)
     elif info.algorithm == algorithm and _holds_training_state(checkpoint):
-        state = load_training_state(checkpoint, learner.exports)["learner"]
-        learner.load_state_dict(state)
+        _take_the_rest(learner, checkpoint)
         took = "everything, optimizers too"
+    else:
+        took = _take_critic_beside(learner, checkpoint)
     identity = {
         "algorithm": info.algorithm,
         "step": info.step,
@@ -134,13 +135,23 @@ def begin(
     return Start(learner, info, pretrained, identity)
 
 
-def _take_networks(learner: Algorithm, checkpoint: Path, pretrained: LoadedPolicy) -> str:
-    """Copy the run's networks into the learner's and their targets; what was taken, in words."""
+def _take_policy(learner: Algorithm, pretrained: LoadedPolicy) -> None:
+    """Copy the run's policy into the learner's and its target."""
     model = learner.exports["model"]
     ours, theirs = describe(model), describe(pretrained.model)
     if ours != theirs:
         raise ValueError(f"run: {_difference(ours, theirs)}; leave the settings of its network as they are")
     _copy(pretrained.model, model, learner.modules.get("target_model"))
+
+
+def _take_the_rest(learner: Algorithm, checkpoint: Path) -> None:
+    """Go on where a run of the same algorithm was, whose policy was taken already."""
+    others = {stem: network for stem, network in learner.exports.items() if stem != "model"}
+    learner.load_state_dict(load_training_state(checkpoint, others)["learner"])
+
+
+def _take_critic_beside(learner: Algorithm, checkpoint: Path) -> str:
+    """Copy the critic beside the run's policy, if it fits; what was taken, in words."""
     if "critic" not in learner.exports or "critic" not in read_checkpoint_config(checkpoint)["networks"]:
         return "the policy"
     found = load_critic(checkpoint).critic

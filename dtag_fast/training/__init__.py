@@ -2,7 +2,14 @@
 
 from dtag_fast.training.behaviour import behaviour_of, fit_behaviour, load_behaviour, save_behaviour
 from dtag_fast.training.capture import TrainingSteps, why_not_capture
-from dtag_fast.training.checkpoint import LoadedCritic, LoadedPolicy, RunInfo, load_critic, load_policy
+from dtag_fast.training.checkpoint import (
+    LoadedCritic,
+    LoadedPolicy,
+    RunInfo,
+    load_critic,
+    load_info,
+    load_policy,
+)
 from dtag_fast.training.loop import train
 from dtag_fast.training.seeds import train_seeds
 
@@ -15,6 +22,7 @@ __all__ = [
     "fit_behaviour",
     "load_behaviour",
     "load_critic",
+    "load_info",
     "load_policy",
     "save_behaviour",
     "train",

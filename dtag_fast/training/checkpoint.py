@@ -117,6 +117,14 @@ def load_critic(path: str | os.PathLike, device: str | torch.device = "cpu") -> 
     return LoadedCritic(critic, dataclasses.replace(info, **scales))
 
 
+def load_info(path: str | os.PathLike) -> RunInfo:
+    """What `load_policy` says about the policy of a run or of one checkpoint folder, its weights unread.
+
+    Errors as `load_policy`, except those of the file with the weights and of the network's description.
+    """
+    return _find_network(Path(path), "model", "policy").info
+
+
 def load_value(path: str | os.PathLike, device: str | torch.device = "cpu") -> nn.Module | None:
     """Load the value network beside the critic of a run or checkpoint folder; errors as `load_policy`.
 
@@ -170,14 +178,28 @@ def check_version(config: dict[str, Any], path: Path) -> None:
         )
 
 
-def _load_network(path: Path, stem: str, what: str, device: str | torch.device) -> tuple[nn.Module, RunInfo]:
-    checkpoint, device = find_checkpoint(path), find_device(device)
+class _Found(NamedTuple):
+    """A network of a checkpoint that was not built yet."""
+
+    checkpoint: Path
+    description: dict[str, Any]
+    info: RunInfo
+
+
+def _find_network(path: Path, stem: str, what: str) -> _Found:
+    checkpoint = find_checkpoint(path)
     config = read_checkpoint_config(checkpoint)
-    info = _info(config["info"], checkpoint / "config.json")
+    # A critic that was saved beside a policy of another run says its own.
+    info = _info(config.get(f"{stem}_info", config["info"]), checkpoint / "config.json")
     if stem not in config["networks"]:
         raise FileNotFoundError(f"{path}: expected a {what}, this run of {info.algorithm} holds none")
-    weights = checkpoint / f"{stem}.safetensors"
-    network = load_described(config["networks"][stem], checkpoint / "config.json", weights)
+    return _Found(checkpoint, config["networks"][stem], info)
+
+
+def _load_network(path: Path, stem: str, what: str, device: str | torch.device) -> tuple[nn.Module, RunInfo]:
+    device = find_device(device)
+    checkpoint, description, info = _find_network(path, stem, what)
+    network = load_described(description, checkpoint / "config.json", checkpoint / f"{stem}.safetensors")
     return network.to(device).eval(), info
 
 
@@ -208,14 +230,15 @@ def _info(values: dict[str, Any], path: Path) -> RunInfo:
 
 
 def save_checkpoint(
-    run: Path, info: RunInfo, exports: dict[str, nn.Module], training_state: dict[str, Any]
+    run: Path, info: RunInfo, exports: dict[str, nn.Module], training_state: dict[str, Any] | None
 ) -> Path:
     """Write RUN/checkpoints/STEP; `publish_checkpoint` makes it the last one.
 
     Args:
         run: run folder. info: its step names the folder.
         exports: networks by file stem ("model", "critic").
-        training_state: nested tensors and numbers for a resumed training.
+        training_state: nested tensors and numbers for a resumed training; None for networks that were not
+            trained here.
     Returns:
         The checkpoint's folder. One that exists already for this step is left as it is: it holds the same.
     """
@@ -225,12 +248,14 @@ def save_checkpoint(
         temporary = folder / f".{info.step}.tmp"
         if temporary.exists():
             shutil.rmtree(temporary)
-        (temporary / "training_state").mkdir(parents=True)
+        temporary.mkdir(parents=True)
         for stem, network in exports.items():
             write_tensors(temporary / f"{stem}.safetensors", network.state_dict())
-        tensors, tree = pack(training_state)
-        write_tensors(temporary / "training_state" / "tensors.safetensors", tensors)
-        write_json(temporary / "training_state" / "state.json", tree)
+        if training_state is not None:
+            tensors, tree = pack(training_state)
+            (temporary / "training_state").mkdir()
+            write_tensors(temporary / "training_state" / "tensors.safetensors", tensors)
+            write_json(temporary / "training_state" / "state.json", tree)
         write_json(
             temporary / "config.json",
             {

@@ -59,9 +59,10 @@ def test_table(results, write):
     rows = [line for line in table.splitlines() if line.startswith("| some/data-v0")]
     about = "3 x 7 | 1,000 + 2,000 | 40,001"
     assert rows == [
-        f"| some/data-v0 | odt | {about} | 2.0 (-0.5 to 4.5) | 3.0 (3.0 to 3.0) | +1.0 (-1.5 to +3.5) |  |",
+        f"| some/data-v0 | odt | {about} | 2.0 (-0.5 to 4.5) | 3.0 (3.0 to 3.0) | +1.0 (-1.5 to +3.5) |  "
+        "| 2.5 (1.3 to 3.7) |  |",
         f"| some/data-v0 | td3-odt | {about} | 2.0 (-0.5 to 4.5) | 5.0 (2.5 to 7.5) | +3.0 (+3.0 to +3.0) "
-        "| +2.0 (-0.5 to +4.5) |",
+        "| +2.0 (-0.5 to +4.5) | 3.5 (1.0 to 6.0) | +1.0 (-0.2 to +2.2) |",
     ]
     assert "Normalised score of the mean action" in table
     assert table.endswith("K=5, d=64, n_layer=2, 32 windows an update. 2-core Some CPU (AVX2).")
@@ -70,9 +71,14 @@ def test_table(results, write):
 def test_pairs_are_of_the_same_seed_and_one_seed_has_no_interval(results, write):
     odt = [run("odt", 1, {0: 10, 9: 40}), run("odt", 2, {0: 10, 9: 60})]
     table = results.table(write(run("td3-odt", 1, {0: 10, 9: 50}), *odt))
-    assert "| td3-odt | 1 x 7 | 1,000 + 2,000 | 9 | 1.0 | 5.0 | +4.0 | +1.0 |" in table
+    assert "| td3-odt | 1 x 7 | 1,000 + 2,000 | 9 | 1.0 | 5.0 | +4.0 | +1.0 | 3.0 | +0.5 |" in table
     alone = results.table(write(run("td3-odt", 1, {0: 10, 9: 50})))
-    assert "| 1.0 | 5.0 | +4.0 |  |" in alone
+    assert "| 1.0 | 5.0 | +4.0 |  | 3.0 |  |" in alone
+
+
+def test_over_the_run_is_weighted_by_steps(results, write):
+    """1 from step 0 to 30, then up to 5 at 40: (30 x 1 + 10 x 3) / 40."""
+    assert "| 1.5 |  |" in results.table(write(run("odt", 0, {0: 10, 30: 10, 40: 50})))
 
 
 def test_returns_where_one_file_has_no_references(results, write):

@@ -57,6 +57,15 @@ def test_settings_of_a_file_and_of_options(dtag, runs, tmp_path):
 def test_help(dtag):
     code, out, _ = dtag("finetune --help")
     assert code == 0 and "--algo" in out and "td3-odt" in out
+    assert "--steps INT, --env-steps INT" in out
+
+
+@pytest.mark.parametrize("option", ["--env-steps", "--steps"])
+def test_both_names_of_the_budget(dtag, runs, tmp_path, option):
+    line = f"finetune odt --algo odt --out online {QUICK} --eval-episodes 0"
+    assert dtag(f"{line} {option} 1")[0] == 0
+    (record,) = records(tmp_path / "online")  # one iteration is enough for one step, not for the default
+    assert record["online/episodes"] == 2
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,11 @@
 """The online loop: what it plays, keeps, learns, logs; stopped and resumed; broken environments."""
 
 import dataclasses
-import json
 
 import faulty_env
 import pytest
 import torch
-from safetensors.torch import load_file
+from run_folders import assert_same_run, records, tensors, weight_sum
 
 from dtag_fast.finetuning import finetune
 from dtag_fast.finetuning.experience import Experience
@@ -21,34 +20,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def records(run) -> list[dict]:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    timed = ("time/", "speed/")
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith(timed)} for line in lines]
-
-
-def tensors(run) -> dict[str, torch.Tensor]:
-    folder = (run / "checkpoints" / "last").resolve()
-    return {
-        f"{path.relative_to(folder)}: {name}": tensor
-        for path in sorted(folder.rglob("*.safetensors"))
-        for name, tensor in load_file(path).items()
-    }
-
-
-def assert_same(run, other) -> None:
-    ours, theirs = tensors(run), tensors(other)
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
-    assert records(run) == records(other)
-
-
-def score(step, run) -> dict[str, float]:
-    """Of the checkpoint that was just written, from its weights."""
-    weights = load_file(run / "checkpoints" / str(step) / "model.safetensors")
-    return {"return_mean": float(sum(w.double().sum() for w in weights.values()))}
 
 
 @pytest.fixture
@@ -72,7 +43,7 @@ def start_of(trained, store, quick):
 @pytest.mark.parametrize("algorithm", ["odt", "td3-odt", "sac-odt", "awac-odt", "iql-odt", "ddpg-odt", "td3"])
 def test_every_algorithm_plays_learns_and_is_stopped_and_resumed(start_of, tmp_path, algorithm):
     """Stopped after every fourth question, the run ends with the bits and the log of one that never was."""
-    options = {"evaluate": score, "eval_every": 2, "checkpoint_every": 1, "seed": 3}
+    options = {"evaluate": weight_sum, "eval_every": 2, "checkpoint_every": 1, "seed": 3}
     whole = start_of(algorithm, tmp_path / "whole", **options)
     lines = records(whole)
     assert lines[-1]["eval/env_steps"] >= 40 and "online/return_mean" in lines[-2]
@@ -81,11 +52,11 @@ def test_every_algorithm_plays_learns_and_is_stopped_and_resumed(start_of, tmp_p
         start_of(algorithm, stopped, resume=True, stop=lambda: next(calls) % 4 == 3, **options)
         if records(stopped) == lines:
             break
-    assert_same(whole, stopped)
+    assert_same_run(whole, stopped)
 
 
 def test_log_of_an_iteration(start_of, tmp_path, store):
-    run = start_of("td3-odt", tmp_path / "run", evaluate=score, eval_every=2)
+    run = start_of("td3-odt", tmp_path / "run", evaluate=weight_sum, eval_every=2)
     first, second = [r for r in records(run) if "online/episodes" in r][:2]
     assert records(run)[0]["eval/env_steps"] == 0
     assert first["step"] == 3 + 3 * 2 and second["step"] == 3 + 2 * 3 * 2  # two critic updates for one
@@ -114,7 +85,7 @@ def test_the_buffer_begins_with_the_best_episodes_and_loses_the_lowest_first(tra
 def test_played_in_worker_processes_to_the_same_bits(start_of, tmp_path):
     here = start_of("td3-odt", tmp_path / "here", env_steps=30)
     there = start_of("td3-odt", tmp_path / "there", env_steps=30, env_processes=2)
-    assert_same(here, there)
+    assert_same_run(here, there)
 
 
 def test_playing_while_learning(start_of, tmp_path, quick):
@@ -125,7 +96,7 @@ def test_playing_while_learning(start_of, tmp_path, quick):
     start_of("td3-odt", stopped, online=online, stop=lambda: next(stop, False))
     assert len(records(stopped)) == 1
     start_of("td3-odt", stopped, online=online, resume=True)
-    assert_same(whole, stopped)
+    assert_same_run(whole, stopped)
     one = start_of("td3-odt", tmp_path / "one", online=online, env_steps=1)
     other = start_of("td3-odt", tmp_path / "other", env_steps=1)
     assert records(one)[0]["online/return_mean"] == records(other)[0]["online/return_mean"]
@@ -156,7 +127,7 @@ def test_a_kind_of_everything(start_of, tmp_path, quick):
     stopped, stop = tmp_path / "stopped", iter([True])
     start_of("td3-odt", stopped, online=online, stop=lambda: next(stop, False))
     start_of("td3-odt", stopped, online=online, resume=True)
-    assert_same(whole, stopped)
+    assert_same_run(whole, stopped)
     plain = start_of("td3-odt", tmp_path / "plain")
     assert records(plain)[0] != records(whole)[0]
 
@@ -176,6 +147,15 @@ def test_another_environment_is_the_one_of_the_run(start_of, tmp_path):
     run = start_of("odt", tmp_path / "run", env_id="InvertedPendulum-v4", env_steps=5)
     info = load_policy(run).info
     assert (info.env_id, info.env_spec, info.dataset_id) == ("InvertedPendulum-v4", None, "toy/pendulum-v0")
+
+
+def test_the_module_of_its_environment_may_be_told(start_of, tmp_path):
+    """Data of a version that did not record it keep all else that they say of the environment."""
+    named = "gymnasium.envs.mujoco:InvertedPendulum-v5"
+    info = load_policy(start_of("odt", tmp_path / "run", env_id=named, env_steps=5)).info
+    before = load_policy(start_of("odt", tmp_path / "other", env_steps=5)).info
+    assert info.env_id == named
+    assert (info.env_spec, info.max_episode_steps) == (before.env_spec, before.max_episode_steps)
 
 
 @pytest.mark.parametrize(
@@ -249,3 +229,29 @@ def test_an_environment_that_only_fails_ends_the_run_with_all_saved(trained, sto
     healthy = with_faults(store, [])
     run = finetune(trained("odt"), "odt", **options | {"store": healthy}, resume=True)
     assert records(run)[-1]["online/env_steps"] >= 40
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("overlap", [False, True])
+def test_what_a_round_had_finished_when_its_environment_broke_is_kept(
+    trained, store, quick, tmp_path, overlap
+):
+    """Of a round of one episode after the other, 0 and 2 are finished; 1 fails, and all from 3 on."""
+    one_by_one = {"episodes_per_iteration": 1, "steps_per_iteration": 50, "offline_episodes": 3}
+    online = dataclasses.replace(quick, overlap=overlap, **one_by_one)
+    options = {"online": online, "out": tmp_path / "run", "env_steps": 40, "checkpoint_every": 100}
+    options |= {"evaluate": weight_sum, "eval_every": 1}
+    broken = with_faults(store, [(1, 2), *((number, 2) for number in range(3, 40))])
+    with pytest.raises(RuntimeError, match=r"environment: 10 episodes in a row failed.*BrokenError"):
+        finetune(trained("odt"), "odt", store=broken, **options)
+    _, kept = records(tmp_path / "run")
+    assert kept["step"] == 3 + quick.updates_per_iteration and kept["buffer/episodes"] == 3 + 2
+    assert (kept["online/episodes"], kept["online/failed_episodes"]) == (2, 1)
+    assert kept["online/env_steps"] == 2 * kept["online/length_mean"]
+
+    # The checkpoint holds them, and episode 3 is the next.
+    run = finetune(trained("odt"), "odt", store=with_faults(store, [(3, 2)]), resume=True, **options)
+    _, again, evaluated, *_, last, _ = records(run)
+    assert again == kept and evaluated["eval/env_steps"] == kept["online/env_steps"]
+    assert last["online/failed_episodes"] == 2 and last["online/env_steps"] >= kept["online/env_steps"] + 50
+    assert evaluated["step"] == kept["step"]

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from dtag_fast.finetuning.start import ALPHA, begin, online_algorithms, resolved_config
-from dtag_fast.training import load_policy, train
+from dtag_fast.training import checkpoint, load_policy, train
 from dtag_fast.training.checkpoint import load_critic
 
 
@@ -58,6 +58,34 @@ def test_a_critic_of_its_own(trained, store, small_config, tmp_path):
     assert same(learner.exports["critic"], load_critic(other).critic)
     assert same(learner.modules["target"], load_critic(other).critic)
     assert same(learner.exports["model"], load_policy(trained("td3-odt")).model)
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Files of numbers in the order in which they are read."""
+    files, read_tensors = [], checkpoint.read_tensors
+    monkeypatch.setattr(checkpoint, "read_tensors", lambda path: files.append(path) or read_tensors(path))
+    return files
+
+
+@pytest.mark.parametrize(
+    "source, algorithm, files",
+    [
+        ("td3-odt", "td3-odt", ["critic", "model", "tensors"]),
+        ("iql-odt", "iql-odt", ["critic", "model", "tensors", "value"]),
+        ("td3-odt", "sac-odt", ["critic", "model"]),
+        ("td3-odt", "odt", ["model"]),
+    ],
+)
+def test_every_file_of_numbers_is_read_once(trained, store, read, source, algorithm, files):
+    begin(trained(source), algorithm, store)
+    assert sorted(path.stem for path in read) == files
+
+
+def test_a_critic_that_is_given_is_read_in_place_of_the_one_of_the_run(trained, store, read):
+    run, other = trained("td3-odt"), trained("sac-odt")
+    begin(run, "td3-odt", store, critic=other)
+    assert [(path.stem, path.is_relative_to(run)) for path in read] == [("model", True), ("critic", False)]
 
 
 def test_settings_come_from_the_run_then_from_the_preset(trained, store):

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
+import run_folders
 
 sys.path.insert(0, str(Path(__file__).parent))
 _SMALL = runpy.run_path(str(Path(__file__).with_name("small_runs.py")))
@@ -34,25 +34,9 @@ def algorithm(request) -> str:
 @pytest.fixture(scope="session")
 def weights_of():
     """All tensors of a run's newest checkpoint, the training state's included, by file and name."""
-    from safetensors.torch import load_file
-
-    def read(run: Path) -> dict[str, torch.Tensor]:
-        folder = run / "checkpoints" / "last"
-        return {
-            f"{path.relative_to(folder)}: {name}": tensor
-            for path in sorted(folder.rglob("*.safetensors"))
-            for name, tensor in load_file(path).items()
-        }
-
-    return read
+    return run_folders.tensors
 
 
 @pytest.fixture(scope="session")
-def assert_same_bits(weights_of):
-    def check(run: Path, other: Path) -> None:
-        ours, theirs = weights_of(run), weights_of(other)
-        assert ours.keys() == theirs.keys() and ours
-        different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
-        assert different == []
-
-    return check
+def assert_same_bits():
+    return run_folders.assert_same_bits

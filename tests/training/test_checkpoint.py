@@ -1,5 +1,6 @@
 """Checkpoints: bit-identical networks back, no pickle, one clear error for everything that can be wrong."""
 
+import dataclasses
 import json
 import shutil
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from dtag_fast.algorithms import create
-from dtag_fast.training import load_critic, load_policy, train
+from dtag_fast.training import load_critic, load_info, load_policy, train
 from dtag_fast.training.checkpoint import FORMAT_VERSION, save_checkpoint
 
 
@@ -100,6 +101,13 @@ def test_critic_info_has_the_reward_scale(runs, store):
     assert info.kind == "critic"
 
 
+def test_info_without_the_weights(runs, run):
+    for name in ("dt", "iql"):
+        assert load_info(runs[name]) == load_policy(runs[name]).info
+    (run / LAST / "model.safetensors").unlink()
+    assert load_info(run).step == 4 and load_info(run / "checkpoints" / "2").step == 2
+
+
 def test_a_run_gives_its_newest_checkpoint_and_a_folder_itself(runs):
     run = runs["dt"]
     assert (run / "checkpoints" / "last").resolve().name == "4"
@@ -116,8 +124,13 @@ def test_nothing_in_a_run_is_pickled(runs):
 def test_asking_a_critic_for_a_policy_says_so(runs, store, configs, tmp_path):
     with pytest.raises(FileNotFoundError, match="expected a critic, this run of dt holds none"):
         load_critic(runs["dt"])
-    with pytest.raises(FileNotFoundError, match="expected a run or a checkpoint folder, found no checkpoint"):
-        load_policy(tmp_path)
+    config = dataclasses.replace(configs["iql"], policy=False)
+    critic = train("iql", store, config=config, out=tmp_path / "critic" / "run", updates=1)
+    for load in (load_policy, load_info):
+        with pytest.raises(FileNotFoundError, match="expected a policy, this run of iql holds none"):
+            load(critic)
+        with pytest.raises(FileNotFoundError, match="a run or a checkpoint folder, found no checkpoint"):
+            load(tmp_path)
 
 
 LAST = "checkpoints/4"
@@ -203,14 +216,18 @@ DAMAGE = {
     ),
 }
 
+# What is wrong with the facts, not with the network.
+FACTS = [name for name in DAMAGE if name.startswith("config ") or name.endswith(" fact")]
+
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_is_one_clear_error(run, damage):
     inflict, message = DAMAGE[damage]
     inflict(run)
-    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
-        load_policy(run)
-    assert "\n" not in str(caught.value)
+    for load in (load_policy, load_info) if damage in FACTS else (load_policy,):
+        with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+            load(run)
+        assert "\n" not in str(caught.value)
 
 
 RESUME_DAMAGE = {

@@ -18,7 +18,9 @@ VERBS = {
     "evaluate": "run a trained policy in its environment, with any Action Gradient settings in one batch",
     "sweep": "run many settings of a trained policy, resumable, on all cores or a Ray cluster; one table",
     "reproduce": "run an experiment of a paper: tables, figures, and whether its claims hold",
+    "export": "write a trained policy as ONNX, as a program of torch.export or as a folder for a hub",
     "data": "list, show, make, import and download datasets",
+    "convert": "write a run folder of a Decision Transformer of another code (Hugging Face, kzl, ...)",
     "plot": "plot the results of runs",
     "doctor": "versions, instruction sets, backends and datasets found on this machine",
 }

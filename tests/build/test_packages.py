@@ -32,6 +32,7 @@ NOT_ABOUT_THE_WHEEL = [
     "tests/models/test_attention_backends.py",
     "tests/cli/test_torchrun.py",
     "tests/training/test_kill.py",
+    "tests/finetuning/test_kill.py",
     "tests/experiments/test_toy.py",
 ]
 
@@ -83,7 +84,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(packages: Path, tree: Path
 
 
 def test_the_installed_wheel_passes_the_tests(packages: Path, sources: Path, tmp_path: Path):
-    """In a fresh environment that borrows this one's dependencies, from a folder with only the tests."""
+    """In a fresh environment that borrows this one's dependencies, from a folder with tests and pages alone."""
     (wheel,) = packages.glob("*.whl")
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv/bin/python"
@@ -95,6 +96,8 @@ def test_the_installed_wheel_passes_the_tests(packages: Path, sources: Path, tmp
 
     away = tmp_path / "away"
     shutil.copytree(sources / "tests", away / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    # Tests run the examples of pages.
+    shutil.copytree(sources / "docs", away / "docs", ignore=shutil.ignore_patterns("*.json", "*.png"))
     shutil.copy(sources / "pyproject.toml", away)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "PYTHONPATH"))}
     environment |= {"OMP_NUM_THREADS": "1", "EXPECTED": str(site)}

@@ -107,6 +107,8 @@ class CriticCall:
         self.members = 0
         for module in modules:
             refuse_mixed_rows(module)
+            refuse_other_keys(module)
+            refuse_scaled_actions(module)
             style, outputs = self._probe(module, state_dim, action_dim)
             self.styles.append(style)
             self.axes.append([batch_axis([q.shape for q in pair]) for pair in zip(*outputs, strict=True)])
@@ -155,3 +157,29 @@ def refuse_mixed_rows(module: nn.Module) -> None:
                 f"critic: {type(part).__name__} {name!r} is in training mode, where rows influence each "
                 "other; call critic.eval() first"
             )
+
+
+def refuse_other_keys(module: nn.Module) -> None:
+    """A module of TorchRL is called by position, so that its keys must be one of states, then the action."""
+    keys = getattr(module, "in_keys", None)
+    if not isinstance(keys, list | tuple):
+        return
+    actions = [str(key[-1] if isinstance(key, tuple) else key) == "action" for key in keys]
+    if len(keys) != 2 or (any(actions) and actions != [False, True]):
+        raise CriticError(
+            f"critic: {type(module).__name__} has the in_keys {list(keys)}; expected one of the states, then "
+            "the action; dtag_fast.interop.load_critic takes two keys in any order, and losses"
+        )
+
+
+def refuse_scaled_actions(module: nn.Module) -> None:
+    """Stable-Baselines3 trains its critics on actions scaled to [-1, 1], whatever the environment's are."""
+    names = [kind.__module__.partition(".")[0] for kind in type(module).__mro__]
+    space = getattr(module, "action_space", None)
+    if not {"stable_baselines3", "sb3_contrib"} & set(names) or not hasattr(space, "low"):
+        return
+    if (space.low != -1).any() or (space.high != 1).any():
+        raise CriticError(
+            f"critic: {type(module).__name__} of Stable-Baselines3 takes actions scaled to [-1, 1], those of "
+            f"its environment lie in {space}; give dtag_fast.interop.load_critic(critic), which scales them"
+        )

@@ -1,0 +1,28 @@
+"""Policies and Action Gradient for other runtimes, written out in plain operators.
+
+operators.py        the operators, as PyTorch computes them
+onnx_operators.py   the same operators, as nodes of an ONNX graph
+activations.py      activation functions and their derivatives
+transformer.py      the blocks
+policies.py         what each kind of policy does with a window
+critic_gradient.py  Q of a CriticProgram and dQ/da, by the chain rule
+action_gradient.py  the loop, unrolled
+acting.py           policy and loop together, and as a module for torch.export
+onnx_file.py        the file, its metadata, and its verification
+
+The network is written once. PyTorch evaluates it for tests and torch.export, ONNX keeps it in a file; neither
+needs autograd, and the file does not depend on how some release of PyTorch takes a module apart.
+"""
+
+from dtag_fast.lazy_exports import lazy_exports
+
+_EXPORTS = {
+    "Acting": "dtag_fast.interop.export.acting",
+    "ActingModule": "dtag_fast.interop.export.acting",
+    "OnnxReport": "dtag_fast.interop.export.onnx_file",
+    "export_onnx": "dtag_fast.interop.export.onnx_file",
+    "export_program": "dtag_fast.interop.export.torch_program",
+}
+
+__all__ = sorted(_EXPORTS)
+__getattr__, __dir__ = lazy_exports(__name__, _EXPORTS)

@@ -1,0 +1,130 @@
+"""`load_critic`: whose critic it is, and what reads it."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from dtag_fast.interop.foreign_critic import ForeignCritic, Numbers, finite_numbers
+from dtag_fast.interop.source import CriticFile, Format, Options
+from dtag_fast.training.devices import find_device
+
+# Formats that know theirs by a mark come before those that look for layers.
+FORMATS = ("stable_baselines3", "d3rlpy", "torchrl", "corl", "cleanrl", "ensembles", "parameter_trees")
+
+
+def load_critic(
+    source: Any,
+    *,
+    format: str | None = None,
+    device: str | torch.device = "cpu",
+    action_dim: int | None = None,
+    activation: str | None = None,
+    norm: Literal["before", "after"] | None = None,
+    state_mean: Numbers | None = None,
+    state_std: Numbers | None = None,
+    action_low: Numbers | None = None,
+    action_high: Numbers | None = None,
+    target: bool = False,
+    quantiles: Literal["mean", "truncated"] = "mean",
+) -> ForeignCritic:
+    """A critic that another library trained, as a module of raw states and actions for `dtag_fast.refine`.
+
+    Nothing in a file is executed: weights and plain values are read, all else is refused. The library need
+    not be installed for files.
+
+    Args:
+        source: a path, or an object of the library that is in memory. docs/interop/README.md has the list.
+        format: its name in that list where it is not recognised; None: looked for.
+        device: where the critic goes.
+        action_dim: A; needed where a file has the width S + A alone.
+        activation: between layers (relu, elu, gelu, silu, mish, tanh) where a file does not say it.
+        norm: where a LayerNorm stands, "before" or "after" the activation, where a file does not say it.
+        state_mean, state_std: (S,) what states were standardised by in training, (s - mean) / std, where the
+            file does not hold it: CORL's and others' scripts do that outside of the critic.
+        action_low, action_high: (A,) bounds of the environment's actions; they replace those of the source.
+        target: the target critic in place of the trained one.
+        quantiles: how a distribution becomes Q: "mean" of all quantiles of each member, or "truncated", the
+            mean of what TQC's own target keeps, over all members at once (not for the compiled backends).
+    Returns:
+        The critic: eval mode, float32, without gradients. `refine` reduces its members.
+    Raises:
+        FileNotFoundError: there is no such file. ValueError: nothing here knows such a source, or what it
+        holds does not fit; TypeError: an object of a class that no format takes.
+    """
+    options = Options(
+        action_dim=action_dim,
+        activation=activation,
+        norm=norm,
+        state_mean=state_mean,
+        state_std=state_std,
+        action_low=action_low,
+        action_high=action_high,
+        target=target,
+        quantiles=quantiles,
+    )
+    if quantiles not in ("mean", "truncated"):
+        raise ValueError(f"quantiles: expected mean or truncated, got {quantiles!r}")
+    if norm not in (None, "before", "after"):
+        raise ValueError(f"norm: expected before or after, got {norm!r}")
+    device, formats = find_device(str(device)), _formats(format)
+    if isinstance(source, str | os.PathLike):
+        file = CriticFile(Path(source))
+        critic = _first(formats, "file", file, str(file.path)).from_file(file, options)
+    else:
+        name = type(source).__name__
+        critic = _first(formats, "object", source, f"an object of class {name}").from_object(source, options)
+    return _bounded(critic, options).to(device)
+
+
+def _formats(name: str | None) -> list[Format]:
+    """All formats, or the one that is named."""
+    modules = [import_module(f"dtag_fast.interop.formats.{module}") for module in FORMATS]
+    if name is None:
+        return modules
+    named = [module for module in modules if name == module.NAME]
+    if not named:
+        known = ", ".join(module.NAME for module in modules)
+        raise ValueError(f"format: expected one of {known}, got {name!r}")
+    return named
+
+
+def _first(formats: list[Format], kind: Literal["file", "object"], source: Any, shown: str) -> Format:
+    for candidate in formats:
+        takes = candidate.takes_file if kind == "file" else candidate.takes_object
+        if takes(source):
+            return candidate
+    if kind == "file" and _of_torch(source):
+        _ = source.plain  # says what is wrong with it, if anything is
+    error = ValueError if kind == "file" else TypeError
+    taken = "; ".join(f"{candidate.NAME}: {candidate.WHAT}" for candidate in formats)
+    raise error(f"{shown}: not a critic that can be read here; what can: {taken}")
+
+
+def _of_torch(file: CriticFile) -> bool:
+    """Whether it looks like a file of torch.save, or is a pickle."""
+    if file.entries:
+        return any(name.endswith("/data.pkl") for name in file.entries)
+    return file.content[:1] == b"\x80"
+
+
+def _bounded(critic: ForeignCritic, options: Options) -> ForeignCritic:
+    """The bounds that the caller names in place of the source's."""
+    named = (options.action_low, options.action_high)
+    if (named[0] is None) != (named[1] is None):
+        raise ValueError("action_low, action_high: expected both or none")
+    if named[0] is not None:
+        names = ("action_low", "action_high")
+        low, high = (
+            finite_numbers(critic.action_dim, x, name).numpy() for x, name in zip(named, names, strict=True)
+        )
+        if not (low < high).all():
+            raise ValueError(
+                f"action_low: expected below action_high, got {low.tolist()} and {high.tolist()}"
+            )
+        critic.bounds = low, high
+    return critic

@@ -1,0 +1,55 @@
+"""What `load_critic` is told beside the source, and sources that no format takes."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dtag_fast.interop import load_critic
+
+S, A = 3, 2
+
+
+class Critic(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(S + A, 1)
+
+    def forward(self, states, actions):
+        return self.layer(torch.cat([states, actions], -1))
+
+
+@pytest.mark.parametrize("low, high", [(-2, 2.0), ([-2, -2], np.array([2.0, 2.0])), (torch.tensor(-2.0), 2)])
+def test_bounds_are_one_number_or_one_per_dimension(low, high):
+    critic = load_critic(Critic(), action_dim=A, action_low=low, action_high=high)
+    np.testing.assert_array_equal(critic.bounds, [[-2, -2], [2, 2]])
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"action_low": -1}, "action_low, action_high: expected both or none"),
+        ({"action_low": [1, 2, 3], "action_high": 4}, "action_low: expected 2 finite numbers, got 3"),
+        ({"action_low": -1, "action_high": np.inf}, "action_high: expected 2 finite numbers"),
+        ({"action_low": 1, "action_high": 1}, "action_low: expected below action_high"),
+        ({"quantiles": "median"}, "quantiles: expected mean or truncated, got 'median'"),
+        ({"norm": "none"}, "norm: expected before or after, got 'none'"),
+        ({"format": "sb3"}, "format: expected one of stable-baselines3, d3rlpy"),
+        ({"state_std": 0.0}, "state scale: expected numbers other than 0"),
+    ],
+)
+def test_options_that_do_not_fit(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        load_critic(Critic(), **{"action_dim": A, **options})
+
+
+def test_sources_that_no_format_takes(tmp_path):
+    with pytest.raises(
+        TypeError, match=r"an object of class int: not a critic .* corl: a checkpoint of CORL's"
+    ):
+        load_critic(3)
+    with pytest.raises(FileNotFoundError, match="expected a file that holds a critic"):
+        load_critic(tmp_path / "none.pt")
+    (tmp_path / "text").write_text("no critic")
+    with pytest.raises(ValueError, match="not a critic that can be read here; what can: stable-baselines3"):
+        load_critic(tmp_path / "text")

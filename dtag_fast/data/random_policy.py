@@ -5,6 +5,7 @@ Tables 1 and 4, fine-tunes from there).
 """
 
 import copy
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -269,9 +270,10 @@ def _about(
         about[NOTES_KEY] = [
             f"entries of the observation that are no Box of one dimension are left out: {names}"
         ]
+    made = {"id": env_id, "kwargs": registered.kwargs, "max_episode_steps": limit}
     if module_of(env_id) or recordable(registered) is None:
-        about[ENV_SPEC_KEY] = {"id": env_id, "kwargs": {}, "max_episode_steps": limit}
-    reference = reference_of({"env_id": env_id, "max_episode_steps": limit})
+        about[ENV_SPEC_KEY] = made | {"kwargs": _in_json(registered.kwargs)}
+    reference = reference_of({"env_id": env_id, "env_spec": made})
     if reference is not None and not reference.note:
         about |= {
             "ref_min_score": reference.ref_min,
@@ -279,6 +281,14 @@ def _about(
             REF_SOURCE_KEY: reference.source,
         }
     return about
+
+
+def _in_json(kwargs: dict) -> dict:
+    """The arguments of a registration; none where JSON can not hold them, it passes them itself then."""
+    try:
+        return json.loads(json.dumps(kwargs))
+    except (TypeError, ValueError):
+        return {}
 
 
 def _finite(reward) -> float:

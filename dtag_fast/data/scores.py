@@ -2,7 +2,8 @@
 
 Table: D4RL (Fu et al., 2020), `d4rl/infos.py`. A dataset's own references go first and the source is always
 named, so that numbers of two scales are never mixed in silence. Returns grow with the length of episodes,
-so D4RL's references hold under the step limits that they were measured with (`d4rl_limits`) and no others.
+so D4RL's references hold under the step limits that they were measured with (`d4rl_limits`) and no others,
+and only where nothing changes rewards or physics (`d4rl_arguments`).
 """
 
 import re
@@ -11,7 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dtag_fast.data import d4rl_limits
+from dtag_fast.data.d4rl_arguments import changes
+from dtag_fast.data.d4rl_limits import PEN, limits_of
 from dtag_fast.data.env_ids import bare_id
 from dtag_fast.data.pointmaze import d4rl
 
@@ -115,8 +117,9 @@ class NormalizedScore:
 def reference_of(task: str | Mapping, source: str | None = None) -> Reference | None:
     """References of a task.
 
-    D4RL's are not those of an environment with another step limit; one that nothing is known of counts as
-    the registered one. References that a dataset brings of its own hold for its environment.
+    D4RL's are not those of an environment with another step limit, or made with arguments or wrappers that
+    may change its rewards or physics; one that nothing is known of counts as D4RL's. References that a
+    dataset brings of its own hold for its environment.
 
     Args:
         task: metadata of a store, or the id of an environment ("Hopper-v4", "module:Hopper-v4"), of a D4RL
@@ -136,39 +139,54 @@ def why_no_score(task: str | Mapping, source: str | None = None) -> str:
 
 def _find(task: str | Mapping, source: str | None) -> tuple[Reference | None, str]:
     """The references that hold, and why there are none ("" where there are)."""
-    reference, limit = _references_of(task, source)
+    reference = _references_of(task, source)
     if reference is None:
         return None, _NO_REFERENCES
-    if limit is not None and reference.source.startswith(_OF_TABLE):
-        family = reference.source.removeprefix(_OF_TABLE)
-        limits = d4rl_limits.limits_of(family)
-        if limits and limit not in limits:
-            steps = " or ".join(map(str, limits))
-            return None, (
-                f"D4RL's references of {family} are returns within {steps} steps, an episode here has up to "
-                f"{limit}"
-            )
+    if reference.source.startswith(_OF_TABLE) and not isinstance(task, str):
+        why_not = _not_d4rls(reference.source.removeprefix(_OF_TABLE), task)
+        return (None, why_not) if why_not else (reference, "")
     return reference, ""
 
 
-def _references_of(task: str | Mapping, source: str | None) -> tuple[Reference | None, int | None]:
-    """References of a task whatever its step limit, and that limit; None where nothing is known of it."""
+def _not_d4rls(family: str, task: Mapping) -> str:
+    """Why D4RL's references of a family do not hold for an environment; "" where they do."""
+    of_family, limit, limits = f"D4RL's references of {family}", _limit_of(task), limits_of(family)
+    if limit is not None and limits and limit not in limits:
+        steps = " or ".join(map(str, limits))
+        return f"{of_family} are returns within {steps} steps, an episode here has up to {limit}"
+    made_with = changes(family, task.get("env_spec") or {})
+    if made_with:
+        return (
+            f"{of_family} are of its own rewards and physics, the environment here is made with {made_with}"
+        )
+    return ""
+
+
+def _limit_of(task: Mapping) -> int | None:
+    """Step limit of a task; None where nothing is known of it."""
+    spec = task.get("env_spec") or {}
+    passed = (spec.get("kwargs") or {}).get("max_episode_steps")  # goes before the others in gymnasium.make
+    return passed or spec.get("max_episode_steps") or task.get("max_episode_steps")
+
+
+def _references_of(task: str | Mapping, source: str | None) -> Reference | None:
+    """References of a task whatever its step limit and arguments."""
     if source not in (None, "dataset", "d4rl"):
         raise ValueError(f"source: expected 'dataset', 'd4rl' or None, got {source!r}")
     if isinstance(task, str):
-        return (None if source == "dataset" else _from_table(task)), None
-    spec = task.get("env_spec") or {}
-    wrapper, limit = spec.get("wrapper"), spec.get("max_episode_steps") or task.get("max_episode_steps")
+        return None if source == "dataset" else _from_table(task)
+    wrapper = (task.get("env_spec") or {}).get("wrapper")
     note = _WRAPPER_NOTES.get(wrapper, "")
     if source != "d4rl" and task.get("ref_min_score") is not None and task.get("ref_max_score") is not None:
         references = float(task["ref_min_score"]), float(task["ref_max_score"])
-        return Reference(*references, task.get("ref_source") or "dataset", note), limit
+        return Reference(*references, task.get("ref_source") or "dataset", note)
     if source == "dataset":
-        return None, limit
-    # A wrapper ("wrapper" in the environment's spec) makes another task of the same environment id.
-    names = (task.get("dataset_id"),) if wrapper else (task.get("env_id"), task.get("dataset_id"))
-    found = next((found for name in names if name and (found := _from_table(name, limit))), None)
-    return (replace(found, note=note) if found and note else found), limit
+        return None
+    # A wrapper ("wrapper" in the environment's spec) makes another task of the same environment id. A policy
+    # may be played elsewhere than in its data's environment, so their name counts where no other is known.
+    name = task.get("dataset_id") if wrapper or not task.get("env_id") else task["env_id"]
+    found = _from_table(name, _limit_of(task)) if name else None
+    return replace(found, note=note) if found and note else found
 
 
 def normalized_score(returns, task: str | Mapping, source: str | None = None) -> NormalizedScore | None:
@@ -203,7 +221,7 @@ def _from_table(name: str, limit: int | None = None) -> Reference | None:
         family = match.expand(key).lower() if match else None
         if family in D4RL_REFERENCES:
             note = next((text for pattern, text in _NOTES if re.fullmatch(pattern, name)), "")
-            if family == "pen" and limit == d4rl_limits.PEN:
+            if family == "pen" and limit == PEN:
                 note = ""
             return Reference(*D4RL_REFERENCES[family], f"{_OF_TABLE}{family}", note)
     return None

@@ -1,5 +1,7 @@
 """Data of a uniformly random policy: what is written, and what it is written from."""
 
+import sys
+
 import gymnasium
 import h5py
 import minari
@@ -216,6 +218,26 @@ def test_a_time_limit_cuts_is_recorded_and_has_no_references():
     assert store.metadata["ref_min_score"] is None
     assert normalized_score(0.0, store.metadata) is None
     assert minari.load_dataset(dataset_id).recover_environment().spec.max_episode_steps == 6
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"healthy_reward": 3.0}])
+def test_arguments_of_a_registration_are_recorded_and_change_the_task(tmp_path, monkeypatch, kwargs):
+    """An id of Gymnasium's that a module takes for its own."""
+    (tmp_path / "own_hopper.py").write_text(
+        "import gymnasium\n"
+        "from gymnasium.envs.mujoco.hopper_v5 import HopperEnv\n"
+        f"gymnasium.register('Hopper-v3', HopperEnv, max_episode_steps=1000, kwargs={kwargs})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(gymnasium.registry, "Hopper-v3", raising=False)
+    try:
+        metadata = load_dataset(make_random("own_hopper:Hopper-v3", 40, 0)).metadata
+    finally:
+        sys.modules.pop("own_hopper", None)
+        gymnasium.registry.pop("Hopper-v3", None)
+    assert metadata["env_spec"]["kwargs"] == kwargs
+    assert (normalized_score(0.0, metadata) is None) == bool(kwargs)
+    assert metadata["ref_source"] == (None if kwargs else "d4rl: hopper")
 
 
 def test_the_environment_of_a_module_is_built_again_from_the_data():

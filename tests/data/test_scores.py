@@ -119,6 +119,13 @@ def test_d4rls_references_hold_under_its_time_limits(env_id, limit, refused, whe
     assert (f"an episode here has up to {limit}" in why_no_score(task)) == refused
 
 
+def test_a_time_limit_that_is_passed_goes_before_the_recorded_one():
+    spec = {"id": "Hopper-v5", "max_episode_steps": 1000, "kwargs": {"max_episode_steps": 50}}
+    assert why_no_score({"env_id": "Hopper-v5", "env_spec": spec}).endswith("has up to 50")
+    spec["kwargs"] = {"max_episode_steps": 1000}
+    assert reference_of({"env_id": "Hopper-v5", "env_spec": spec}).source == "d4rl: hopper"
+
+
 def test_the_note_on_the_pens_steps_goes_with_its_steps():
     pen = {"env_id": "AdroitHandPen-v1"}
     assert "100 steps" in reference_of(pen | {"max_episode_steps": 200}).note
@@ -134,6 +141,70 @@ def test_a_datasets_own_references_hold_for_its_time_limit():
     assert why_no_score(copied) == (
         "D4RL's references of hopper are returns within 1000 steps, an episode here has up to 50"
     )
+
+
+# Arguments and wrappers
+
+_NORMALIZED = {"name": "NormalizeReward", "entry_point": "gymnasium.wrappers.stateful_reward:NormalizeReward"}
+_COUNTED = {"name": "RecordEpisodeStatistics", "entry_point": "gymnasium.wrappers.common:RecordEpisode..."}
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs", "why_not"),
+    [
+        ("Hopper-v5", {}, ""),
+        ("Hopper-v5", {"render_mode": "rgb_array", "camera_id": 0, "width": 64}, ""),
+        ("Hopper-v5", {"exclude_current_positions_from_observation": False}, ""),
+        (
+            "Hopper-v5",
+            {"forward_reward_weight": 9.0, "frame_skip": 8},
+            "forward_reward_weight=9.0, frame_skip=8",
+        ),
+        ("Hopper-v5", {"healthy_z_range": [0.2, 1.0]}, "healthy_z_range"),
+        ("HalfCheetah-v4", {"ctrl_cost_weight": 0.7, "render_mode": None}, "ctrl_cost_weight=0.7"),
+        ("Walker2d-v5", {"xml_file": "mine.xml"}, "xml_file=mine.xml"),
+        ("Ant-v4", {"use_contact_forces": True}, ""),  # as D4RL's
+        ("Ant-v5", {"include_cfrc_ext_in_observation": False}, ""),
+        ("Ant-v5", {"contact_cost_weight": 0.0}, "contact_cost_weight=0.0"),
+        ("AdroitHandDoor-v1", {"reward_type": "dense"}, ""),
+        ("AdroitHandDoor-v1", {"reward_type": "sparse"}, "reward_type=sparse"),
+    ],
+)
+def test_d4rls_references_hold_for_its_rewards_and_physics(env_id, kwargs, why_not):
+    task = {"env_id": env_id, "env_spec": {"id": env_id, "kwargs": kwargs}}
+    assert (reference_of(task) is None) == bool(why_not)
+    assert why_no_score(task).endswith(f"the environment here is made with {why_not}" if why_not else "")
+    assert bool(why_no_score(task)) == bool(why_not)
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "why_not"),
+    [
+        (_COUNTED, ""),
+        (_NORMALIZED, "the wrapper NormalizeReward"),
+        (_COUNTED | {"entry_point": "mine:RecordEpisodeStatistics"}, "the wrapper RecordEpisodeStatistics"),
+    ],
+)
+def test_wrappers_that_a_dataset_records_count_too(wrapper, why_not):
+    task = {"env_id": "Hopper-v5", "env_spec": {"id": "Hopper-v5", "additional_wrappers": [wrapper]}}
+    assert why_no_score(task).endswith(why_not) and (reference_of(task) is None) == bool(why_not)
+
+
+def test_references_copied_from_d4rl_need_its_rewards_and_a_datasets_own_do_not():
+    spec = {"id": "Hopper-v5", "kwargs": {"healthy_reward": 0.0}}
+    own = {"env_id": "Hopper-v5", "env_spec": spec, "ref_min_score": 0.0, "ref_max_score": 10.0}
+    assert normalized_score(5.0, own).score == 50.0
+    assert why_no_score(own | {"ref_source": "d4rl: hopper"}).endswith("made with healthy_reward=0.0")
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "my.envs:Hopper-Heavy-v0"])
+def test_the_name_of_the_data_tells_nothing_of_another_environment(env_id):
+    """As of a run that was fine-tuned elsewhere."""
+    for dataset_id in ("mujoco/hopper/medium-v0", "hopper-medium-v2"):
+        task = {"env_id": env_id, "dataset_id": dataset_id}
+        assert reference_of(task) is None
+        assert why_no_score(task).startswith("neither the dataset nor D4RL's table has references")
+        assert reference_of(task | {"env_id": None}).source == "d4rl: hopper"
 
 
 def test_a_task_without_references_says_so():

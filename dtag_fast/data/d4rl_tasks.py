@@ -38,6 +38,7 @@ class Task:
         env_kwargs: what it has to be made with.
         env_wrapper: what `rollout.make_env` puts around it; None for nothing.
         env_note: why there is no environment; "" where there is one.
+        d4rl_env: D4RL's environment where there is no other, as "antmaze-umaze"; tasks of one may be mixed.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Task:
     env_kwargs: dict = field(default_factory=dict)
     env_wrapper: str | None = None
     env_note: str = ""
+    d4rl_env: str = ""
 
     @property
     def env_spec(self) -> dict | None:
@@ -114,6 +116,7 @@ def _antmaze(stem: str) -> Task | None:
         d4rl_limits.ANTMAZE[size],
         env_note="D4RL's antmaze has no equal in Gymnasium-Robotics: AntMaze's ant has motors five times as "
         "strong, acts every 0.05 s in place of 0.1 s, and its maze is mirrored",
+        d4rl_env=f"antmaze-{size}",
     )
 
 
@@ -143,4 +146,5 @@ def _kitchen(stem: str) -> Task | None:
         d4rl_limits.KITCHEN,
         env_note="D4RL's kitchen has no equal in Gymnasium-Robotics: FrankaKitchen's observations hold "
         "velocities, have a tenth of the noise and say the goals in a Dict",
+        d4rl_env=f"kitchen of {'bottom burner' if kind == 'mixed' else 'slider'}",
     )

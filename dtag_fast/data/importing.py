@@ -63,6 +63,8 @@ def import_files(
             raise FileNotFoundError(f"FILE: {file} is no file; give a D4RL file or a pickle of trajectories")
         sources.append(open_file(file, environment))
     agreed = _agreed({str(source.path): source.metadata for source in sources})
+    if agreed["env_spec"] is None:
+        _expect_one_d4rl_environment(sources)
     described = [source.describe() for source in sources]
     dims = {
         (source.state_dim, "discrete" if DiscreteActions.of(one) else len(one["action_low"]))
@@ -165,6 +167,21 @@ def _agreed(parts: dict[str, dict]) -> dict:
                     raise _differing(key, (first, about), (name, metadata))
         agreed |= {key: about[key] for key in (*_REFERENCES, "ref_source")}
     return agreed
+
+
+def _expect_one_d4rl_environment(sources: Sequence[FlatFile]) -> None:
+    """Refuse files of several of D4RL's environments that have the same reference scores.
+
+    Raises:
+        ValueError: naming two of them.
+    """
+    files = {source.task.d4rl_env: source.path.name for source in sources if source.task}
+    if len(files) > 1:
+        (first, one), (other, name), *_ = files.items()
+        raise ValueError(
+            f"FILE: {one} is of D4RL's {first}, {name} of its {other}; one dataset has one task: import them "
+            "one by one"
+        )
 
 
 def _same_spec(one: dict | None, other: dict | None) -> bool:

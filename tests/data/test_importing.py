@@ -168,15 +168,15 @@ def test_the_environment_of_a_module_is_found_in_a_fresh_process(write_d4rl, tmp
     assert made.stdout == "Own/Pole-v5 9\n"
 
 
-def test_references_of_a_files_name_need_its_time_limit(write_d4rl):
-    """The name says D4RL's hopper, the environment that the user names is shorter."""
+def test_references_of_a_files_name_need_its_time_limit_and_rewards(write_d4rl):
+    """The name says D4RL's hopper, the environment that the user names is shorter or rewards otherwise."""
     path, _ = write_d4rl("hopper_medium-v2.hdf5")
-    ids = [f"DtagTest/Body{limit}-v0" for limit in (50, 1000)]
+    ids = [f"DtagTest/Body{n}-v0" for n in range(3)]
     entry_point = gymnasium.spec("Hopper-v5").entry_point
-    for env_id, limit in zip(ids, (50, 1000), strict=True):
-        gymnasium.register(env_id, entry_point, max_episode_steps=limit)
+    for env_id, limit, kwargs in zip(ids, (50, 1000, 1000), ({}, {}, {"healthy_reward": 3.0}), strict=True):
+        gymnasium.register(env_id, entry_point, max_episode_steps=limit, kwargs=kwargs)
     try:
-        short, full = (import_files([path], f"my/set-v{n}", env_id) for n, env_id in enumerate(ids))
+        short, full, rich = (import_files([path], f"my/set-v{n}", env_id) for n, env_id in enumerate(ids))
     finally:
         for env_id in ids:
             del gymnasium.registry[env_id]
@@ -185,8 +185,12 @@ def test_references_of_a_files_name_need_its_time_limit(write_d4rl):
         "reference scores are left out: D4RL's references of hopper are returns within 1000 steps, an "
         "episode here has up to 50"
     ]
-    references = [load_dataset(f"my/set-v{n}").metadata["ref_source"] for n in (0, 1)]
-    assert references == [None, "d4rl: hopper"]
+    assert rich == [
+        "reference scores are left out: D4RL's references of hopper are of its own rewards and physics, the "
+        "environment here is made with healthy_reward=3.0"
+    ]
+    references = [load_dataset(f"my/set-v{n}").metadata["ref_source"] for n in range(3)]
+    assert references == [None, "d4rl: hopper", None]
 
 
 def test_a_module_that_nobody_needs_is_left_out(write_d4rl):
@@ -341,6 +345,30 @@ def test_references_are_not_lent_where_no_environment_is_recorded(write_d4rl, mi
     sizes = {"state_dim": 29, "action_dim": 8}
     files = [write_d4rl(name, **sizes)[0] for name in ("mine.hdf5", "antmaze-umaze-v2.hdf5")]
     with pytest.raises(ValueError, match=r"ref_min_score: .*mine\.hdf5 has none, .* has 0\.0; one dataset"):
+        import_files(files, "d4rl/both-v0")
+    assert list(minari_home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "sizes", "refused"),
+    [
+        (("antmaze-umaze-v0", "antmaze-large-play-v0"), (29, 8), "antmaze-umaze, .* of its antmaze-large"),
+        (("antmaze-medium-play-v2", "antmaze-large-play-v2"), (29, 8), "antmaze-medium, .* antmaze-large"),
+        (("antmaze-medium-play-v2", "antmaze-medium-diverse-v2"), (29, 8), None),
+        (("kitchen-partial-v0", "kitchen-mixed-v0"), (60, 9), "kitchen of slider, .* kitchen of bottom"),
+        (("kitchen-partial-v0", "kitchen-complete-v0"), (60, 9), None),
+    ],
+)
+def test_files_of_several_of_d4rls_environments_are_no_dataset(
+    write_d4rl, minari_home, names, sizes, refused
+):
+    """Their reference scores are the same."""
+    files = [write_d4rl(f"{name}.hdf5", state_dim=sizes[0], action_dim=sizes[1])[0] for name in names]
+    if refused is None:
+        import_files(files, "d4rl/both-v0")
+        assert load_dataset("d4rl/both-v0").metadata["ref_source"].startswith("d4rl: ")
+        return
+    with pytest.raises(ValueError, match=rf"FILE: {names[0]}.* is of D4RL's {refused}"):
         import_files(files, "d4rl/both-v0")
     assert list(minari_home.iterdir()) == []
 

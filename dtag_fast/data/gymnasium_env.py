@@ -51,15 +51,14 @@ def make_gymnasium_env(
     return env
 
 
-def registered_limit(env_id: str) -> int | None:
-    """Time limit in steps that an id is registered with; None where it has none or nobody registered it.
+def registered_spec(env_id: str) -> gymnasium.envs.registration.EnvSpec | None:
+    """What an id is registered with; None where nobody registered it.
 
     Raises:
         gymnasium.error.UnregisteredEnv: its module cannot be imported.
     """
     _import_module_of(env_id)
-    spec = gymnasium.registry.get(bare_id(env_id))
-    return spec and spec.max_episode_steps
+    return gymnasium.registry.get(bare_id(env_id))
 
 
 def _import_module_of(env_id: str) -> None:

@@ -10,15 +10,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dtag_fast.data import TrajectoryStore, env_ids, load_dataset
+from dtag_fast.data import TrajectoryStore, load_dataset
 from dtag_fast.data.delayed_rewards import delayed
+from dtag_fast.data.played_env import played_in
 from dtag_fast.finetuning.experience import Experience
 from dtag_fast.finetuning.iterations import Due, Iterations, Progress
 from dtag_fast.finetuning.settings import OnlineConfig, online_preset
 from dtag_fast.finetuning.start import Start, begin
 from dtag_fast.rollout.collection import Collector, Exploration
 from dtag_fast.rollout.settings import expect_whole
-from dtag_fast.training.checkpoint import LoadedCritic, LoadedPolicy, load_info
+from dtag_fast.training.checkpoint import LoadedCritic, LoadedPolicy, RunInfo, load_info
 from dtag_fast.training.loggers import Logger
 from dtag_fast.training.loop import Precision, numbers_in
 from dtag_fast.training.run_folder import (
@@ -29,9 +30,6 @@ from dtag_fast.training.run_folder import (
     sole_writer,
 )
 from dtag_fast.training.session import Evaluate, Session
-
-# What a dataset says about its environment and nothing else.
-_OF_THE_ENVIRONMENT = ("env_spec", "max_episode_steps", "ref_min_score", "ref_max_score", "ref_source")
 
 
 def finetune(
@@ -75,7 +73,8 @@ def finetune(
         online: of the online part; None for the preset of the dataset.
         critic: run or checkpoint folder of a critic to begin with.
         seed: of what is drawn while it trains and plays.
-        env_id: environment to play in; None for the one of the data.
+        env_id: environment to play in, see `data.played_env`; it is the new run's. None: that of the data,
+            or the one that `run` was played in with these data.
         evaluate: `evaluate(step, run folder)` is called before the first iteration, after every
             `eval_every`-th and after the last, with that step's checkpoint written; as in `train`.
         checkpoint_every: iterations between checkpoints; there is one at the start, at every evaluation and
@@ -110,13 +109,12 @@ def finetune(
         held.enter_context(sole_writer(out))
         experience = Experience(learner.make_replay(online.buffer_capacity), store, online.offline_episodes)
         session = Session(out, learner, experience.buffer, store, seed, experience)
-        session.metadata = _played_in(session.metadata, env_id)
-        places = {"env_id": env_id, "env_processes": env_processes, "env_timeout": env_timeout}
+        session.metadata = played_in(session.metadata, env_id or _env_of_run(start.info, store))
+        places = {"env_processes": env_processes, "env_timeout": env_timeout}
         collector = held.enter_context(_collector(start, session, online, places))
         description = describe_run(algorithm, learner.config, store, seed, str(device))
-        played_in = session.metadata.get("env_id")
         description |= as_json(
-            {"start": start.identity, "online": asdict(online) | {"env_id": played_in}}
+            {"start": start.identity, "online": asdict(online) | {"env_id": session.metadata.get("env_id")}}
             | {"precision": precision}
         )
         open_run(out, description, resume, default_config(learner.config))
@@ -129,13 +127,13 @@ def finetune(
     return out
 
 
-def _played_in(metadata: dict[str, Any], env_id: str | None) -> dict[str, Any]:
-    """The metadata of data that are played on in `env_id`; None: in the environment of the data."""
-    if env_id is None:
-        return metadata
-    if not env_ids.is_same(env_id, metadata.get("env_id")):
-        return metadata | dict.fromkeys(_OF_THE_ENVIRONMENT) | {"env_id": env_id}
-    return metadata | {"env_id": env_id} if env_ids.module_of(env_id) else metadata
+def _env_of_run(info: RunInfo, store: TrajectoryStore) -> str | None:
+    """The environment of a run that was played elsewhere than its data, these data being its own; else None.
+
+    Such a run has no description of it, see `played_in`.
+    """
+    elsewhere = info.env_spec is None and info.dataset_id == store.metadata.get("dataset_id")
+    return info.env_id if elsewhere else None
 
 
 def data_of(run: str | os.PathLike) -> TrajectoryStore:

@@ -11,6 +11,7 @@ import gymnasium
 
 from dtag_fast.data import DiscreteActions
 from dtag_fast.data.gymnasium_env import close_env
+from dtag_fast.data.played_env import played_in
 from dtag_fast.rollout.environments import Environments, Seen, make_env
 
 if TYPE_CHECKING:  # children import this module, and start in a tenth of the time without torch
@@ -38,10 +39,11 @@ class EnvironmentKind:
 
     @classmethod
     def of(cls, info: RunInfo, env_id: str | None = None) -> EnvironmentKind:
-        """The environment of a checkpoint's training data, or another one for its policy."""
-        discrete = DiscreteActions.of(vars(info))
+        """The environment of a checkpoint's training data, or another one for its policy: see `played_in`."""
+        about = played_in(vars(info), env_id)
+        environment = (about[name] for name in ("env_id", "env_spec", "max_episode_steps"))
         sizes = info.state_dim, info.action_dim, info.observation_keys
-        return cls(env_id or info.env_id, info.env_spec, info.max_episode_steps, *sizes, discrete)
+        return cls(*environment, *sizes, DiscreteActions.of(about))
 
     def make(self) -> gymnasium.Env:
         """One environment."""

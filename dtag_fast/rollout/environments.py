@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 
 from dtag_fast.data import DiscreteActions, env_ids, flatten_observation
-from dtag_fast.data.gymnasium_env import close_env, make_gymnasium_env, registered_limit
+from dtag_fast.data.gymnasium_env import close_env, make_gymnasium_env, registered_spec
 from dtag_fast.rollout.faults import Fault
 from dtag_fast.rollout.maze2d import WRAPPERS
 
@@ -28,8 +28,8 @@ def make_env(
         env_id: Gymnasium id ("Hopper-v5", "my_package:MyEnv-v0").
         env_spec: the dataset's description: Gymnasium's EnvSpec as a dict, or {"id", "kwargs",
             "max_episode_steps", "wrapper"}, the wrapper one of `maze2d.WRAPPERS` or None. Used when its id
-            is `env_id`, where one of the two may lack the module; another `env_id` is built from its
-            registration.
+            is `env_id`, where one of the two may lack the module; another `env_id` is built as it is
+            registered.
         max_episode_steps: time limit in steps, when `env_spec` has none.
 
     Raises:
@@ -47,13 +47,28 @@ def make_env(
     return WRAPPERS[wrapper](env) if wrapper else env
 
 
-def time_limit(env_id: str, env_spec: dict | None = None, max_episode_steps: int | None = None) -> int | None:
-    """Time limit in steps of what `make_env` builds of the same arguments, without building it.
+def made_spec(env_id: str, env_spec: dict | None = None, max_episode_steps: int | None = None) -> dict:
+    """Describe what `make_env` builds of the same arguments, without building it.
 
-    None where there is none, and where this process does not know the id: another one may have built it.
+    Returns:
+        `env_spec` where it is one of `env_id`, completed by what the id is registered with: time limit,
+        arguments, wrappers. Nothing is added where this process does not know the id: another one may have
+        built it.
+
+    Raises:
+        gymnasium.error.UnregisteredEnv: an id whose module cannot be imported.
     """
-    given = _spec_of(env_id, env_spec).get("max_episode_steps") or max_episode_steps
-    return given or registered_limit(env_id)
+    spec, registered = _spec_of(env_id, env_spec), registered_spec(env_id)
+    limit = spec.get("max_episode_steps") or max_episode_steps
+    if registered is None:
+        return {**spec, "max_episode_steps": limit}
+    made = {**spec, "max_episode_steps": limit or registered.max_episode_steps}
+    if "entry_point" in spec or spec.get("wrapper"):  # these say all of it
+        return made
+    return made | {
+        "kwargs": {**registered.kwargs, **spec.get("kwargs", {})},
+        "additional_wrappers": [vars(wrapper) for wrapper in registered.additional_wrappers],
+    }
 
 
 def _spec_of(env_id: str, env_spec: dict | None) -> dict:

@@ -78,7 +78,7 @@ def evaluate(
             none: they take none.
         episodes: per setting and target, >= 1.
         seed: of the first episode.
-        env_id: environment to play in; None for the one of the training data.
+        env_id: environment to play in, see `data.played_env`; None for the one of the training data.
         max_envs: environments alive at once, over all workers.
         workers: threads that each play a share of the episodes; None for torch.get_num_threads() on a
             CPU, one on a GPU.

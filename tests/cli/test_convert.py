@@ -182,6 +182,18 @@ def test_a_dataset_tells_statistics_bounds_environment_and_references(dtag, tmp_
     assert min(result["settings"][1]["mean_q_gain"]) > 0 and result["settings"][0]["normalized"]
 
 
+def test_an_environment_beside_a_dataset_is_played_as_registered(dtag, tmp_path):
+    """The references of the data are those of their own environment."""
+    _, path = saved(MinDecisionTransformer, tmp_path)
+    line = f"convert {path} run --data {DATASET} --env InvertedPendulum-v4 --return-scale 50"
+    assert dtag(line)[0] == 0
+    info = load_policy("run").info
+    assert (info.env_id, info.dataset_id) == ("InvertedPendulum-v4", DATASET)
+    assert info.env_spec is info.max_episode_steps is info.ref_max_score is None
+    code, out, _ = dtag("evaluate run --episodes 1")
+    assert code == 0 and "normalised: none" in out
+
+
 def test_corls_checkpoint_brings_its_statistics(dtag, tmp_path):
     module = randomised(CorlDecisionTransformer(**SIZES, max_action=3.0))
     content = {

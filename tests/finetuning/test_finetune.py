@@ -3,6 +3,7 @@
 import dataclasses
 
 import faulty_env
+import gymnasium
 import pytest
 import torch
 from run_folders import assert_same_run, records, tensors, weight_sum
@@ -10,6 +11,7 @@ from run_folders import assert_same_run, records, tensors, weight_sum
 from dtag_fast.finetuning import finetune
 from dtag_fast.finetuning.experience import Experience
 from dtag_fast.finetuning.iterations import episode_seed
+from dtag_fast.rollout import evaluate
 from dtag_fast.training import load_policy
 from dtag_fast.training.files import read_json
 
@@ -147,6 +149,55 @@ def test_another_environment_is_the_one_of_the_run(start_of, tmp_path):
     run = start_of("odt", tmp_path / "run", env_id="InvertedPendulum-v4", env_steps=5)
     info = load_policy(run).info
     assert (info.env_id, info.env_spec, info.dataset_id) == ("InvertedPendulum-v4", None, "toy/pendulum-v0")
+
+
+@pytest.fixture
+def brief():
+    """The id of the data's environment with episodes of two steps."""
+    gymnasium.register(
+        "DtagTest/Brief-v0", gymnasium.spec("InvertedPendulum-v5").entry_point, max_episode_steps=2
+    )
+    yield "DtagTest/Brief-v0"
+    del gymnasium.registry["DtagTest/Brief-v0"]
+
+
+def test_another_environment_has_its_own_time_limit_as_in_an_evaluation(start_of, trained, tmp_path, brief):
+    run = start_of("odt", tmp_path / "run", env_id=brief, env_steps=4)
+    assert [r["online/env_steps"] for r in records(run)] == [4]  # two episodes
+    for evaluated in (
+        evaluate(load_policy(run), episodes=2),
+        evaluate(load_policy(trained("odt")), env_id=brief, episodes=2),
+    ):
+        assert evaluated.env_id == brief and evaluated.settings[0].lengths == [2, 2]
+
+
+def test_what_is_gone_on_with_stays_in_its_environment(start_of, tmp_path, store, quick, brief):
+    """Other data bring their own."""
+    run = start_of("odt", tmp_path / "run", env_id=brief, env_steps=4)
+    options = {"env_steps": 4, "online": quick}
+    again = finetune(run, "odt", out=tmp_path / "again", store=store, **options)
+    assert load_policy(again).info.env_id == brief and records(again)[0]["online/env_steps"] == 4
+    other = type(store).from_episodes(
+        [store.episode(i) for i in range(store.num_episodes)], store.metadata | {"dataset_id": "toy/other-v0"}
+    )
+    elsewhere = finetune(run, "odt", out=tmp_path / "elsewhere", store=other, **options)
+    assert load_policy(elsewhere).info.env_id == "InvertedPendulum-v5"
+
+
+def test_references_are_those_of_the_environment_that_was_played(trained, tmp_path, store, quick):
+    """D4RL knows the data by their name, and not the environment."""
+    named = type(store).from_episodes(
+        [store.episode(i) for i in range(store.num_episodes)],
+        store.metadata
+        | {"dataset_id": "hopper-medium-v2", "ref_min_score": 0.0, "ref_max_score": 1.0, "ref_source": "own"},
+    )
+    options = {"store": named, "env_steps": 1, "online": quick}
+    own = finetune(trained("odt"), "odt", out=tmp_path / "own", **options)
+    assert evaluate(load_policy(own), episodes=1).settings[0].normalized.source == "own"
+    run = finetune(trained("odt"), "odt", out=tmp_path / "run", env_id="InvertedPendulum-v4", **options)
+    result = evaluate(load_policy(run), episodes=1)
+    assert result.env_id == "InvertedPendulum-v4" and result.settings[0].normalized is None
+    assert result.not_normalized == "neither the dataset nor D4RL's table has references for this task"
 
 
 def test_the_module_of_its_environment_may_be_told(start_of, tmp_path):

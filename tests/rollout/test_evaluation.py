@@ -169,37 +169,64 @@ def test_scores_name_their_references(make_policy):
     assert evaluate(make_policy("reinformer"), episodes=1).settings[0].normalized is None
 
 
-@pytest.mark.parametrize("limit", [None, 1000, 11])
-def test_references_of_another_environment_need_its_time_limit(make_policy, limit):
-    """It is played with the time limit of the data, where they have one."""
+def test_another_environment_is_played_as_it_is_registered(make_policy):
+    """The data's time limit, arguments and references are those of their own environment."""
     sizes = {"state_dim": 11, "action_dim": 3, "ref_min_score": 0.0, "ref_max_score": 1.0}
-    policy = make_policy("dt", **sizes, env_id="Hopper-v4", max_episode_steps=limit)
+    spec = {"id": "Hopper-v4", "kwargs": {"healthy_reward": 0.0}, "max_episode_steps": 5}
+    policy = make_policy("dt", **sizes, env_id="Hopper-v4", env_spec=spec, max_episode_steps=5)
+    for named in (None, "Hopper-v4"):
+        (own,) = evaluate(policy, env_id=named, episodes=1).settings
+        assert own.lengths == [5] and own.normalized.source == "dataset"
     result = evaluate(policy, env_id="Hopper-v5", episodes=1)
-    (setting,) = result.settings
-    if limit == 11:
-        assert setting.normalized is None and setting.lengths == [11]
-        assert result.not_normalized.endswith("returns within 1000 steps, an episode here has up to 11")
-    else:
-        assert setting.normalized.source == "d4rl: hopper" and result.not_normalized is None
+    (other,) = result.settings
+    assert other.lengths[0] > 5 and other.returns[0] > 5  # alive in every step
+    assert other.normalized.source == "d4rl: hopper" and result.not_normalized is None
 
 
-def test_an_id_of_gymnasiums_that_a_module_takes_for_its_own_needs_its_time_limit(
-    make_policy, tmp_path, monkeypatch
+def test_another_environment_has_its_own_time_limit(make_policy, tmp_path, monkeypatch):
+    sizes = {"state_dim": 11, "action_dim": 3}
+    policy = make_policy("dt", **sizes, env_id="Hopper-v5", max_episode_steps=11)
+    entry_point = gymnasium.spec("Hopper-v5").entry_point
+    gymnasium.register("DtagTest/Brief-v0", entry_point, max_episode_steps=4)
+    try:
+        result = evaluate(policy, env_id="DtagTest/Brief-v0", episodes=1)
+    finally:
+        del gymnasium.registry["DtagTest/Brief-v0"]
+    assert result.settings[0].lengths == [4]
+    assert result.not_normalized.startswith("neither the dataset nor")
+
+
+@pytest.mark.parametrize(
+    ("made_with", "why_not"),
+    [
+        ("max_episode_steps=9", "an episode here has up to 9"),
+        ("max_episode_steps=1000, kwargs={'healthy_reward': 2.0}", "made with healthy_reward=2.0"),
+        (
+            "max_episode_steps=1000, additional_wrappers=("
+            "gymnasium.wrappers.ClipReward.wrapper_spec(min_reward=0.0),)",
+            "made with the wrapper ClipReward",
+        ),
+    ],
+)
+@pytest.mark.parametrize("of_the_data", [True, False])
+def test_an_id_of_gymnasiums_that_a_module_takes_for_its_own_is_looked_at(
+    make_policy, tmp_path, monkeypatch, made_with, why_not, of_the_data
 ):
     (tmp_path / "short_hopper.py").write_text(
-        "import gymnasium\n"
-        "gymnasium.register('Hopper-v3', gymnasium.spec('Hopper-v5').entry_point, max_episode_steps=9)\n"
+        "import gymnasium, gymnasium.wrappers\n"
+        f"gymnasium.register('Hopper-v3', gymnasium.spec('Hopper-v5').entry_point, {made_with})\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(gymnasium.registry, "Hopper-v3", raising=False)
-    policy = make_policy("dt", state_dim=11, action_dim=3, env_id="short_hopper:Hopper-v3")
+    data = {"env_id": "short_hopper:Hopper-v3"} if of_the_data else {"env_id": "Hopper-v5"}
+    policy = make_policy("dt", state_dim=11, action_dim=3, **data)
     try:
-        result = evaluate(policy, episodes=1)
+        result = evaluate(policy, env_id="short_hopper:Hopper-v3", episodes=1)
     finally:
         sys.modules.pop("short_hopper", None)
         gymnasium.registry.pop("Hopper-v3", None)
-    assert result.settings[0].lengths == [9] and result.settings[0].normalized is None
-    assert "an episode here has up to 9" in result.not_normalized
+    assert result.settings[0].normalized is None
+    assert why_not in result.not_normalized
 
 
 def test_json_holds_everything(make_policy, critic, tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 
 from dtag_fast.data import TrajectoryStore
 from dtag_fast.data.gymnasium_env import close_env, make_gymnasium_env
+from dtag_fast.data.played_env import played_in
 from dtag_fast.interop.foreign_critic import Numbers
 from dtag_fast.interop.policies.loading import ForeignPolicy, read_policy
 from dtag_fast.training.checkpoint import (
@@ -142,12 +143,10 @@ def _facts(policy: ForeignPolicy, data: TrajectoryStore | None, env_id: str | No
     centre, half = (getattr(policy.model.action_bounds, name).numpy() for name in ("centre", "half_range"))
     facts = {"action_low": (centre - half).tolist(), "action_high": (centre + half).tolist()}
     if data is not None:
-        known = data.metadata
+        known = played_in(data.metadata, env_id)
         facts |= {name: known.get(name) for name in _OF_DATA}
         facts["dataset_fingerprint"] = known.get("fingerprint")
         facts |= {k: known[k] for k in ("action_low", "action_high") if known.get(k) is not None}
-        if env_id is not None:
-            facts["env_id"] = env_id
     elif env_id is not None:
         facts |= {"env_id": env_id} | _bounds_of(policy, env_id)
     return {k: np.asarray(v, float).tolist() if k.startswith("action_") else v for k, v in facts.items()}

@@ -60,7 +60,7 @@ def describe(
 
 def agree(out: Path, question: dict[str, Any]) -> dict[str, Any]:
     """Begin a sweep's folder, or check that the one there asks the same; checkpoints may be added, and the
-    model of the behaviour, which rows of before did without.
+    model of the behaviour, which rows of before did without. A table without rows answers any question.
 
     Returns:
         The question as the folder keeps it.
@@ -69,11 +69,12 @@ def agree(out: Path, question: dict[str, Any]) -> dict[str, Any]:
         ValueError: it asks another question; names the first difference.
     """
     path = out / FILE
-    if not path.exists():
-        if (out / "table.jsonl").exists() and (out / "table.jsonl").stat().st_size:
-            raise ValueError(f"out: {out} holds a table without {FILE}, which says of what; choose another")
+    table = out / "table.jsonl"
+    if not table.exists() or table.stat().st_size == 0:
         write_json(path, question)
         return question
+    if not path.exists():
+        raise ValueError(f"out: {out} holds a table without {FILE}, which says of what; choose another")
     recorded = read_json(path)
     check_version(recorded, path)
     checkpoints = recorded["checkpoints"]

@@ -127,6 +127,7 @@ def sweep(
         )
     raw = [setting for setting in asked if setting.behaviour is None]  # what is wrong without the model, too
     check_together(policy, loaded, raw, how.env_id, history_lengths, candidates)
+    not_normalized = why_no_score(scored_task(policy.info, how.env_id)) or None
     crew = make_executor(executor, jobs, device, ray_address)
     out = Path(out) if out is not None else Path(run) / "sweep"
     if out.exists() and not out.is_dir():
@@ -166,7 +167,7 @@ def sweep(
             + _failed_episodes(table, cells, seeds),
             confirmation=confirmation,
             no_parquet=write_parquet(out / "table.parquet", [*table.rows.values(), *table.failed.values()]),
-            not_normalized=why_no_score(scored_task(policy.info, how.env_id)) or None,
+            not_normalized=not_normalized,
         )
         result.to_json(out / "summary.json")
     return result

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import faulty_env
+import gymnasium
 import numpy as np
 import pytest
 
@@ -91,6 +93,41 @@ def test_why_there_are_no_scores_is_said(run):
     assert [cell.score for cell in result.cells] == [None]
     assert json.loads((result.out / "summary.json").read_text())["not_normalized"] == reason
     assert cells_table(result).caption == f"normalised: none; {reason}"
+
+
+def test_another_environment_is_played_as_evaluate_plays_it(run, tmp_path, monkeypatch):
+    """With its own time limit, and not that of the data."""
+    (tmp_path / "brief.py").write_text(
+        "import gymnasium\n"
+        "entry_point = gymnasium.spec('InvertedPendulum-v5').entry_point\n"
+        "gymnasium.register('DtagTest/Brief-v0', entry_point, max_episode_steps=3)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    file = run / "checkpoints/9/config.json"
+    content = json.loads(file.read_text())
+    content["info"]["max_episode_steps"] = 2
+    file.write_text(json.dumps(content))
+    options = {"episodes": 2, "env_id": "brief:DtagTest/Brief-v0"}
+    try:
+        result = sweep(run, settings=[AGSetting()], jobs=1, **options)
+        theirs = evaluate(load_policy(run), **options)
+    finally:
+        sys.modules.pop("brief", None)
+        gymnasium.registry.pop("DtagTest/Brief-v0", None)
+    rows = sorted(map(json.loads, table(result.out)), key=_seed)
+    assert [row["length"] for row in rows] == theirs.settings[0].lengths == [3, 3]
+    assert [row["episode_return"] for row in rows] == theirs.settings[0].returns
+    assert (result.env_id, result.not_normalized) == (theirs.env_id, theirs.not_normalized)
+
+
+@pytest.mark.parametrize("env_id", ["Nope-v0", "no_such_module:Nope-v0"])
+def test_an_environment_that_is_mistyped_leaves_the_folder_free(run, tmp_path, env_id):
+    options = {"settings": [AGSetting()], "episodes": 1, "jobs": 1, "out": tmp_path / "out"}
+    with pytest.raises((ValueError, gymnasium.error.Error), match=r"env_id: .*Nope"):
+        sweep(run, env_id=env_id, **options)
+    assert sweep(run, env_id="InvertedPendulum-v4", **options).played == 1
+    with pytest.raises(ValueError, match="is of another sweep: env_id was 'InvertedPendulum-v4'"):
+        sweep(run, **options)
 
 
 def _seed(row):

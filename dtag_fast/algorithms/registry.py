@@ -160,7 +160,16 @@ def _ids(metadata: dict[str, Any]) -> tuple[str, str]:
 
 
 def config_from_dict(config_class: type, values: dict[str, Any]) -> Any:
-    """A config from JSON values; lists become tuples, absent fields keep their defaults.
+    """A config from JSON values; absent fields keep their defaults.
+
+    Raises:
+        ValueError: a key the config does not have, or values that it refuses.
+    """
+    return config_class(**config_values(config_class, values))
+
+
+def config_values(config_class: type, values: dict[str, Any]) -> dict[str, Any]:
+    """JSON values as a config takes them: lists become tuples.
 
     Raises:
         ValueError: a key the config does not have.
@@ -172,7 +181,7 @@ def config_from_dict(config_class: type, values: dict[str, Any]) -> Any:
             f"config: expected fields of {_full_name(config_class)}, got foreign {foreign}; "
             "it may come from a newer version of dtag_fast"
         )
-    return config_class(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
 def _full_name(config_class: type) -> str:

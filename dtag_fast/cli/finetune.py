@@ -1,13 +1,13 @@
 """`dtag finetune RUN --algo td3-odt --env-steps N --out RUN2`: go on with a policy in its environment."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from dtag_fast.cli.settings_file import read_settings
+from dtag_fast.cli.settings_file import with_settings_of
 from dtag_fast.cli.terminal import make_console, numbers, progress_bar
 from dtag_fast.cli.training_verbs import evaluation_scores, loggers_of, parse_options, stop_signal
 
@@ -26,7 +26,7 @@ class Args:
     algo: Literal["odt", "td3-odt", "sac-odt", "awac-odt", "iql-odt", "ddpg-odt", "td3"]
     out: Path  # run folder
     env_steps: Annotated[int, _STEPS] = 200_000  # to play in all; the iteration that reaches it is finished
-    env: str | None = None  # environment id; default: the one of the training data
+    env: str | None = None  # Gymnasium id; default: the environment of the training data
     data: str | None = None  # Minari id, folder, D4RL file or pickle; default: the dataset of the run
     critic: Path | None = None  # run or checkpoint folder of a critic to begin with
     seed: int = 0  # of what is drawn while it trains and plays
@@ -64,7 +64,6 @@ def main(argv: Sequence[str]) -> int:
     )
     import torch
 
-    from dtag_fast.algorithms import config_from_dict
     from dtag_fast.data import load_dataset
     from dtag_fast.finetuning import finetune, online_preset
     from dtag_fast.finetuning.loop import data_of
@@ -81,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
         store = data_of(args.run) if args.data is None else load_dataset(args.data, progress=report)
     defaults = resolved_config(load_info(args.run), args.algo, store.metadata)
     if args.config is not None:
-        defaults = config_from_dict(type(defaults), {**asdict(defaults), **read_settings(args.config)})
+        defaults = with_settings_of(args.config, defaults)
     online = online_preset(store.metadata)
     args, online, config = parse_options("dtag finetune", argv, Args, online=online, algorithm=defaults)
     settings = grid(steps=numbers("--ag-steps", args.ag_steps, int), lr=numbers("--ag-lr", args.ag_lr, float))

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from dtag_fast.cli.settings_file import read_settings
+from dtag_fast.cli.settings_file import with_settings_of
 from dtag_fast.cli.terminal import make_console, progress_bar
 from dtag_fast.cli.training_verbs import evaluation_scores, loggers_of, parse_options, stop_signal
 
@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _train(name: str, rest: list[str], args: Args, console: Console) -> int:
     """Train as `args` and the algorithm's options among `rest` say."""
-    from dtag_fast.algorithms.registry import config_from_dict, preset_config
+    from dtag_fast.algorithms.registry import preset_config
     from dtag_fast.data import load_dataset
     from dtag_fast.training import train, train_seeds
     from dtag_fast.training.files import read_json
@@ -104,7 +104,7 @@ def _train(name: str, rest: list[str], args: Args, console: Console) -> int:
         store = load_dataset(args.dataset, progress=report)
     defaults = preset_config(name, store.metadata)
     if args.config is not None:
-        defaults = config_from_dict(type(defaults), {**asdict(defaults), **read_settings(args.config)})
+        defaults = with_settings_of(args.config, defaults)
     # Once more, now that the defaults of the algorithm's options are known.
     args, config = parse_options(f"dtag train {name}", rest, Args, algorithm=defaults)
     args = dataclasses.replace(args, device=device)

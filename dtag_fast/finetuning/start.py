@@ -73,6 +73,7 @@ def resolved_config(info: RunInfo, algorithm: str, metadata: dict[str, Any]) -> 
     fields = {field.name for field in dataclasses.fields(config_class)}
     kept = {name: value for name, value in info.config.items() if name in fields}
     kept |= {name: getattr(info, name) for name in (*_SCALES, "target_returns")}
+    kept["eval_context_len"] = info.context_len
     kept |= {"alpha": ALPHA} if "alpha" in fields else {}
     return config_from_dict(config_class, dataclasses.asdict(preset_config(algorithm, metadata)) | kept)
 
@@ -136,9 +137,13 @@ def begin(
 
 
 def _take_policy(learner: Algorithm, pretrained: LoadedPolicy) -> None:
-    """Copy the run's policy into the learner's and its target."""
+    """Copy the run's policy into the learner's and its target.
+
+    How many steps it looks back when it acts (`eval_context_len`) is the learner's: no weight depends on it.
+    """
     model = learner.exports["model"]
     ours, theirs = describe(model), describe(pretrained.model)
+    theirs["config"] |= {"context_len": ours["config"]["context_len"]}
     if ours != theirs:
         raise ValueError(f"run: {_difference(ours, theirs)}; leave the settings of its network as they are")
     _copy(pretrained.model, model, learner.modules.get("target_model"))

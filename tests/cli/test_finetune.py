@@ -54,6 +54,20 @@ def test_settings_of_a_file_and_of_options(dtag, runs, tmp_path):
     assert (config["online"]["target_return"], config["online"]["exploration"]) == (33.0, "none")
 
 
+def test_what_does_not_go_together_is_set_right_by_options(dtag, runs, tmp_path):
+    line = f"finetune odt --algo odt --out online {QUICK} --env-steps 5 --eval-episodes 0"
+    sentence = "eval_context_len: expected 1 to context_len = 1, windows as long as some in training, got 2"
+    code, _, err = dtag(f"{line} --context-len 1")
+    assert code == 2 and sentence in err
+    (tmp_path / "settings.json").write_text('{"context_len": 1}')
+    code, _, err = dtag(f"{line} --config settings.json")
+    assert code == 2 and sentence in err
+    assert dtag(f"{line} --config settings.json --eval-context-len 1")[0] == 0
+    config = read_json(tmp_path / "online" / "config.json")["config"]
+    assert (config["context_len"], config["eval_context_len"]) == (1, 1)
+    assert dtag("evaluate online --episodes 1")[0] == 0
+
+
 def test_help(dtag):
     code, out, _ = dtag("finetune --help")
     assert code == 0 and "--algo" in out and "td3-odt" in out

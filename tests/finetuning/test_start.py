@@ -96,6 +96,17 @@ def test_settings_come_from_the_run_then_from_the_preset(trained, store):
     assert config.return_scale == info.return_scale and list(config.target_returns) == info.target_returns
 
 
+def test_how_far_it_looks_back_is_that_of_the_run_and_may_be_changed(trained, store):
+    info = load_policy(trained("odt")).info
+    del info.config["eval_context_len"]  # the preset's is 5, more than the windows of the run
+    config = resolved_config(info, "td3-odt", store.metadata)
+    assert (config.eval_context_len, config.context_len) == (2, 4)
+    config = dataclasses.replace(config, eval_context_len=1, context_len=1, critic_hidden=(8,))
+    learner = begin(trained("odt"), "td3-odt", store, config).learner
+    for model in (learner.exports["model"], learner.modules["target_model"]):
+        assert same(model, load_policy(trained("odt")).model) and model.config.context_len == 1
+
+
 @pytest.mark.parametrize(
     "source, algorithm, change, sentence",
     [

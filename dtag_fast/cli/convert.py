@@ -20,8 +20,8 @@ class Args:
     """
 
     src: tyro.conf.Positional[Path]  # folder of save_pretrained, or a file of weights
-    run: tyro.conf.Positional[Path]  # new folder
-    return_scale: float  # returns-to-go were divided by this; in kzl's gym tasks 1000
+    run: tyro.conf.Positional[Path | None] = None  # new folder
+    return_scale: float | None = None  # returns-to-go were divided by this; in kzl's gym tasks 1000; needed
     data: str | None = None  # dataset it was trained on: statistics, bounds, environment, references
     env: str | None = None  # Gymnasium id, where there is no --data
     state_mean: str | None = None  # what states were standardised by, S numbers or one; 0 for raw states
@@ -32,6 +32,7 @@ class Args:
     activation: str | None = None  # relu or gelu, where SRC does not tell it
     max_action: float | None = None  # of CORL's: actions are max_action * tanh
     keys: Path | None = None  # JSON file with a key map, for other names; docs/migrate.md
+    draft_keys: Path | None = None  # only write a draft of that file, from the names and shapes in SRC
 
 
 def main(argv: Sequence[str]) -> int:
@@ -42,6 +43,10 @@ def main(argv: Sequence[str]) -> int:
         for name in ("state_mean", "state_std", "target_returns")
         if (text := getattr(args, name)) is not None
     }
+    if args.draft_keys is not None:
+        return _draft(args)
+    if args.run is None or args.return_scale is None:
+        raise ValueError("RUN, --return-scale: expected both: a new folder, and what returns were divided by")
     if args.data is None and args.env is None:
         raise ValueError("--data, --env: expected one of them, got neither; they tell what is to be played")
     console = make_console()
@@ -67,6 +72,31 @@ def main(argv: Sequence[str]) -> int:
         **lists,
     )
     for line in (summary(done), *(f"note: {note}" for note in done.notes), f"run folder: {done.run}"):
+        console.print(line, markup=False, soft_wrap=True)
+    return EXIT_DONE
+
+
+def _draft(args: Args) -> int:
+    """`--draft-keys`: a file to complete, and what to do with it."""
+    if args.run is not None or args.keys is not None:
+        raise ValueError("--draft-keys: it writes a key map alone; leave out RUN and --keys")
+    if args.draft_keys.exists():
+        raise FileExistsError(f"--draft-keys: {args.draft_keys} exists; name another file")
+    from dtag_fast.interop.policies.draft import draft_keys
+    from dtag_fast.training.files import write_json
+
+    draft = draft_keys(args.src)
+    algorithm, rules = draft.described["algorithm"], len(draft.described["keys"])
+    write_json(args.draft_keys, draft.described)
+    lines = [
+        f"{args.draft_keys}: a key map for {algorithm} with {rules} rules; check it against the code that "
+        "made the weights",
+        *(f"to decide: {name}: our name, or null to drop it" for name in draft.open),
+        *(f"to check: {name}weight: its shape does not tell whether .T is right" for name in draft.guessed),
+        f"then: dtag convert {args.src} RUN --keys {args.draft_keys} --return-scale ... --data ...",
+    ]
+    console = make_console()
+    for line in lines:
         console.print(line, markup=False, soft_wrap=True)
     return EXIT_DONE
 

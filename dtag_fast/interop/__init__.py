@@ -14,6 +14,7 @@ _EXPORTS = {
     "ForeignPolicy": "dtag_fast.interop.policies.loading",
     "read_policy": "dtag_fast.interop.policies.loading",
     "convert_policy": "dtag_fast.interop.policies.conversion",
+    "draft_keys": "dtag_fast.interop.policies.draft",
     "PolicyPredictor": "dtag_fast.interop.bridges.policy_predictor",
     "RecordRewards": "dtag_fast.interop.bridges.record_rewards",
     "RefineActions": "dtag_fast.interop.bridges.refine_actions",

@@ -84,7 +84,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(packages: Path, tree: Path
 
 
 def test_the_installed_wheel_passes_the_tests(packages: Path, sources: Path, tmp_path: Path):
-    """In a fresh environment that borrows this one's dependencies, from a folder with tests and pages alone."""
+    """In a fresh environment that borrows this one's dependencies, with tests and pages alone."""
     (wheel,) = packages.glob("*.whl")
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv/bin/python"

@@ -241,9 +241,24 @@ def test_an_online_decision_transformer_by_a_key_map_is_fine_tuned(dtag, tmp_pat
     assert dtag("evaluate online --episodes 1")[0] == 0
 
 
+def test_a_drafted_key_map_serves_as_it_is_where_all_is_told(dtag, tmp_path):
+    _, path = saved(MinDecisionTransformer, tmp_path)
+    code, out, err = dtag(f"convert {path} --draft-keys keys.json")
+    assert (code, err) == (0, "") and "keys.json: a key map for dt with" in out and "to decide" not in out
+    assert dtag(f"convert {path} --draft-keys keys.json")[0] == 2  # it is not written over
+    told = f"--env {ENV_ID} {STATISTICS} --return-scale 100 --target-returns 50"
+    for run, more in (("drafted", "--keys keys.json --activation gelu"), ("known", "")):
+        code, _, err = dtag(f"convert {path} {run} {told} {more}")
+        assert (code, err) == (0, "")
+    drafted, known = (load_policy(tmp_path / run).model.state_dict() for run in ("drafted", "known"))
+    assert all(torch.equal(drafted[name], tensor) for name, tensor in known.items())
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
+        ("theirs.pt", "RUN, --return-scale: expected both"),
+        ("theirs.pt run --draft-keys keys.json", "--draft-keys: it writes a key map alone"),
         ("theirs.pt run", "--data, --env: expected one of them, got neither"),
         (f"theirs.pt run --env {ENV_ID}", "the source does not hold what states were standardised by"),
         (f"theirs.pt run --env {ENV_ID} --state-mean 0", "state_mean, state_std: expected both or none"),

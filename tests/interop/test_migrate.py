@@ -210,11 +210,11 @@ def test_hugging_faces_model(typed, monkeypatch):
 
 
 def test_the_key_map(imported):
-    """The page's own map, applied to a Reinformer whose tensors have the names on its left side."""
+    """A Reinformer under the names on the left side of the page's map: the map is drafted, and serves."""
     (text,) = blocks("Reinformer, Online Decision Transformer and others", "json")
-    Path("keys.json").write_text(text)
     config = ReinformerConfig(state_dim=11, action_dim=3, d_model=16, n_layer=2, max_timestep=1000)
-    tensors = {"to_state.weight": torch.ones(11, 16), "net.0.attn.mask": torch.ones(15, 15)}
+    tensors = {"to_state.weight": torch.ones(11, 16), "to_state.bias": torch.ones(11)}
+    tensors["net.0.attn.mask"] = torch.ones(15, 15)
     rules = json.loads(text)["keys"]
     for name, tensor in randomised(Reinformer(config)).state_dict().items():
         if ".qkv." in name:
@@ -231,3 +231,6 @@ def test_the_key_map(imported):
                     tensors[left] = value
     torch.save(tensors, "model.pt")
     run_commands("Reinformer, Online Decision Transformer and others")
+    page, draft = json.loads(text), json.loads(Path("keys.json").read_text())
+    assert page["settings"].pop("n_head") == 8  # which no tensor tells
+    assert draft == page

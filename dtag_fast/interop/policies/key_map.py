@@ -13,6 +13,7 @@ _PLACES = {"n": r"(?P<n>\d{1,4})", "p": r"(?P<p>weight|bias)"}
 _TRANSPOSED = ".T"
 _PARTS = ("q", "k", "v")  # of a block's packed projection, in this order
 _SHOWN = 4
+OPEN = "?"  # our name in a draft, where nothing told what a tensor is
 
 
 class Mapped(NamedTuple):
@@ -86,6 +87,8 @@ def _pattern(theirs: str, ours: str | None) -> re.Pattern:
     """The regular expression of a rule's left side."""
     if not isinstance(ours, str | None):
         raise ValueError(f"{theirs}: expected our name or null, got {ours!r}")
+    if ours == OPEN:
+        raise ValueError(f"{theirs}: the draft leaves open what it is ({OPEN}); write our name or null")
     if "*" in theirs and ours is not None:
         raise ValueError(f"{theirs}: * stands in rules that drop (null) alone, got {ours!r}")
     expression = re.escape(theirs).replace(r"\*", ".*")

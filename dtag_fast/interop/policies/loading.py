@@ -104,8 +104,8 @@ def _weights(source: PolicySource, said: Said) -> Weights:
             if weights.max_action == 1.0 and said.max_action not in (None, 1.0):
                 raise ValueError(f"max_action: {weights.source} has actions in [-1, 1]; leave it out")
             return weights
-    known = "; ".join(layout.NAME for layout in layouts)
+    known, names = "; ".join(layout.NAME for layout in layouts), names_of(source.candidates[0])
     raise ValueError(
         f"{source.shown}: not a policy that is known here; those of {known} are, and others by a key map "
-        f"(keys). Its tensors: {names_of(source.candidates[0])}"
+        f"(keys), which `dtag convert SRC --draft-keys FILE` drafts. Its tensors: {names}"
     )

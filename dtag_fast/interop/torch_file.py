@@ -184,6 +184,11 @@ def _parameter(*args: Any) -> Tensor:
     return args[0]
 
 
+def is_state_dict(part: Any) -> bool:
+    """A dict of tensors alone, at least one."""
+    return isinstance(part, Mapping) and bool(part) and all(isinstance(x, Tensor) for x in part.values())
+
+
 def flat_tensors(value: Any, prefix: str = "") -> dict[str, Tensor]:
     """All tensors in nested dicts, lists and tuples by dotted names; what is no tensor is left out.
 

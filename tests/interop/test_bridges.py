@@ -11,8 +11,14 @@ from gymnasium import spaces
 
 from dtag_fast import refine
 from dtag_fast.data import DiscreteActions
-from dtag_fast.interop import ForeignCritic, load_critic
-from dtag_fast.interop.bridges import PolicyPredictor, RecordRewards, RefineActions, RefinedPredictor
+from dtag_fast.interop import (
+    ForeignCritic,
+    PolicyPredictor,
+    RecordRewards,
+    RefineActions,
+    RefinedPredictor,
+    load_critic,
+)
 from dtag_fast.models import (
     AutotunedDecisionTransformer,
     AutotunedDecisionTransformerConfig,

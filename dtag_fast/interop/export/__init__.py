@@ -13,16 +13,3 @@ onnx_file.py        the file, its metadata, and its verification
 The network is written once. PyTorch evaluates it for tests and torch.export, ONNX keeps it in a file; neither
 needs autograd, and the file does not depend on how some release of PyTorch takes a module apart.
 """
-
-from dtag_fast.lazy_exports import lazy_exports
-
-_EXPORTS = {
-    "Acting": "dtag_fast.interop.export.acting",
-    "ActingModule": "dtag_fast.interop.export.acting",
-    "OnnxReport": "dtag_fast.interop.export.onnx_file",
-    "export_onnx": "dtag_fast.interop.export.onnx_file",
-    "export_program": "dtag_fast.interop.export.torch_program",
-}
-
-__all__ = sorted(_EXPORTS)
-__getattr__, __dir__ = lazy_exports(__name__, _EXPORTS)

@@ -15,6 +15,7 @@ from torch import Tensor
 from dtag_fast.interop.chains import chain
 from dtag_fast.interop.foreign_critic import ForeignCritic
 from dtag_fast.interop.source import CriticFile, Options
+from dtag_fast.interop.torch_file import is_state_dict
 from dtag_fast.interop.widths import q_width, state_and_action
 
 NAME = "cleanrl"
@@ -30,7 +31,7 @@ def takes_object(source: Any) -> bool:
         isinstance(source, Sequence)
         and not isinstance(source, str | bytes)
         and len(source) in (2, 3)
-        and all(_is_state_dict(part) for part in source)
+        and all(is_state_dict(part) for part in source)
         and any(head in source[0] for head in _HEADS)
         and all(set(part) == _Q_NAMES for part in source[1:])
     )
@@ -66,10 +67,6 @@ def takes_file(file: CriticFile) -> bool:
 
 def from_file(file: CriticFile, options: Options) -> ForeignCritic:
     return from_object(file.plain, options)
-
-
-def _is_state_dict(part: Any) -> bool:
-    return isinstance(part, Mapping) and bool(part) and all(isinstance(x, Tensor) for x in part.values())
 
 
 def _bounds(actor: Mapping[str, Tensor], action_dim: int) -> tuple[np.ndarray, np.ndarray] | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from dtag_fast.interop.foreign_critic import ForeignCritic
 from dtag_fast.interop.sequential import prefixes, sequentials
 from dtag_fast.interop.source import CriticFile, Options
-from dtag_fast.interop.torch_file import flat_tensors, load_plain
+from dtag_fast.interop.torch_file import flat_tensors, is_state_dict, load_plain
 from dtag_fast.interop.widths import q_width, state_and_action
 
 NAME = "corl"
@@ -79,13 +79,9 @@ def _layout(source: Any) -> Layout | None:
         return None
     for layout in LAYOUTS:
         parts = [source.get(key) for key in layout.keys]
-        if all(_is_state_dict(part) and _prefixes(part, layout) for part in parts):
+        if all(is_state_dict(part) and _prefixes(part, layout) for part in parts):
             return layout
     return None
-
-
-def _is_state_dict(part: Any) -> bool:
-    return isinstance(part, Mapping) and bool(part) and all(isinstance(x, Tensor) for x in part.values())
 
 
 def _prefixes(part: Mapping[str, Tensor], layout: Layout) -> list[str]:
@@ -109,7 +105,7 @@ def _critic(source: Mapping[str, Any], layout: Layout, options: Options) -> Fore
     members = []
     for key in keys:
         part = source.get(key)
-        if not _is_state_dict(part) or not _prefixes(part, layout):
+        if not is_state_dict(part) or not _prefixes(part, layout):
             raise ValueError(f"{name}: expected the state dict of a critic under {key!r}")
         for prefix in _prefixes(part, layout):
             members += sequentials(part, prefix, options, f"{name}, {key}")
@@ -121,7 +117,7 @@ def _critic(source: Mapping[str, Any], layout: Layout, options: Options) -> Fore
 def _actor_inputs(source: Mapping[str, Any], width: int) -> int | None:
     """S: inputs of the actor's first layer, if its last one gives the rest of the width or twice as much."""
     actor = source.get("actor")
-    if not _is_state_dict(actor):
+    if not is_state_dict(actor):
         return None
     weights = [x for name, x in actor.items() if str(name).endswith("weight") and x.ndim == 2]
     if not weights:

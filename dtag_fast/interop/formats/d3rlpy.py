@@ -41,7 +41,6 @@ class _Model:
 
     Attributes:
         where: it was found, for errors. states: state dicts by the names of modules ("q_funcs").
-        hidden_units: widths the encoder must have; None: any.
     """
 
     where: str

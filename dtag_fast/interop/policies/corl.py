@@ -47,10 +47,10 @@ def matches(tensors: Mapping[str, Tensor]) -> bool:
 def read(tensors: Mapping[str, Tensor], source: PolicySource, said: Said) -> Weights:
     """See `Layout`."""
     settings = Settings(said)
-    settings.take("n_head", attribute(source.module, "blocks.0.attention.num_heads"), 1)
-    settings.take("context_len", steps_of_mask(tensors, _MASK), 20)
-    if said.activation not in (None, "gelu"):
-        raise ValueError(f"activation: {NAME} has gelu, got {said.activation!r}; leave it out")
+    settings.take_attention(
+        attribute(source.module, "blocks.0.attention.num_heads"), steps_of_mask(tensors, _MASK)
+    )
+    settings.expect_gelu(NAME)
     found = attribute(source.module, "max_action")
     max_action = settings.choose("max_action", None if found is None else float(found), 1.0)
     mapped, _ = _KEYS.apply(tensors)

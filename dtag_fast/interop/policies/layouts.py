@@ -74,6 +74,16 @@ class Settings:
         """`choose`, into the network's config."""
         self.values[name] = self.choose(name, found, usual)
 
+    def take_attention(self, heads: Any, mask_steps: int | None) -> None:
+        """`n_head` and `context_len` of a code that has one head and K = 20 by default."""
+        self.take("n_head", heads, 1)
+        self.take("context_len", mask_steps, 20)
+
+    def expect_gelu(self, name: str) -> None:
+        """ValueError where the caller says another activation than the only one of a code."""
+        if self.said.activation not in (None, "gelu"):
+            raise ValueError(f"activation: {name} has gelu, got {self.said.activation!r}; leave it out")
+
     def dropped(self, names: list[str], heads: tuple[str, ...]) -> None:
         """Notes which of the source's heads were left out."""
         left = [head for head in heads if any(name.startswith(head) for name in names)]

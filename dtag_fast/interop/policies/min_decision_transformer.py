@@ -48,10 +48,10 @@ def matches(tensors: Mapping[str, Tensor]) -> bool:
 def read(tensors: Mapping[str, Tensor], source: PolicySource, said: Said) -> Weights:
     """See `Layout`."""
     settings = Settings(said)
-    settings.take("n_head", attribute(source.module, "transformer.0.attention.n_heads"), 1)
-    settings.take("context_len", steps_of_mask(tensors, _MASK), 20)
-    if said.activation not in (None, "gelu"):
-        raise ValueError(f"activation: {NAME} has gelu, got {said.activation!r}; leave it out")
+    settings.take_attention(
+        attribute(source.module, "transformer.0.attention.n_heads"), steps_of_mask(tensors, _MASK)
+    )
+    settings.expect_gelu(NAME)
     mapped, dropped = _KEYS.apply(tensors)
     settings.dropped(dropped, ("predict_rtg", "predict_state"))
     fixed = {"norm": "post", "activation": "gelu", "padding": "right"}

@@ -25,8 +25,8 @@ def load_critic(
     action_dim: int | None = None,
     activation: str | None = None,
     norm: Literal["before", "after"] | None = None,
-    state_mean: Numbers | None = None,
-    state_std: Numbers | None = None,
+    state_mean: Numbers | float | None = None,
+    state_std: Numbers | float | None = None,
     action_low: Numbers | None = None,
     action_high: Numbers | None = None,
     target: bool = False,
@@ -44,8 +44,9 @@ def load_critic(
         action_dim: A; needed where a file has the width S + A alone.
         activation: between layers (relu, elu, gelu, silu, mish, tanh) where a file does not say it.
         norm: where a LayerNorm stands, "before" or "after" the activation, where a file does not say it.
-        state_mean, state_std: (S,) what states were standardised by in training, (s - mean) / std, where the
-            file does not hold it: CORL's and others' scripts do that outside of the critic.
+        state_mean, state_std: (S,), or a number for all dimensions: what states were standardised by in
+            training, (s - mean) / std, where the file does not hold it. CORL's scripts do that outside of the
+            critic and need both, or 0 and 1.
         action_low, action_high: (A,) bounds of the environment's actions; they replace those of the source.
         target: the target critic in place of the trained one.
         quantiles: how a distribution becomes Q: "mean" of all quantiles of each member, or "truncated", the

@@ -21,8 +21,8 @@ class Options:
     action_dim: int | None = None  # A, where widths alone do not tell S from A
     activation: str | None = None  # relu, elu, gelu, silu, mish or tanh
     norm: Literal["before", "after"] | None = None  # LayerNorm before or after the activation
-    state_mean: Numbers | None = None  # (S,) that were subtracted from states in training
-    state_std: Numbers | None = None  # (S,) that states were divided by after that
+    state_mean: Numbers | float | None = None  # (S,) that were subtracted from states in training
+    state_std: Numbers | float | None = None  # (S,) that states were divided by after that
     action_low: Numbers | None = None  # (A,) bounds of the environment's actions
     action_high: Numbers | None = None
     target: bool = False  # the target network in place of the trained one

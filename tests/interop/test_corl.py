@@ -144,6 +144,9 @@ def sac_n():
 ALGORITHMS = {"IQL": iql, "TD3+BC": td3_bc, "AWAC": awac, "CQL": cql, "SAC-N or EDAC": sac_n}
 
 
+RAW = {"state_mean": 0, "state_std": 1}
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
@@ -153,23 +156,34 @@ def _seed():
 def test_a_checkpoint_gives_the_q_of_the_script(algorithm, tmp_path):
     state, q = ALGORITHMS[algorithm]()
     torch.save(state, tmp_path / "checkpoint_9.pt")
-    critic = load_critic(tmp_path / "checkpoint_9.pt")
+    critic = load_critic(tmp_path / "checkpoint_9.pt", **RAW)
     assert (critic.state_dim, critic.action_dim, critic.source) == (S, A, f"CORL {algorithm}")
     assert_q(critic, q)
     assert_climbs(critic, q)
-    assert_q(load_critic(state), q)  # the trainer's state dict itself
+    assert_q(load_critic(state, **RAW), q)  # the trainer's state dict itself
 
 
 @pytest.mark.parametrize("norm", ["before", "after"])
 def test_the_numbers_tell_where_a_layer_norm_stands(norm, tmp_path):
     state, q = two("network", ("critic1", "critic2"), norm=norm)
     torch.save(state, tmp_path / "c.pt")
-    critic = load_critic(tmp_path / "c.pt")
+    critic = load_critic(tmp_path / "c.pt", **RAW)
     assert_q(critic, q)
     assert_climbs(critic, q)
     other = {"before": "after", "after": "before"}[norm]
     with pytest.raises(ValueError, match=f"LayerNorm {norm} the activation"):
-        load_critic(tmp_path / "c.pt", norm=other)
+        load_critic(tmp_path / "c.pt", norm=other, **RAW)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_statistics_that_no_file_holds_are_asked_for(algorithm):
+    state, q = ALGORITHMS[algorithm]()
+    if algorithm == "SAC-N or EDAC":  # of raw states
+        assert_q(load_critic(state), q)
+        return
+    for given in ({}, {"state_mean": 0}, {"state_std": 1}):
+        with pytest.raises(ValueError, match=r"state_mean, state_std: CORL .* standardises states outside"):
+            load_critic(state, **given)
 
 
 def test_standardised_states_are_folded_in():
@@ -190,25 +204,25 @@ def test_target_takes_the_target_critics(algorithm):
     for trained, target in pairs:
         if trained in state:
             swapped[trained], swapped[target] = state[target], state[trained]
-    assert_q(load_critic(swapped, target=True), q)
+    assert_q(load_critic(swapped, target=True, **RAW), q)
 
 
 def test_a_script_without_a_target_in_its_file_says_so():
     with pytest.raises(ValueError, match="hold no target critic"):
-        load_critic(iql()[0], target=True)
+        load_critic(iql()[0], target=True, **RAW)
 
 
 def test_without_an_actor_the_number_of_actions_is_asked_for():
     state, q = td3_bc()
     del state["actor"]
     with pytest.raises(ValueError, match="action_dim="):
-        load_critic(state)
-    assert_q(load_critic(state, action_dim=A), q)
+        load_critic(state, **RAW)
+    assert_q(load_critic(state, action_dim=A, **RAW), q)
 
 
 def test_an_action_dim_that_the_actor_contradicts_is_refused():
     with pytest.raises(ValueError, match=f"action_dim: expected {A}"):
-        load_critic(iql()[0], action_dim=A + 1)
+        load_critic(iql()[0], action_dim=A + 1, **RAW)
 
 
 def stranger(state):
@@ -251,7 +265,7 @@ def bias_of_another_layer(state):
 def test_what_does_not_fit_is_refused(spoil, says, tmp_path):
     torch.save(spoil(td3_bc()[0]), tmp_path / "c.pt")
     with pytest.raises(ValueError, match=says):
-        load_critic(tmp_path / "c.pt")
+        load_critic(tmp_path / "c.pt", **RAW)
 
 
 def test_names_of_another_layout_are_not_taken(tmp_path):
@@ -259,9 +273,9 @@ def test_names_of_another_layout_are_not_taken(tmp_path):
     state["critic_1"] = {name.replace("net", "body"): x for name, x in state["critic_1"].items()}
     torch.save(state, tmp_path / "c.pt")
     with pytest.raises(ValueError, match="not a critic that can be read here"):
-        load_critic(tmp_path / "c.pt", format="corl")
+        load_critic(tmp_path / "c.pt", format="corl", **RAW)
     with pytest.raises(TypeError, match="not a critic that can be read here"):
-        load_critic(state, format="corl")
+        load_critic(state, format="corl", **RAW)
 
 
 class Trap:
@@ -281,7 +295,7 @@ def test_only_the_multipliers_of_cql_are_passed_over(tmp_path):
     state, _ = cql()
     torch.save(state | {"log_alpha": Trap()}, tmp_path / "c.pt")
     with pytest.raises(ValueError, match="refused before anything of it ran"):
-        load_critic(tmp_path / "c.pt", format="corl")
+        load_critic(tmp_path / "c.pt", format="corl", **RAW)
     assert not Trap.ran
 
 
@@ -289,7 +303,7 @@ def test_a_class_called_scalar_is_not_made(tmp_path, monkeypatch):
     torch.save(cql()[0], tmp_path / "c.pt")
     made, allowed = [], torch.serialization.get_safe_globals()
     monkeypatch.setattr(Scalar, "__setstate__", lambda self, state: made.append(state), raising=False)
-    load_critic(tmp_path / "c.pt")
+    load_critic(tmp_path / "c.pt", **RAW)
     assert not made
     assert torch.serialization.get_safe_globals() == allowed
 
@@ -307,7 +321,7 @@ def test_damaged_files_are_refused_with_a_sentence(tmp_path):
         path = tmp_path / f"{case}.pt"
         path.write_bytes(bytes(spoiled) if case % 2 else content[: generator.integers(1, len(content))])
         try:
-            load_critic(path, format="corl")
+            load_critic(path, format="corl", **RAW)
         except ValueError as error:
             refused += 1
             assert str(error)
@@ -319,4 +333,4 @@ def test_an_archive_with_paths_out_of_it_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "c.pt", "a") as archive:
         archive.writestr("../outside", b"x")
     with pytest.raises(ValueError, match="names a path outside"):
-        load_critic(tmp_path / "c.pt", format="corl")
+        load_critic(tmp_path / "c.pt", format="corl", **RAW)

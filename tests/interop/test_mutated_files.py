@@ -155,12 +155,13 @@ def flax_tree() -> dict[str, Any]:
     return found
 
 
+CORL = {"action_dim": A, "state_mean": 0, "state_std": 1}
 FORMATS = {
     "d3rlpy .d3": Written("d3rlpy", d3, pack_d3),
     "d3rlpy .pt": Written("d3rlpy", d3rlpy_files.states, pack_torch),
     "stable-baselines3 .zip": Written("stable_baselines3", sb3, pack_sb3),
-    "corl TD3+BC": Written("corl", corl_td3_bc, pack_torch, {"action_dim": A}),
-    "corl IQL": Written("corl", corl_iql, pack_torch, {"action_dim": A}),
+    "corl TD3+BC": Written("corl", corl_td3_bc, pack_torch, CORL),
+    "corl IQL": Written("corl", corl_iql, pack_torch, CORL),
     "cleanrl": Written("cleanrl", cleanrl, pack_torch),
     "flax .npz": Written("parameter_trees", flax_tree, pack_npz, {"action_dim": A}),
 }

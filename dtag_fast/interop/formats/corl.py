@@ -1,7 +1,8 @@
 """CORL's single-file scripts (IQL, TD3+BC, AWAC, CQL, SAC-N, EDAC): torch.save of a dict of state dicts.
 
 What a script calls `trainer.state_dict()` lies in `checkpoint_N.pt`. ReBRAC is written in JAX: see
-`parameter_trees`. States are standardised outside of the critic and are not in the file.
+`parameter_trees`. All but SAC-N and EDAC standardise states outside of the critic, by numbers that are not in
+the file: without them Q would be another function of the state, and nothing would tell.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Layout:
     keys: tuple[str, ...]
     inside: re.Pattern[str]
     targets: tuple[str, ...] = ()
+    standardises: bool = True  # states, outside of the critic
 
 
 LAYOUTS = (
@@ -49,7 +51,7 @@ LAYOUTS = (
         re.compile(r"network(\.network)?"),
         ("critic1_target", "critic2_target"),
     ),
-    Layout("SAC-N or EDAC", ("critic",), re.compile(r"critic"), ("target_critic",)),
+    Layout("SAC-N or EDAC", ("critic",), re.compile(r"critic"), ("target_critic",), standardises=False),
 )
 
 
@@ -111,6 +113,12 @@ def _critic(source: Mapping[str, Any], layout: Layout, options: Options) -> Fore
             members += sequentials(part, prefix, options, f"{name}, {key}")
     width = q_width(members, name)
     state_dim, action_dim = state_and_action(width, name, options.action_dim, _actor_inputs(source, width))
+    if layout.standardises and (options.state_mean is None or options.state_std is None):
+        raise ValueError(
+            f"state_mean, state_std: {name} standardises states outside of the critic and its file does not "
+            "hold the numbers; give both (state_statistics(eps=1e-3) of the dataset), or 0 and 1 where "
+            "normalize was off"
+        )
     return ForeignCritic(members, name, state_dim, action_dim, options.scaling())
 
 

@@ -31,6 +31,7 @@ def load_critic(
     action_high: Numbers | None = None,
     target: bool = False,
     quantiles: Literal["mean", "truncated"] = "mean",
+    reward_units: Literal["trained", "raw"] = "trained",
 ) -> ForeignCritic:
     """A critic that another library trained, as a module of raw states and actions for `dtag_fast.refine`.
 
@@ -51,6 +52,9 @@ def load_critic(
         target: the target critic in place of the trained one.
         quantiles: how a distribution becomes Q: "mean" of all quantiles of each member, or "truncated", the
             mean of what TQC's own target keeps, over all members at once (not for the compiled backends).
+        reward_units: Q as the library gives it, "trained", in units of the rewards it trained on; or "raw":
+            divided by the factor of d3rlpy's reward scaler, so that `lr` means the same as for a critic of
+            the environment's rewards. What a scaler adds to each reward or clips stays as it is.
     Returns:
         The critic: eval mode, float32, without gradients. `refine` reduces its members.
     Raises:
@@ -67,7 +71,10 @@ def load_critic(
         action_high=action_high,
         target=target,
         quantiles=quantiles,
+        reward_units=reward_units,
     )
+    if reward_units not in ("trained", "raw"):
+        raise ValueError(f"reward_units: expected trained or raw, got {reward_units!r}")
     if quantiles not in ("mean", "truncated"):
         raise ValueError(f"quantiles: expected mean or truncated, got {quantiles!r}")
     if norm not in (None, "before", "after"):
@@ -75,10 +82,13 @@ def load_critic(
     device, formats = find_device(str(device)), _formats(format)
     if isinstance(source, str | os.PathLike):
         file = CriticFile(Path(source))
-        critic = _first(formats, "file", file, str(file.path)).from_file(file, options)
+        found = _first(formats, "file", file, str(file.path))
+        _expect_reward_scaler(found, options)
+        critic = found.from_file(file, options)
     else:
-        name = type(source).__name__
-        critic = _first(formats, "object", source, f"an object of class {name}").from_object(source, options)
+        found = _first(formats, "object", source, f"an object of class {type(source).__name__}")
+        _expect_reward_scaler(found, options)
+        critic = found.from_object(source, options)
     return _bounded(critic, options).to(device)
 
 
@@ -104,6 +114,14 @@ def _first(formats: list[Format], kind: Literal["file", "object"], source: Any, 
     error = ValueError if kind == "file" else TypeError
     taken = "; ".join(f"{candidate.NAME}: {candidate.WHAT}" for candidate in formats)
     raise error(f"{shown}: not a critic that can be read here; what can: {taken}")
+
+
+def _expect_reward_scaler(found: Format, options: Options) -> None:
+    if options.reward_units == "raw" and found.NAME != "d3rlpy":
+        raise ValueError(
+            f"reward_units: {found.NAME} does not say how rewards were scaled; leave it out, and divide lr "
+            "by their factor where you know it"
+        )
 
 
 def _of_torch(file: CriticFile) -> bool:

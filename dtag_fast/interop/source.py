@@ -27,6 +27,7 @@ class Options:
     action_high: Numbers | None = None
     target: bool = False  # the target network in place of the trained one
     quantiles: Literal["mean", "truncated"] = "mean"  # of a distribution, see `load_critic`
+    reward_units: Literal["trained", "raw"] = "trained"  # of Q, see `load_critic`
 
     def scaling(self, **learned) -> Scaling:
         """The library's own scaling (fields of `Scaling`), unless the caller names that of the states."""

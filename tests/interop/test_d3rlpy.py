@@ -52,6 +52,56 @@ def test_d3_file_gives_q_computed_by_hand_with_scalers(tmp_path, scaler, target)
     assert (critic.state_dim, critic.action_dim, critic.source) == (S, A, "d3rlpy iql")
 
 
+REWARD_SCALERS = {
+    "none": (part("none"), 1.0),
+    "multiply": (REWARDS, 10.0),
+    "shift": (part("shift", shift=-1.0, multiplier=4.0, multiply_first=False), 4.0),
+    "clip": (part("clip", low=-1.0, high=1.0, multiplier=3.0), 3.0),
+    "min_max": (part("min_max", minimum=-2.0, maximum=6.0, multiplier=2.0), 0.25),
+    "standard": (part("standard", mean=1.0, std=0.499, eps=0.001, multiplier=1.0), 2.0),
+    "return": (part("return", return_max=900.0, return_min=-100.0, multiplier=1000.0), 1.0),
+}
+
+
+@pytest.mark.parametrize("kind", REWARD_SCALERS)
+def test_q_in_units_of_raw_rewards_is_divided_by_the_scalers_factor(kind, tmp_path):
+    scaler, factor = REWARD_SCALERS[kind]
+    path = write_d3(tmp_path / "model.d3", states(), config(reward_scaler=scaler))
+    s, a = inputs()
+    for trained, raw in zip(
+        load_critic(path)(s, a), load_critic(path, reward_units="raw")(s, a), strict=True
+    ):
+        torch.testing.assert_close(raw * factor, trained)
+
+
+@pytest.mark.parametrize(
+    ("scaler", "sentence"),
+    [
+        (part("log"), "reward_scaler 'log': its factor is not known"),
+        (part("standard", mean=None, std=None), "reward_scaler std: expected a number, it is not fitted"),
+        (part("min_max", minimum=1.0, maximum=1.0), "reward_scaler: expected a positive factor"),
+        (part("multiply", multiplier=-1.0), "reward_scaler: expected a positive factor"),
+        (part("multiply", multiplier="x"), "reward_scaler multiplier: expected finite numbers"),
+    ],
+)
+def test_reward_scalers_that_cannot_be_undone_are_refused_when_asked_for(scaler, sentence, tmp_path):
+    path = write_d3(tmp_path / "model.d3", states(), config(reward_scaler=scaler))
+    load_critic(path)  # in units of the trained rewards nothing is undone
+    with pytest.raises(ValueError, match=sentence):
+        load_critic(path, reward_units="raw")
+
+
+def test_units_of_rewards_that_a_source_does_not_tell_are_refused(tmp_path):
+    path = tmp_path / "model.pt"
+    path.write_bytes(saved(states()))
+    with pytest.raises(ValueError, match=r"a \.pt file does not hold the reward scaler"):
+        load_critic(path, reward_units="raw")
+    with pytest.raises(ValueError, match="reward_units: ensembles does not say how rewards were scaled"):
+        load_critic(torch.nn.Linear(S + A, 1), action_dim=A, reward_units="raw")
+    with pytest.raises(ValueError, match="reward_units: expected trained or raw, got 'units'"):
+        load_critic(path, reward_units="units")
+
+
 def test_pt_file_tells_its_widths_by_the_policy_and_takes_the_callers_scaling(tmp_path):
     held = states(members=3)
     path = tmp_path / "model.pt"
@@ -252,6 +302,25 @@ def test_encoders_and_q_functions_of_the_library(encoder, q_function, tmp_path):
         reward_scaler=MultiplyRewardScaler(10.0),
     )
     agrees_with_the_library(algo.create(), tmp_path)
+
+
+@library
+@pytest.mark.parametrize("kind", [kind for kind in REWARD_SCALERS if kind != "none"])
+def test_differences_of_raw_q_are_those_that_the_librarys_scaler_gives_back(kind, tmp_path):
+    algorithms = pytest.importorskip("d3rlpy.algos")
+    preprocessing = importlib.import_module("d3rlpy.preprocessing")
+    described, _ = REWARD_SCALERS[kind]
+    name = {"min_max": "MinMax", "return": "ReturnBased", "shift": "ConstantShift"}.get(kind, kind.title())
+    scaler = getattr(preprocessing, f"{name}RewardScaler")(**described["params"])
+    algo = algorithms.TD3Config(reward_scaler=scaler).create()
+    algo.create_impl((S,), A)
+    algo.save(str(tmp_path / "model.d3"))
+    s, a = (x.numpy() for x in inputs())
+    expected = scaler.reverse_transform_numpy(algo.predict_value(s, a))
+    for source in (algo, tmp_path / "model.d3"):
+        members = load_critic(source, reward_units="raw")(*map(torch.from_numpy, (s, a)))
+        q = torch.stack(members).mean(0)[:, 0].numpy()
+        np.testing.assert_allclose(q - q[0], expected - expected[0], rtol=1e-4, atol=1e-5)
 
 
 @library

@@ -3,7 +3,7 @@
 A `.d3` file (`algo.save`) is a pickle of the configuration as JSON and of a `torch.save` of state dicts; a
 `.pt` file (`algo.save_model`) is the state dicts alone. Q is what `algo.predict_value` averages over the
 ensemble: of observations and actions scaled as in training, in units of the scaled reward (d3rlpy does not
-undo its reward scaler there).
+undo its reward scaler there) unless the caller asks for raw ones.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ ALGORITHMS = (
     *("awac", "bcq", "bear", "cal_ql", "cql", "crr", "ddpg", "iql", "plas", "plas_with_perturbation"),
     *("prdc", "rebrac", "sac", "td3", "td3_plus_bc"),
 )
-PARTS = ("critic_encoder_factory", "q_func_factory", "observation_scaler", "action_scaler")
+PARTS = ("critic_encoder_factory", "q_func_factory", "observation_scaler", "action_scaler", "reward_scaler")
 DEFAULTS = {"q_func_factory": Part("mean")}  # of algorithms where it cannot be chosen: IQL
+_REWARD_RANGES = {"min_max": ("minimum", "maximum"), "return": ("return_min", "return_max")}
 _FIRST_LAYER = re.compile(r"0\.(module\.)?_encoder\._layers\.0\.weight")
 
 
@@ -52,6 +53,7 @@ class _Model:
     q_func: Part
     observation_scaler: Part = NO_PART
     action_scaler: Part = NO_PART
+    reward_scaler: Part | None = None  # None: not told
 
 
 def takes_object(source: Any) -> bool:
@@ -215,7 +217,9 @@ def _critic(model: _Model, options: Options) -> ForeignCritic:
             raise ValueError(
                 f"expected {model.state_dim} + {model.action_dim} inputs of the Q functions, got {width}"
             )
-        scaling = options.scaling(**_state_scaling(model), **_action_scaling(model))
+        scaling = options.scaling(
+            **_state_scaling(model), **_action_scaling(model), **_reward_scaling(model, options)
+        )
         return ForeignCritic(
             members,
             f"d3rlpy {model.algorithm}",
@@ -250,6 +254,39 @@ def _action_scaling(model: _Model) -> dict[str, Any]:
         return {}
     low, high = (bound.astype(np.float64) for bound in bounds)
     return {"action_shift": (low + high) / 2, "action_scale": (high - low) / 2}
+
+
+def _reward_scaling(model: _Model, options: Options) -> dict[str, float]:
+    """Q divided by what rewards were multiplied by. What was added to each stays: how much of it is in Q
+    depends on when episodes end."""
+    if options.reward_units == "trained":
+        return {}
+    if model.reward_scaler is None:
+        raise ValueError(
+            "reward_units: a .pt file does not hold the reward scaler; use the file of algo.save"
+        )
+    kind, params = model.reward_scaler.type, model.reward_scaler.params
+    if kind not in ("none", "multiply", "shift", "clip", "standard", *_REWARD_RANGES):
+        raise ValueError(f"reward_scaler {kind[:40]!r}: its factor is not known; leave reward_units out")
+    unit = 1.0
+    if kind == "standard":
+        unit = _scalar(params, "std") + _real(params.get("eps", 1e-3), "reward_scaler eps")
+    elif kind in _REWARD_RANGES:
+        low, high = (_scalar(params, name) for name in _REWARD_RANGES[kind])
+        unit = high - low
+    factor = _real(params.get("multiplier", 1.0), "reward_scaler multiplier")
+    if not (unit > 0 and factor > 0):
+        raise ValueError(f"reward_scaler: expected a positive factor, got {factor} / {unit}")
+    return {"q_scale": unit / factor}
+
+
+def _scalar(params: Mapping[str, Any], name: str) -> float:
+    if params.get(name) is None:
+        raise ValueError(
+            f"reward_scaler {name}: expected a number, it is not fitted; fit the algorithm first"
+        )
+    value = params[name]
+    return _real(value.item() if isinstance(value, np.generic) else value, f"reward_scaler {name}")
 
 
 def _bounds(model: _Model) -> tuple[np.ndarray, np.ndarray] | None:

@@ -38,7 +38,8 @@ class Critic:
         if not modules and not self.is_program:
             raise TypeError(
                 f"critic: expected an nn.Module, a sequence of them or a CriticProgram, got "
-                f"{type(critic).__name__}; wrap a function in a module"
+                f"{type(critic).__name__}; dtag_fast.interop.load_critic makes one of a file or of another "
+                "library's model; wrap a function in a module"
             )
         parts = parts if self.is_program else tuple(unwrap(m) for m in parts)
         self.refs = tuple(weakref.ref(part) for part in parts)

@@ -7,7 +7,7 @@ from pathlib import Path
 import tyro
 
 from dtag_fast.cli.main import EXIT_DONE
-from dtag_fast.cli.terminal import make_console, numbers, progress_bar
+from dtag_fast.cli.terminal import load_with_progress, make_console, numbers
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,9 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError("--data, --env: expected one of them, got neither; they tell what is to be played")
     console = make_console()
     # Imported late: `dtag convert --help` and a mistyped option need no torch.
-    from dtag_fast.data import load_dataset
     from dtag_fast.interop.policies.conversion import convert_policy
 
-    data = None
-    if args.data is not None:
-        with progress_bar(console, f"reading {args.data}") as report:
-            data = load_dataset(args.data, progress=report)
+    data = None if args.data is None else load_with_progress(console, args.data)
     done = convert_policy(
         args.src,
         args.run,

@@ -1,8 +1,8 @@
 """Entry of the `dtag` command: picks the verb's module and turns user errors into one sentence.
 
-A verb is a module of `dtag_fast.cli` with `main(argv: list[str]) -> int`. It is imported only when asked
-for, so `dtag --help` answers without loading torch. A verb raises ValueError, OSError or a Gymnasium error
-for anything the user can put right; that becomes one line on stderr and exit code 2.
+A verb is a module of `dtag_fast.cli`, its - written _, with `main(argv: list[str]) -> int`. It is imported
+only when asked for, so `dtag --help` answers without loading torch. A verb raises ValueError, OSError or a
+Gymnasium error for anything the user can put right; that becomes one line on stderr and exit code 2.
 """
 
 import os
@@ -21,6 +21,7 @@ VERBS = {
     "export": "write a trained policy as ONNX, as a program of torch.export or as a folder for a hub",
     "data": "list, show, make, import and download datasets",
     "convert": "write a run folder of a Decision Transformer of another code (Hugging Face, kzl, ...)",
+    "convert-critic": "write a run folder of a critic of another library (Stable-Baselines3, d3rlpy, ...)",
     "plot": "plot the results of runs",
     "doctor": "versions, instruction sets, backends and datasets found on this machine",
 }
@@ -30,7 +31,7 @@ EXIT_DONE, EXIT_INCOMPLETE, EXIT_USER_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 def usage() -> str:
     """The text of `dtag --help`."""
-    verbs = "\n".join(f"  {verb:<11}{text}" for verb, text in VERBS.items())
+    verbs = "\n".join(f"  {verb:<15}{text}" for verb, text in VERBS.items())
     return f"usage: dtag VERB ...\n\n{verbs}\n\n`dtag VERB --help` shows the options of a verb."
 
 
@@ -68,7 +69,7 @@ def _run(arguments: list[str]) -> int:
             "dtag", f"unknown verb {verb!r}; the verbs are {', '.join(VERBS)} (see `dtag --help`)"
         )
     try:
-        return int(import_module(f"dtag_fast.cli.{verb}").main(rest) or EXIT_DONE)
+        return int(import_module(f"dtag_fast.cli.{verb.replace('-', '_')}").main(rest) or EXIT_DONE)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except SystemExit as stop:  # tyro leaves this way after --help (0) and after a bad option (2)

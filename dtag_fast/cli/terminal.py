@@ -37,6 +37,14 @@ def progress_bar(console: Console, text: str) -> Iterator[Callable[..., None]]:
         yield report
 
 
+def load_with_progress(console: Console, dataset: str):
+    """`data.load_dataset` with a bar."""
+    from dtag_fast.data import load_dataset  # it takes torch, which --help does not need
+
+    with progress_bar(console, f"reading {dataset}") as report:
+        return load_dataset(dataset, progress=report)
+
+
 def numbers(name: str, text: str, kind: type) -> list:
     """Comma-separated numbers of an option: "0,5,10" -> [0, 5, 10].
 

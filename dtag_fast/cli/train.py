@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 
 from dtag_fast.cli.settings_file import with_settings_of
-from dtag_fast.cli.terminal import make_console, progress_bar
+from dtag_fast.cli.terminal import load_with_progress, make_console, progress_bar
 from dtag_fast.cli.training_verbs import evaluation_scores, loggers_of, parse_options, stop_signal
 
 # Updates of the published code: min-decision-transformer, Reinformer, ODT offline, the baseline beside the
@@ -95,13 +95,11 @@ def main(argv: Sequence[str]) -> int:
 def _train(name: str, rest: list[str], args: Args, console: Console) -> int:
     """Train as `args` and the algorithm's options among `rest` say."""
     from dtag_fast.algorithms.registry import preset_config
-    from dtag_fast.data import load_dataset
     from dtag_fast.training import train, train_seeds
     from dtag_fast.training.files import read_json
 
     device = args.device
-    with progress_bar(console, f"reading {args.dataset}") as report:
-        store = load_dataset(args.dataset, progress=report)
+    store = load_with_progress(console, args.dataset)
     defaults = preset_config(name, store.metadata)
     if args.config is not None:
         defaults = with_settings_of(args.config, defaults)

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from dtag_fast.interop.foreign_critic import ForeignCritic, Numbers, finite_numbers
 from dtag_fast.interop.source import CriticFile, Format, Options
+from dtag_fast.models.foreign_critic import ForeignCritic, Numbers, finite_numbers
 from dtag_fast.training.devices import find_device
 
 # Formats that know theirs by a mark come before those that look for layers.

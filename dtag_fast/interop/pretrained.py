@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from dtag_fast.interop.critic_conversion import loaded_beside
 from dtag_fast.interop.model_card import Evaluation, model_card, read_evaluation
+from dtag_fast.models.foreign_critic import ForeignCritic
 from dtag_fast.models.registry import describe
 from dtag_fast.rollout.arguments import check_together
 from dtag_fast.rollout.settings import AGSetting
@@ -51,14 +53,15 @@ def save_pretrained(
     policy: str | os.PathLike | LoadedPolicy,
     folder: str | os.PathLike,
     *,
-    critic: str | os.PathLike | LoadedCritic | None = None,
+    critic: str | os.PathLike | LoadedCritic | ForeignCritic | None = None,
     evaluation: str | os.PathLike | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a policy, and a critic beside it, as a folder that can be shared.
 
     Args:
-        policy, critic: run or checkpoint folders, or loaded ones.
+        policy, critic: run or checkpoint folders, or loaded ones; the critic also as `interop.load_critic`
+            gives it.
         folder: appears whole or not at all.
         evaluation: a JSON file of `dtag evaluate --json` of this policy, for the model card.
         overwrite: replace a folder that an earlier call wrote.
@@ -73,7 +76,7 @@ def save_pretrained(
     folder = Path(folder)
     policy = policy if isinstance(policy, LoadedPolicy) else load_policy(policy)
     if critic is not None:
-        critic = _loaded(critic)
+        critic = _loaded(critic, policy.info)
         check_together(policy, critic, [AGSetting()], policy.info.env_id or "-")
     found = None if evaluation is None else read_evaluation(evaluation, policy.info)
     check_target(folder, overwrite)
@@ -94,14 +97,16 @@ def save_pretrained(
     return folder
 
 
-def _loaded(critic: Any) -> LoadedCritic:
+def _loaded(critic: Any, policy: RunInfo) -> LoadedCritic:
     if isinstance(critic, str | os.PathLike):
         return load_critic(critic)
+    if isinstance(critic, ForeignCritic):
+        return loaded_beside(critic, policy)
     if not isinstance(critic, LoadedCritic) or not hasattr(critic.critic, "config"):
         found = critic.critic if isinstance(critic, LoadedCritic) else critic
         raise ValueError(
-            f"critic: expected one that dtag_fast trained, got {type(found).__name__}, of which a folder "
-            "holds no description; an ONNX file takes any critic (`dtag export --onnx`)"
+            f"critic: expected one that dtag_fast or interop.load_critic gives, got {type(found).__name__}, "
+            "of which a folder holds no description; an ONNX file takes any critic (`dtag export --onnx`)"
         )
     return critic
 

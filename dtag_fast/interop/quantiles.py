@@ -1,11 +1,9 @@
-"""Quantile critics as Q functions: the mean of a member's quantiles, or TQC's truncated mean over all."""
+"""Quantile critics as Q functions: the mean of a member's quantiles."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 def mean_of_quantiles(member: nn.Sequential) -> nn.Sequential:
@@ -21,24 +19,3 @@ def mean_of_quantiles(member: nn.Sequential) -> nn.Sequential:
         if last.bias is not None:
             mean.bias.copy_(last.bias.double().mean(dim=0, keepdim=True))
     return nn.Sequential(*before, mean)
-
-
-class TruncatedMean(nn.Module):
-    """The mean of the smallest quantiles of all members together (Kuznetsov et al. 2020, arXiv 2005.04269).
-
-    Args:
-        members: E modules, (B, S + A) -> (B, N) quantiles each.
-        kept: how many of the E * N count, 1 to E * N; TQC: E * N - E * dropped per member.
-    """
-
-    def __init__(self, members: Sequence[nn.Module], kept: int):
-        super().__init__()
-        self.members, self.kept = nn.ModuleList(members), kept
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, S + A) -> (B, 1)."""
-        quantiles = torch.cat([member(x) for member in self.members], dim=-1)  # (B, E * N)
-        return quantiles.sort(dim=-1).values[..., : self.kept].mean(dim=-1, keepdim=True)
-
-    def extra_repr(self) -> str:
-        return f"mean of the {self.kept} smallest quantiles"

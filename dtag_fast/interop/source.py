@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from dtag_fast.interop.archive import read_file
-from dtag_fast.interop.foreign_critic import ForeignCritic, Numbers, Scaling
 from dtag_fast.interop.torch_file import load_plain
+from dtag_fast.models.foreign_critic import ForeignCritic, Numbers, Scaling
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from dtag_fast.interop.foreign_critic import ForeignCritic
 from dtag_fast.interop.source import Options
+from dtag_fast.models.foreign_critic import ForeignCritic
+from dtag_fast.models.plain_layers import ACTIVATIONS, Reduced
 from dtag_fast.ops.refine.critic import CriticCall, CriticError
 from dtag_fast.ops.refine.lowering import lower
 from dtag_fast.ops.refine.program import Activation, CriticProgram, Layer, Linear
-
-_ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {
-    "identity": nn.Identity,
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "gelu_tanh": lambda: nn.GELU("tanh"),
-    "silu": nn.SiLU,
-    "mish": nn.Mish,
-    "tanh": nn.Tanh,
-    "softplus": nn.Softplus,
-}
-_REDUCTIONS = {"min": torch.amin, "max": torch.amax, "mean": torch.mean}
-
-
-class Reduced(nn.Module):
-    """The members of a critic that reduces them itself, as one: (B, S + A) -> (B, 1).
-
-    Args:
-        members: (B, S + A) -> (B, 1) each. reduction: min, mean or max.
-    """
-
-    def __init__(self, members: Sequence[nn.Module], reduction: str):
-        super().__init__()
-        self.members, self.reduction = nn.ModuleList(members), reduction
-
-    def forward(self, x: Tensor) -> Tensor:
-        values = torch.cat([member(x) for member in self.members], dim=-1)
-        return _REDUCTIONS[self.reduction](values, dim=-1, keepdim=True)
 
 
 def critic_of_modules(modules: Sequence[nn.Module], source: str, options: Options) -> ForeignCritic:
@@ -88,7 +59,7 @@ def _members(program: CriticProgram) -> list[nn.Module]:
 def _module(layer: Layer) -> nn.Module:
     """A copy as a module of PyTorch."""
     if isinstance(layer, Activation):
-        return _ACTIVATIONS[layer.kind](*layer.params)
+        return nn.GELU("tanh") if layer.kind == "gelu_tanh" else ACTIVATIONS[layer.kind][0](*layer.params)
     if isinstance(layer, Linear):
         made = nn.Linear(layer.weight.shape[1], layer.weight.shape[0], bias=layer.bias is not None)
     else:

@@ -18,6 +18,7 @@ from dtag_fast.models.elastic_decision_transformer import (
     ElasticDecisionTransformer,
     ElasticDecisionTransformerConfig,
 )
+from dtag_fast.models.foreign_critic import ForeignCritic
 from dtag_fast.models.online_decision_transformer import (
     OnlineDecisionTransformer,
     OnlineDecisionTransformerConfig,
@@ -42,7 +43,7 @@ _PLAIN = {
         DeterministicPolicy,
         TanhGaussianPolicy,
     )
-}
+} | {"ForeignCritic": ForeignCritic.from_config}
 
 
 def describe(network: nn.Module) -> dict[str, Any]:

@@ -146,6 +146,8 @@ def find_checkpoint(path: Path) -> Path:
     newest = newest_checkpoint(path)
     if newest is None:
         found = "found no checkpoint in it" if path.is_dir() else "there is no such folder"
+        if path.is_file():
+            found = "it is a file (`dtag convert`, `dtag convert-critic` make a run of another library's)"
         raise FileNotFoundError(f"{path}: expected a run or a checkpoint folder, {found}")
     return newest
 

@@ -23,8 +23,8 @@ from dtag_fast.interop.export.action_gradient import climb
 from dtag_fast.interop.export.critic_gradient import WrittenCritic
 from dtag_fast.interop.export.operators import TorchOperators
 from dtag_fast.interop.export.verification import TOLERANCE, expected_outputs, random_inputs, verify
-from dtag_fast.interop.foreign_critic import ForeignCritic, Scaling
 from dtag_fast.models.behaviour import Behaviour
+from dtag_fast.models.foreign_critic import ForeignCritic, Scaling
 from dtag_fast.ops.refine.options import parse_options
 from dtag_fast.ops.refine.program import CriticProgram, Linear
 from dtag_fast.ops.refine.reference import action_gradient, evaluate_program, value_and_gradient

@@ -13,10 +13,10 @@ import numpy as np
 from torch import Tensor
 
 from dtag_fast.interop.chains import chain
-from dtag_fast.interop.foreign_critic import ForeignCritic
 from dtag_fast.interop.source import CriticFile, Options
 from dtag_fast.interop.torch_file import is_state_dict
 from dtag_fast.interop.widths import q_width, state_and_action
+from dtag_fast.models.foreign_critic import ForeignCritic
 
 NAME = "cleanrl"
 WHAT = "a .cleanrl_model of DDPG, TD3 or SAC: a tuple of the actor's and the Q networks' state dicts"

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dtag_fast.interop.foreign_critic import ForeignCritic
 from dtag_fast.interop.sequential import MOST_MEMBERS, prefixes, sequentials
 from dtag_fast.interop.source import CriticFile, Options
 from dtag_fast.interop.traced import critic_of_modules
 from dtag_fast.interop.widths import q_width, state_and_action
+from dtag_fast.models.foreign_critic import ForeignCritic
 
 NAME = "ensembles"
 WHAT = (

@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dtag_fast.interop.foreign_critic import ForeignCritic
 from dtag_fast.interop.parameter_networks import Network, is_network, kernels, natural, read_network
 from dtag_fast.interop.source import CriticFile, Options, class_names
 from dtag_fast.interop.tree_files import is_tree_file, plain_tree, read_tree
 from dtag_fast.interop.widths import q_width, state_and_action
+from dtag_fast.models.foreign_critic import ForeignCritic
 
 NAME = "parameter-trees"
 WHAT = "Flax parameters in memory, or in a .npz, .safetensors or msgpack file (flax.serialization.to_bytes)"

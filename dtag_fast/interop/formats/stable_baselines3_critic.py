@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from dtag_fast.interop.chains import input_width
-from dtag_fast.interop.foreign_critic import ForeignCritic
-from dtag_fast.interop.quantiles import TruncatedMean, mean_of_quantiles
+from dtag_fast.interop.quantiles import mean_of_quantiles
 from dtag_fast.interop.source import Options
+from dtag_fast.models.foreign_critic import ForeignCritic
+from dtag_fast.models.plain_layers import TruncatedMean
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dtag_fast.interop.foreign_critic import ForeignCritic
 from dtag_fast.interop.formats.ensembles import unstack_functional
 from dtag_fast.interop.source import CriticFile, Options, class_names
 from dtag_fast.interop.traced import critic_of_modules
+from dtag_fast.models.foreign_critic import ForeignCritic
 
 NAME = "torchrl"
 WHAT = "a ValueOperator of observation and action in memory, or a loss that holds one (SAC, TD3, IQL, ...)"

@@ -11,24 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dtag_fast.data import TrajectoryStore
-from dtag_fast.data.gymnasium_env import close_env, make_gymnasium_env
-from dtag_fast.data.played_env import played_in
-from dtag_fast.interop.foreign_critic import Numbers
+from dtag_fast.interop.converted_run import check_sizes, facts_of, write_run
 from dtag_fast.interop.policies.loading import ForeignPolicy, read_policy
-from dtag_fast.training.checkpoint import (
-    FORMAT_VERSION,
-    RunInfo,
-    library_versions,
-    publish_checkpoint,
-    save_checkpoint,
-)
-from dtag_fast.training.files import write_json
-from dtag_fast.training.run_folder import as_json, sole_writer
-
-_OF_DATA = (
-    *("env_id", "env_spec", "max_episode_steps", "dataset_id", "observation_keys"),
-    *("ref_min_score", "ref_max_score", "ref_source"),
-)
+from dtag_fast.models.foreign_critic import Numbers
+from dtag_fast.training.checkpoint import RunInfo, library_versions
 
 
 class Converted(NamedTuple):
@@ -74,7 +60,8 @@ def convert_policy(
     )
     model, notes = policy.model, list(policy.notes)
     if data is not None:
-        _check_sizes(policy, "data", data.state_dim, data.action_dim, data.discrete_actions is None)
+        theirs = (data.state_dim, data.action_dim)
+        check_sizes(_sizes(policy), "policy", "data", theirs, data.discrete_actions is None)
     if not policy.scales_states:
         if data is None:
             raise ValueError(
@@ -112,26 +99,8 @@ def convert_policy(
         **sizes,
         **facts,
     )
-    _write(Path(run), policy._replace(model=model), info)
+    write_run(Path(run), info, {"model": model}, policy.source)
     return Converted(Path(run), policy._replace(model=model), info, notes)
-
-
-def _write(run: Path, policy: ForeignPolicy, info: RunInfo) -> None:
-    """The folder, complete from the moment its checkpoint is visible."""
-    with sole_writer(run):
-        if any(run.iterdir()):
-            raise FileExistsError(f"run: {run} is not empty; choose another folder")
-        described = {
-            "format_version": FORMAT_VERSION,
-            "algorithm": info.algorithm,
-            "seed": info.seed,
-            "converted_from": policy.source,
-            "config": info.config,
-            "dataset": {"dataset_id": info.dataset_id, "env_id": info.env_id},
-            "versions": info.versions,
-        }
-        write_json(run / "config.json", as_json(described))
-        publish_checkpoint(save_checkpoint(run, info, {"model": policy.model}, None), None)
 
 
 def _facts(policy: ForeignPolicy, data: TrajectoryStore | None, env_id: str | None) -> dict[str, Any]:
@@ -141,48 +110,12 @@ def _facts(policy: ForeignPolicy, data: TrajectoryStore | None, env_id: str | No
     it was trained with, stay in it.
     """
     centre, half = (getattr(policy.model.action_bounds, name).numpy() for name in ("centre", "half_range"))
-    facts = {"action_low": (centre - half).tolist(), "action_high": (centre + half).tolist()}
-    if data is not None:
-        known = played_in(data.metadata, env_id)
-        facts |= {name: known.get(name) for name in _OF_DATA}
-        facts["dataset_fingerprint"] = known.get("fingerprint")
-        facts |= {k: known[k] for k in ("action_low", "action_high") if known.get(k) is not None}
-    elif env_id is not None:
-        facts |= {"env_id": env_id} | _bounds_of(policy, env_id)
-    return {k: np.asarray(v, float).tolist() if k.startswith("action_") else v for k, v in facts.items()}
+    own = {"action_low": (centre - half).tolist(), "action_high": (centre + half).tolist()}
+    return own | facts_of(_sizes(policy), "policy", data, env_id)
 
 
-def _bounds_of(policy: ForeignPolicy, env_id: str) -> dict[str, Any]:
-    """Bounds of the environment's actions, its sizes checked."""
-    import gymnasium
-
-    env = make_gymnasium_env(env_id)
-    try:
-        seen, acts = env.observation_space, env.action_space
-        for name, space in (("observation", seen), ("action", acts)):
-            if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
-                raise ValueError(
-                    f"env_id: {env_id} has the {name} space {space}, expected a Box of one dimension; give "
-                    "the dataset instead, which tells what the policy sees of it"
-                )
-        _check_sizes(policy, "env_id", *seen.shape, *acts.shape)
-    finally:
-        close_env(env)
-    if not (np.isfinite(acts.low).all() and np.isfinite(acts.high).all()):
-        return {}
-    return {"action_low": acts.low, "action_high": acts.high}
-
-
-def _check_sizes(
-    policy: ForeignPolicy, name: str, state_dim: int, action_dim: int, continuous: bool = True
-) -> None:
-    ours, theirs = (policy.model.config.state_dim, policy.model.config.action_dim), (state_dim, action_dim)
-    if not continuous:
-        raise ValueError(f"{name}: its actions are discrete, the policy's are continuous")
-    if ours != theirs:
-        raise ValueError(
-            f"{name}: expected (state_dim, action_dim) = {ours}, those of the policy's weights, got {theirs}"
-        )
+def _sizes(policy: ForeignPolicy) -> tuple[int, int]:
+    return policy.model.config.state_dim, policy.model.config.action_dim
 
 
 def _standardised(model: Any, mean: np.ndarray, std: np.ndarray) -> Any:

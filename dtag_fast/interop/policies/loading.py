@@ -7,11 +7,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dtag_fast.interop.foreign_critic import Numbers
 from dtag_fast.interop.policies.assembly import assemble
 from dtag_fast.interop.policies.key_file import names_of, read_with_key_file
 from dtag_fast.interop.policies.layouts import Said, Weights
 from dtag_fast.interop.policies.source import PolicySource, read_source
+from dtag_fast.models.foreign_critic import Numbers
 from dtag_fast.models.sequence import SequenceModel
 
 LAYOUTS = ("gpt2", "min_decision_transformer", "corl")

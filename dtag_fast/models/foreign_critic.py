@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from dtag_fast.models.plain_layers import build_layers, describe_layers
 
 Numbers = Sequence[float] | np.ndarray | Tensor
 
@@ -87,6 +90,33 @@ class ForeignCritic(nn.Module):
                 "a training that diverged; use an earlier checkpoint"
             )
         self.eval().requires_grad_(False)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What `from_config` makes a critic of the same shape from: plain JSON values."""
+        bounds = self.bounds and [bound.tolist() for bound in self.bounds]
+        return {
+            "members": [describe_layers(member) for member in self.members],
+            "source": self.source,
+            "state_dim": self.state_dim,
+            "action_dim": self.action_dim,
+            "q_scale": self.q_scale,
+            "q_shift": self.q_shift,
+            "bounds": bounds,
+        }
+
+    @classmethod
+    def from_config(
+        cls, members: list[Any], *, q_scale: float, q_shift: float, bounds: list | None, **sizes: Any
+    ) -> ForeignCritic:
+        """A critic of the shape that a `config` says; its numbers are still to be loaded.
+
+        Raises:
+            ValueError, TypeError: no such config.
+        """
+        found = None if bounds is None else tuple(np.asarray(bound, np.float32) for bound in bounds)
+        scaling = Scaling(q_scale=q_scale, q_shift=q_shift)
+        return cls([build_layers(member) for member in members], scaling=scaling, bounds=found, **sizes)
 
     def forward(self, states: Tensor, actions: Tensor) -> tuple[Tensor, ...]:
         """Q of every member, (B, 1) each, for raw states (B, S) and raw actions (B, A)."""

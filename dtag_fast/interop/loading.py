@@ -45,9 +45,9 @@ def load_critic(
         action_dim: A; needed where a file has the width S + A alone.
         activation: between layers (relu, elu, gelu, silu, mish, tanh) where a file does not say it.
         norm: where a LayerNorm stands, "before" or "after" the activation, where a file does not say it.
-        state_mean, state_std: (S,), or a number for all dimensions: what states were standardised by in
-            training, (s - mean) / std, where the file does not hold it. CORL's scripts do that outside of the
-            critic and need both, or 0 and 1.
+        state_mean, state_std: both or none; (S,), or a number for all dimensions: what states were
+            standardised by in training, (s - mean) / std, where the file does not hold it. CORL's scripts do
+            that outside of the critic and need both, or 0 and 1.
         action_low, action_high: (A,) bounds of the environment's actions; they replace those of the source.
         target: the target critic in place of the trained one.
         quantiles: how a distribution becomes Q: "mean" of all quantiles of each member, or "truncated", the
@@ -79,6 +79,7 @@ def load_critic(
         raise ValueError(f"quantiles: expected mean or truncated, got {quantiles!r}")
     if norm not in (None, "before", "after"):
         raise ValueError(f"norm: expected before or after, got {norm!r}")
+    _check_statistics(state_mean, state_std)
     device, formats = find_device(str(device)), _formats(format)
     if isinstance(source, str | os.PathLike):
         file = CriticFile(Path(source))
@@ -90,6 +91,13 @@ def load_critic(
         _expect_reward_scaler(found, options)
         critic = found.from_object(source, options)
     return _bounded(critic, options).to(device)
+
+
+def _check_statistics(mean: Numbers | float | None, std: Numbers | float | None) -> None:
+    if (mean is None) != (std is None):
+        raise ValueError("state_mean, state_std: expected both or none; 0 and 1 leave states as they are")
+    if std is not None and not (torch.as_tensor(std) > 0).all():
+        raise ValueError(f"state_std: expected numbers above 0, got {torch.as_tensor(std).tolist()}")
 
 
 def _formats(name: str | None) -> list[Format]:

@@ -31,7 +31,7 @@ class Options:
 
     def scaling(self, **learned) -> Scaling:
         """The library's own scaling (fields of `Scaling`), unless the caller names that of the states."""
-        if self.state_mean is not None or self.state_std is not None:
+        if self.state_mean is not None:
             learned |= {"state_shift": self.state_mean, "state_scale": self.state_std}
         return Scaling(**learned)
 

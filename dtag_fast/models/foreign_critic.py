@@ -20,15 +20,21 @@ class Affine(nn.Module):
 
     Args:
         width: of x. shift, scale: (width,) or one number for all; None for 0 and 1.
-        name: of x, for what is refused.
+        names: of both, for what is refused.
     """
 
-    def __init__(self, width: int, shift: Numbers | float | None, scale: Numbers | float | None, name: str):
+    def __init__(
+        self,
+        width: int,
+        shift: Numbers | float | None,
+        scale: Numbers | float | None,
+        names: tuple[str, str],
+    ):
         super().__init__()
-        self.register_buffer("shift", finite_numbers(width, 0.0 if shift is None else shift, f"{name} shift"))
-        self.register_buffer("scale", finite_numbers(width, 1.0 if scale is None else scale, f"{name} scale"))
+        self.register_buffer("shift", finite_numbers(width, 0.0 if shift is None else shift, names[0]))
+        self.register_buffer("scale", finite_numbers(width, 1.0 if scale is None else scale, names[1]))
         if (self.scale == 0).any():
-            raise ValueError(f"{name} scale: expected numbers other than 0")
+            raise ValueError(f"{names[1]}: expected numbers other than 0")
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.shift) / self.scale
@@ -77,8 +83,12 @@ class ForeignCritic(nn.Module):
             raise ValueError(f"{source}: expected at least one Q function, found none")
         scaling = scaling or Scaling()
         self.source, self.state_dim, self.action_dim, self.bounds = source, state_dim, action_dim, bounds
-        self.scale_states = Affine(state_dim, scaling.state_shift, scaling.state_scale, "state")
-        self.scale_actions = Affine(action_dim, scaling.action_shift, scaling.action_scale, "action")
+        self.scale_states = Affine(
+            state_dim, scaling.state_shift, scaling.state_scale, ("state_mean", "state_std")
+        )
+        self.scale_actions = Affine(
+            action_dim, scaling.action_shift, scaling.action_scale, ("action shift", "action scale")
+        )
         self.q_scale, self.q_shift = float(scaling.q_scale), float(scaling.q_shift)
         if not self.q_scale > 0:
             raise ValueError(f"q_scale: expected a positive number, got {self.q_scale}")

@@ -35,7 +35,15 @@ def test_bounds_are_one_number_or_one_per_dimension(low, high):
         ({"quantiles": "median"}, "quantiles: expected mean or truncated, got 'median'"),
         ({"norm": "none"}, "norm: expected before or after, got 'none'"),
         ({"format": "sb3"}, "format: expected one of stable-baselines3, d3rlpy"),
-        ({"state_std": 0.0}, "state scale: expected numbers other than 0"),
+        ({"state_std": 2.0}, "state_mean, state_std: expected both or none; 0 and 1 leave"),
+        ({"state_mean": [1, 2, 3]}, "state_mean, state_std: expected both or none"),
+        (
+            {"state_mean": 0, "state_std": [1.0, 0.0, 1.0]},
+            r"state_std: expected numbers above 0, got \[1.0, 0",
+        ),
+        ({"state_mean": 0, "state_std": torch.tensor(-1.0)}, "state_std: expected numbers above 0, got -1.0"),
+        ({"state_mean": 0, "state_std": np.nan}, "state_std: expected numbers above 0, got nan"),
+        ({"state_mean": [1, 2], "state_std": [1, 2]}, "state_mean: expected 3 finite numbers, got 2"),
     ],
 )
 def test_options_that_do_not_fit(options, sentence):

@@ -113,7 +113,7 @@ def _critic(source: Mapping[str, Any], layout: Layout, options: Options) -> Fore
             members += sequentials(part, prefix, options, f"{name}, {key}")
     width = q_width(members, name)
     state_dim, action_dim = state_and_action(width, name, options.action_dim, _actor_inputs(source, width))
-    if layout.standardises and (options.state_mean is None or options.state_std is None):
+    if layout.standardises and options.state_mean is None:
         raise ValueError(
             f"state_mean, state_std: {name} standardises states outside of the critic and its file does not "
             "hold the numbers; give both (state_statistics(eps=1e-3) of the dataset), or 0 and 1 where "

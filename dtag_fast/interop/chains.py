@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dtag_fast.models.critics import activation_module
+from dtag_fast.models.plain_layers import activation_layer
 
 LAYER_NORM_EPS = 1e-5  # PyTorch's default
 
@@ -28,7 +28,7 @@ def chain(
     activation stands between a Linear layer and the next one; `norm` says where a LayerNorm stands.
 
     Args:
-        tensors: weights and biases, "PREFIX...N...weight". activation: as for `TwinCritic`.
+        tensors: weights and biases, "PREFIX...N...weight". activation: one of `plain_layers.ACTIVATION_NAMES`.
         eps: of every LayerNorm. norm: whether each stands before the activation or after it.
     Raises:
         ValueError: no layers, layers that do not follow one another, or tensors of another kind.
@@ -39,7 +39,7 @@ def chain(
         weight, bias = tensors[f"{name}.weight"], tensors.get(f"{name}.bias")
         if weight.ndim == 2:
             if width is not None and not activated:
-                parts.append(activation_module(activation))
+                parts.append(activation_layer(activation))
             if width not in (None, weight.shape[1]):
                 raise ValueError(
                     f"{name}.weight: expected {width} inputs, as many as the layer before gives, got "
@@ -49,7 +49,7 @@ def chain(
             parts.append(_linear(name, weight, bias))
         elif weight.ndim == 1 and width is not None:
             if norm == "after":
-                parts.append(activation_module(activation))
+                parts.append(activation_layer(activation))
                 activated = True
             parts.append(_layer_norm(name, weight, bias, width, eps))
         else:

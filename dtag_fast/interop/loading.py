@@ -43,7 +43,8 @@ def load_critic(
         format: its name in that list where it is not recognised; None: looked for.
         device: where the critic goes.
         action_dim: A; needed where a file has the width S + A alone.
-        activation: between layers (relu, elu, gelu, silu, mish, tanh) where a file does not say it.
+        activation: between layers where a file does not say it: relu, leaky_relu, elu, gelu, gelu_tanh, silu,
+            mish, tanh, softplus or identity, with PyTorch's parameters.
         norm: where a LayerNorm stands, "before" or "after" the activation, where a file does not say it.
         state_mean, state_std: both or none; (S,), or a number for all dimensions: what states were
             standardised by in training, (s - mean) / std, where the file does not hold it. CORL's scripts do

@@ -19,7 +19,7 @@ class Options:
     """What a file may not say; None: as the file says or its library does by default."""
 
     action_dim: int | None = None  # A, where widths alone do not tell S from A
-    activation: str | None = None  # relu, elu, gelu, silu, mish or tanh
+    activation: str | None = None  # one of `plain_layers.ACTIVATION_NAMES`
     norm: Literal["before", "after"] | None = None  # LayerNorm before or after the activation
     state_mean: Numbers | float | None = None  # (S,) that were subtracted from states in training
     state_std: Numbers | float | None = None  # (S,) that states were divided by after that

@@ -9,7 +9,7 @@ from torch import nn
 
 from dtag_fast.interop.source import Options
 from dtag_fast.models.foreign_critic import ForeignCritic
-from dtag_fast.models.plain_layers import ACTIVATIONS, Reduced
+from dtag_fast.models.plain_layers import Reduced, activation_layer
 from dtag_fast.ops.refine.critic import CriticCall, CriticError
 from dtag_fast.ops.refine.lowering import lower
 from dtag_fast.ops.refine.program import Activation, CriticProgram, Layer, Linear
@@ -59,7 +59,7 @@ def _members(program: CriticProgram) -> list[nn.Module]:
 def _module(layer: Layer) -> nn.Module:
     """A copy as a module of PyTorch."""
     if isinstance(layer, Activation):
-        return nn.GELU("tanh") if layer.kind == "gelu_tanh" else ACTIVATIONS[layer.kind][0](*layer.params)
+        return activation_layer(layer.kind, *layer.params)
     if isinstance(layer, Linear):
         made = nn.Linear(layer.weight.shape[1], layer.weight.shape[0], bias=layer.bias is not None)
     else:

@@ -20,8 +20,16 @@ ACTIVATIONS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "tanh": (nn.Tanh, ()),
     "softplus": (nn.Softplus, ("beta", "threshold")),
 }
+ACTIVATION_NAMES = (*ACTIVATIONS, "gelu_tanh")  # as kinds of a `CriticProgram`
 REDUCTIONS = {"min": torch.amin, "max": torch.amax, "mean": torch.mean}
 MOST_NUMBERS = 1 << 28  # in the layers of a description, which may come from a stranger
+
+
+def activation_layer(name: str, *parameters: float) -> nn.Module:
+    """An activation by its name in ACTIVATION_NAMES, with PyTorch's own parameters where none are given."""
+    if name not in ACTIVATION_NAMES:
+        raise ValueError(f"activation: expected one of {', '.join(ACTIVATION_NAMES)}, got {name!r}")
+    return nn.GELU("tanh") if name == "gelu_tanh" else ACTIVATIONS[name][0](*parameters)
 
 
 class Reduced(nn.Module):

@@ -195,11 +195,20 @@ def test_eleven_layers_stand_in_the_order_of_their_numbers():
 
 
 @pytest.mark.parametrize(
-    ("activation", "function"), [("silu", torch.nn.functional.silu), ("tanh", torch.tanh)]
+    ("activation", "function"),
+    [
+        ("silu", torch.nn.functional.silu),
+        ("tanh", torch.tanh),
+        ("leaky_relu", torch.nn.functional.leaky_relu),
+        ("softplus", torch.nn.functional.softplus),
+        ("gelu_tanh", torch.nn.GELU("tanh")),
+    ],
 )
 def test_other_activations_are_named(activation, function):
     tree = network()
     assert_q(load_critic(tree, action_dim=A, activation=activation), q_by_hand(tree, activation=function))
+    with pytest.raises(ValueError, match=r"activation: expected one of identity, .*, got 'sigmoid'"):
+        load_critic(tree, action_dim=A, activation="sigmoid")
 
 
 def test_standardised_states_are_folded_in():

@@ -109,6 +109,19 @@ def test_a_file_gives_the_q_of_raw_states_and_actions(tmp_path, members, target)
     assert "SAC" in critic.source and not any(p.requires_grad for p in critic.parameters())
 
 
+def test_a_file_without_its_policy_kwargs_asks_for_the_activation(tmp_path):
+    """As `model.save(..., exclude=["policy_kwargs"])` leaves it."""
+    tensors, (states, actions) = weights_of(), batch()
+    data = data_of()
+    del data["policy_kwargs"]
+    path = write(tmp_path / "sac.zip", tensors, data)
+    with pytest.raises(ValueError, match=r"policy_kwargs was left out .* give activation="):
+        load_critic(path)
+    expected = by_hand(tensors, states, actions, activation="Tanh")[..., 0]
+    critic = load_critic(path, activation="tanh")
+    np.testing.assert_allclose(q_of(critic, states, actions), expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("stands", ["in the file", "given"])
 def test_other_activations(tmp_path, stands):
     tensors, (states, actions) = weights_of(), batch()
@@ -275,10 +288,10 @@ def test_a_file_that_does_not_tell_its_spaces(tmp_path):
     tensors, (states, actions) = weights_of(), batch()
     path = write(tmp_path / "old.zip", tensors, {})
     with pytest.raises(ValueError, match="action_dim"):
-        load_critic(path)
+        load_critic(path, activation="relu")
     with pytest.raises(ValueError, match=r"action_low, action_high: .* does not say the bounds"):
-        load_critic(path, action_dim=A)
-    critic = load_critic(path, action_dim=A, action_low=LOW, action_high=HIGH)
+        load_critic(path, activation="relu", action_dim=A)
+    critic = load_critic(path, activation="relu", action_dim=A, action_low=LOW, action_high=HIGH)
     expected = by_hand(tensors, states, actions)[..., 0]
     np.testing.assert_allclose(q_of(critic, states, actions), expected, rtol=1e-5, atol=1e-5)
     told = write(tmp_path / "new.zip", tensors, data_of())
@@ -409,7 +422,7 @@ def model_of(name, env=None, **policy_kwargs):
 
 
 @pytest.mark.parametrize("target", [False, True])
-@pytest.mark.parametrize("activation", ["ReLU", "ELU"])
+@pytest.mark.parametrize("activation", ["ReLU", "ELU", "LeakyReLU", "Softplus"])
 @pytest.mark.parametrize("name", ["SAC", "TD3", "DDPG", "TQC"])
 def test_models_and_their_files_against_the_library(tmp_path, name, activation, target):
     model, (states, actions) = model_of(name, activation_fn=getattr(nn, activation)), batch(50)

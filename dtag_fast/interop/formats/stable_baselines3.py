@@ -177,8 +177,8 @@ def _critic_of(policy: Any, target: bool, shown: str) -> Any:
     if target and hasattr(policy, "critic"):
         raise ValueError(f"target: a {shown} has no target critic; leave target out")
     raise ValueError(
-        f"{shown}: expected the critic of an off-policy algorithm (SAC, TD3, DDPG, TQC); a {shown} has no Q "
-        "of continuous actions"
+        f"{shown}: expected the critic of an off-policy algorithm (SAC, TD3, DDPG, TQC); it has no Q of "
+        "continuous actions"
     )
 
 

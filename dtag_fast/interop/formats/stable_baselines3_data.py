@@ -11,13 +11,16 @@ import numpy as np
 
 DATA = "data"
 
-_ACTIVATIONS = {  # the last part of a class's name -> as `models.critics.activation_module` takes it
+_ACTIVATIONS = {  # the last part of a class's name -> as `plain_layers.activation_layer` takes it
     "ReLU": "relu",
+    "LeakyReLU": "leaky_relu",
     "ELU": "elu",
     "GELU": "gelu",
     "SiLU": "silu",
     "Mish": "mish",
     "Tanh": "tanh",
+    "Softplus": "softplus",
+    "Identity": "identity",
 }
 _LIBRARIES = ("stable_baselines3.", "sb3_contrib.")
 _MOST_DIMENSIONS = 8
@@ -66,7 +69,12 @@ class TrainingData:
 
     @property
     def activation(self) -> str:
-        """As `TwinCritic` takes it; ReLU where the file says none."""
+        """Its name in `plain_layers.ACTIVATION_NAMES`; ReLU where the model was made without naming one."""
+        if "policy_kwargs" not in self._values:
+            raise ValueError(
+                f"{self.where}: policy_kwargs was left out of the file, which so does not tell the critic's "
+                "activation; give activation= (ReLU is the library's default)"
+            )
         given = self._entry("policy_kwargs").get("activation_fn")
         if given is None:
             return "relu"
@@ -74,7 +82,8 @@ class TrainingData:
         if kind is None or kind[1] not in _ACTIVATIONS:
             raise ValueError(
                 f"{self.where}: activation_fn: expected one of {', '.join(_ACTIVATIONS)}, got "
-                f"{str(given)[:80]}; load the model and give it in place of its file"
+                f"{str(given)[:80]}; name one of ours with activation=, or load the model and give it in "
+                "place of its file"
             )
         return _ACTIVATIONS[kind[1]]
 

@@ -628,7 +628,7 @@ def test_evaluate_policy_with_a_model_and_its_own_critic(tmp_path, name):
     assert mean == pytest.approx(by_hand(3), rel=1e-4)
 
 
-def test_a_model_trained_on_normalised_observations():
+def test_a_model_trained_on_normalised_observations(tmp_path):
     library = pytest.importorskip("stable_baselines3")
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.evaluation import evaluate_policy
@@ -653,6 +653,11 @@ def test_a_model_trained_on_normalised_observations():
     np.testing.assert_allclose(predictor.predict(seen)[0], expected, rtol=1e-3, atol=1e-3)
     assert np.abs(expected - plain).max() > 1e-2
     assert np.isfinite(evaluate_policy(predictor, venv, 2)[0])
+    model.save(tmp_path / "model.zip")
+    loaded = library.TD3.load(tmp_path / "model.zip")  # knows no VecNormalize
+    for given, options in ((None, {}), (None, {"normalizer": venv}), (critic, {"normalizer": venv})):
+        predictor = RefinedPredictor(loaded, given, **climb, **options)
+        np.testing.assert_allclose(predictor.predict(seen)[0], expected, rtol=1e-3, atol=1e-3)
 
 
 def test_the_examples_of_the_documentation(tmp_path, monkeypatch, capsys):

@@ -11,6 +11,8 @@ import torch
 
 from dtag_fast.interop.bridges.any_critic import any_critic
 from dtag_fast.interop.bridges.policy_predictor import PolicyPredictor
+from dtag_fast.interop.formats import stable_baselines3
+from dtag_fast.interop.loading import load_critic as load_foreign_critic
 from dtag_fast.ops.refine.refiner import DEFAULT_BOUNDS, DefaultBounds
 from dtag_fast.rollout.action_gradient import ActionGradient
 from dtag_fast.training.checkpoint import LoadedCritic, LoadedPolicy
@@ -31,14 +33,15 @@ class RefinedPredictor:
             further options (a `LoadedPolicy` or its run folder, see `PolicyPredictor`). A sequence policy
             remembers the refined actions.
         critic: as `refine` takes it, of raw states and actions; a `LoadedCritic` or its run folder; or what
-            `interop.load_critic` takes. None: that of `policy`, a model of Stable-Baselines3. Foreign critics
-            are copied: make another RefinedPredictor after training.
+            `interop.load_critic` takes. None: that of `policy`, a model of Stable-Baselines3, on the
+            observations that the model is given. Foreign critics are copied: make another RefinedPredictor
+            after training.
         bounds: as in `refine`. Left out: those of the policy's checkpoint, of a LoadedCritic or folder, of
             the policy's `action_space`, of a foreign critic, else `refine`'s default.
         observation_keys: as of `ActionGradient`.
-        normalizer: a VecNormalize that observations have gone through; the critic is given raw ones (what it
-            has clipped stays at the limit). "policy": that which the model was trained with, if any. None:
-            observations are raw.
+        normalizer: a VecNormalize that observations have gone through; a critic that was named is given raw
+            ones (what it has clipped stays at the limit). "policy": that of the model's environment, if any;
+            a model that was loaded without one has none. None: observations are raw.
         device: of what is loaded.
         options: further ones of `ActionGradient`: steps, lr, optimizer, reduce, gradient, radius, ...
 
@@ -75,12 +78,18 @@ class RefinedPredictor:
                 "policy: Action Gradient climbs a critic over continuous actions, these are discrete; "
                 "use its PolicyPredictor without it"
             )
-        critic = any_critic(policy if critic is None else critic, device)
+        own_critic = critic is None
+        if own_critic:  # it was trained on what the model is given
+            critic = load_foreign_critic(
+                policy, format=stable_baselines3.NAME, device=device, state_mean=0, state_std=1
+            )
+        else:
+            critic = any_critic(critic, device)
         if isinstance(normalizer, str):
             if normalizer != "policy":
                 raise ValueError(f'normalizer: expected a VecNormalize, "policy" or None, got {normalizer!r}')
             normalizer = _trained_with(policy)
-        self.policy, self._own, self._normalizer = policy, own, normalizer
+        self.policy, self._own, self._normalizer = policy, own, None if own_critic else normalizer
         if own and normalizer is not None:
             raise ValueError("normalizer: a PolicyPredictor has its own; give it there")
         self.action_gradient = ActionGradient(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from dtag_fast.interop.source import CriticFile, Format, Options
+from dtag_fast.interop.torch_file import is_state_dict
 from dtag_fast.models.foreign_critic import ForeignCritic, Numbers, finite_numbers
 from dtag_fast.training.devices import find_device
 
@@ -118,8 +120,8 @@ def _first(formats: list[Format], kind: Literal["file", "object"], source: Any, 
         takes = candidate.takes_file if kind == "file" else candidate.takes_object
         if takes(source):
             return candidate
-    if kind == "file" and _of_torch(source):
-        _ = source.plain  # says what is wrong with it, if anything is
+    if kind == "file":
+        _refuse_half_known(source, shown, named=len(formats) == 1)
     error = ValueError if kind == "file" else TypeError
     taken = "; ".join(f"{candidate.NAME}: {candidate.WHAT}" for candidate in formats)
     raise error(f"{shown}: not a critic that can be read here; what can: {taken}")
@@ -131,6 +133,24 @@ def _expect_reward_scaler(found: Format, options: Options) -> None:
             f"reward_units: {found.NAME} does not say how rewards were scaled; leave it out, and divide lr "
             "by their factor where you know it"
         )
+
+
+def _refuse_half_known(file: CriticFile, shown: str, named: bool) -> None:
+    """Say what is wrong with a file of a known kind that no format takes."""
+    if file.content[:4] == b"PK\x03\x04" and not file.entries:
+        raise ValueError(f"{shown}: a zip archive that is damaged or cut off; copy or save it again")
+    if _of_torch(file) and _holds_state_dicts(file.plain) and not named:
+        raise ValueError(
+            f"{shown}: not a critic that can be read here: a state dict does not say what its module "
+            "computes, and these names are of no library that is known; load it into the module and give "
+            "`refine` that, or load_critic(module, action_dim=...)"
+        )
+
+
+def _holds_state_dicts(plain: Any) -> bool:
+    """Whether it is a state dict, or several under names or in a row."""
+    parts = list(plain.values()) if isinstance(plain, Mapping) else plain
+    return is_state_dict(plain) or (isinstance(parts, list | tuple) and any(map(is_state_dict, parts)))
 
 
 def _of_torch(file: CriticFile) -> bool:

@@ -45,8 +45,7 @@ class CriticFile:
 
     def __init__(self, path: Path):
         if not path.is_file():
-            kind = "a folder" if path.is_dir() else "no file"
-            raise FileNotFoundError(f"{path}: expected a file that holds a critic, there is {kind}")
+            raise FileNotFoundError(f"{path}: expected a file that holds a critic, there is {_instead(path)}")
         self.path = path
 
     @cached_property
@@ -66,6 +65,17 @@ class CriticFile:
     def plain(self) -> Any:
         """What `torch.save` or `pickle.dump` put into it; ValueError where it is not such a file."""
         return load_plain(self.path, self.content)
+
+
+def _instead(path: Path) -> str:
+    """What is found where no file is, and what may have been meant."""
+    if path.is_dir():
+        return (
+            "a folder; critics in run folders of dtag_fast are loaded by dtag_fast.training.load_critic, "
+            "those of other libraries are named by their file"
+        )
+    zipped = path.with_name(f"{path.name}.zip")  # Stable-Baselines3's save and load add it
+    return f"no file, but {zipped.name}" if zipped.is_file() else "no file"
 
 
 class Format(Protocol):

@@ -10,7 +10,7 @@ from torch import nn
 from dtag_fast.interop.source import Options
 from dtag_fast.models.foreign_critic import ForeignCritic
 from dtag_fast.models.plain_layers import Reduced, activation_layer
-from dtag_fast.ops.refine.critic import CriticCall, CriticError
+from dtag_fast.ops.refine.critic import CriticCall, CriticError, unwrap
 from dtag_fast.ops.refine.lowering import lower
 from dtag_fast.ops.refine.program import Activation, CriticProgram, Layer, Linear
 
@@ -27,6 +27,7 @@ def critic_of_modules(modules: Sequence[nn.Module], source: str, options: Option
             raise ValueError(f"{name}: {source} is in memory and says it itself; leave {name} out")
     if options.action_dim is None:
         raise ValueError(f"{source}: its modules do not say which inputs are actions: give action_dim=")
+    modules = [unwrap(module) for module in modules]
     state_dim, call = _call(modules, source, options.action_dim)
     lowered = lower(modules, call, state_dim, options.action_dim)
     if isinstance(lowered, str):

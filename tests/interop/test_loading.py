@@ -61,3 +61,33 @@ def test_sources_that_no_format_takes(tmp_path):
     (tmp_path / "text").write_text("no critic")
     with pytest.raises(ValueError, match="not a critic that can be read here; what can: stable-baselines3"):
         load_critic(tmp_path / "text")
+    with pytest.raises(FileNotFoundError, match=r"a folder; .* by dtag_fast.training.load_critic"):
+        load_critic(tmp_path)
+    (tmp_path / "sac.zip").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(FileNotFoundError, match=r"there is no file, but sac\.zip"):
+        load_critic(tmp_path / "sac")
+    with pytest.raises(ValueError, match="a zip archive that is damaged or cut off"):
+        load_critic(tmp_path / "sac.zip")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        Critic().state_dict(),
+        (Critic().state_dict(), Critic().state_dict()),
+        {"q": Critic().state_dict(), "steps": 3},
+    ],
+    ids=["one", "a tuple", "a dict"],
+)
+def test_state_dicts_of_modules_of_one_s_own(content, tmp_path):
+    torch.save(content, tmp_path / "q.pt")
+    with pytest.raises(ValueError, match=r"load it into the module and give `refine` that, or load_critic\("):
+        load_critic(tmp_path / "q.pt", action_dim=A)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_wrapped_modules_are_those_inside(wrap):
+    module = Critic()
+    states, actions = torch.randn(7, S), torch.randn(7, A)
+    (q,) = load_critic(wrap(module), action_dim=A)(states, actions)
+    torch.testing.assert_close(q, module(states, actions).detach())

@@ -82,14 +82,19 @@ def _finished(evaluation: Evaluation) -> list[dict[str, Any]]:
 def _about(network: str, info: RunInfo, critic: RunInfo | None) -> str:
     data = f" on `{info.dataset_id}`" if info.dataset_id else ""
     env = f" for `{info.env_id}`" if info.env_id else ""
-    text = f"A policy{env}: {network}, trained by `{info.algorithm}`{data} for {info.step:,} updates."
+    text = f"A policy{env}: {network}, trained by `{info.algorithm}`{data}{_updates(info)}."
     if critic is not None:
         theirs = f" on `{critic.dataset_id}`" if critic.dataset_id else ""
         text += (
-            f" Beside it a critic, trained by `{critic.algorithm}`{theirs} for {critic.step:,} updates, with "
-            "which Action Gradient refines its actions."
+            f" Beside it a critic, trained by `{critic.algorithm}`{theirs}{_updates(critic)}, with which "
+            "Action Gradient refines its actions."
         )
     return text + "\n"
+
+
+def _updates(info: RunInfo) -> str:
+    """Of what another code trained they are not known."""
+    return f" for {info.step:,} updates" if info.step else ""
 
 
 def _loading(with_critic: bool) -> str:
@@ -105,8 +110,8 @@ def _facts(info: RunInfo) -> str:
         "context (steps)": info.context_len,
         "returns are divided by": info.return_scale if info.context_len else None,
         "target returns": ", ".join(f"{r:g}" for r in info.target_returns) or None,
-        "best return in the data": f"{info.best_return:g}",
-        "seed": info.seed,
+        "best return in the data": f"{info.best_return:g}" if info.dataset_id else None,
+        "seed": info.seed if info.step else None,
         "trained with": ", ".join(f"{k} {v}" for k, v in info.versions.items()) or None,
     }
     lines = ["## What it takes", "", "| | |", "| --- | --- |"]

@@ -142,6 +142,8 @@ def test_a_critic_in_memory_stands_beside_a_policy_in_a_pretrained_folder(tmp_pa
     critic = ForeignCritic(members, "a library", *sizes, Scaling(q_scale=3.0))
     save_pretrained(policy, tmp_path / "folder", critic=critic)
     found = from_pretrained(tmp_path / "folder").critic
+    card = (tmp_path / "folder" / "README.md").read_text()
+    assert "a critic, trained by `a library`, with which" in card and "for 0 updates" not in card
     s, a = torch.randn(4, sizes[0]), torch.randn(4, sizes[1])
     assert all(torch.equal(q, p) for q, p in zip(found.critic(s, a), critic(s, a), strict=True))
     assert found.info.action_high == policy.info.action_high

@@ -15,7 +15,8 @@ def jumps(next_observations: np.ndarray, following: np.ndarray) -> np.ndarray:
     Returns:
         (B,) bool.
     """
-    difference = np.subtract(next_observations, following, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # infinite observations are refused when the episode is checked
+        difference = np.subtract(next_observations, following, dtype=np.float64)
     return np.einsum("ij,ij->i", difference, difference) > JUMP**2
 
 

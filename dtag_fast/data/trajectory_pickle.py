@@ -2,7 +2,7 @@
 
 A trajectory is a dict of observations (T, S), actions (T, A), rewards (T,), terminals or dones (T,), and
 next_observations (T, S) where the writer kept them; discrete actions are integers (T,) or (T, 1). Read by
-`restricted_pickle`, so that opening a file from elsewhere runs nothing of it.
+`untrusted.plain_pickle`, so that opening a file from elsewhere runs nothing of it.
 """
 
 from collections.abc import Iterator
@@ -11,13 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from dtag_fast.data.flat_file import Environment, FlatFile
-from dtag_fast.data.restricted_pickle import as_array, load_plain, shown
 from dtag_fast.data.splitting import jumps
+from dtag_fast.untrusted.containers import Refused
+from dtag_fast.untrusted.plain_pickle import read_pickle
+from dtag_fast.untrusted.plain_values import PLAIN
 
 PICKLE_SUFFIXES = (".pkl", ".pickle", ".p")
 _ENDS = ("terminals", "dones")
 # A file may name one array many times. Above this many times its own size it is taken for a trap.
 _MOST_UNFOLDED = 16
+_MOST_INTEGER = 255  # bytes; beside its trajectories a file may keep states of generators
 
 
 class TrajectoryPickle(FlatFile):
@@ -36,7 +39,7 @@ class TrajectoryPickle(FlatFile):
         Raises:
             ValueError: not a list of trajectories, or a pickle that asks for more than plain data.
         """
-        content = load_plain(self.path)
+        content = read_trajectories(self.path)
         if not isinstance(content, (list, tuple)) or not content:
             raise ValueError(
                 f"{self.name}: expected a list of trajectories in {self.path.name}, got "
@@ -107,9 +110,9 @@ class TrajectoryPickle(FlatFile):
         trajectory = {}
         for key in (*wanted, *(("next_observations",) if "next_observations" in entry else ())):
             if key not in entry:
-                keys = ", ".join(map(shown, list(entry)[:12])) or "nothing"
+                keys = ", ".join(str(key)[:60] for key in list(entry)[:12]) or "nothing"
                 raise ValueError(f"{where}: {key}: this key is missing; the trajectory has {keys}")
-            array = as_array(entry[key])
+            array = _array_of(entry[key])
             if array is None:
                 raise ValueError(
                     f"{where}: {key}: expected an array of numbers, got {type(entry[key]).__name__}"
@@ -170,6 +173,26 @@ class TrajectoryPickle(FlatFile):
                 "observations; the trajectory is not continuous"
             )
         return following
+
+
+def read_trajectories(path: Path):
+    """The object in a pickle of plain data; arrays are read-only, over the bytes of the file.
+
+    Raises:
+        ValueError: not a pickle, a damaged one, or one that asks for more than plain data.
+    """
+    try:
+        with path.open("rb") as file:
+            return read_pickle(file, PLAIN, most_opcodes=None, most_integer=_MOST_INTEGER)
+    except Refused as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _array_of(value) -> np.ndarray | None:
+    """An array of numbers, or of a list of them; None for anything else."""
+    if isinstance(value, (list, tuple)) and all(isinstance(entry, (bool, int, float)) for entry in value):
+        value = np.asarray(value)
+    return value if isinstance(value, np.ndarray) and value.dtype != object else None
 
 
 def _integers(array: np.ndarray) -> bool:

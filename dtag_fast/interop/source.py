@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from dtag_fast.interop.archive import read_file
-from dtag_fast.interop.torch_file import load_plain
 from dtag_fast.models.foreign_critic import ForeignCritic, Numbers, Scaling
+from dtag_fast.untrusted.archive import read_file
+from dtag_fast.untrusted.torch_file import load_plain
 
 
 @dataclass(frozen=True, kw_only=True)

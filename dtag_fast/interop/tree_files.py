@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from dtag_fast.interop.archive import read_entries
 from dtag_fast.interop.source import CriticFile
-from dtag_fast.interop.torch_file import MOST_DEPTH
+from dtag_fast.untrusted.archive import read_entries
+from dtag_fast.untrusted.containers import MOST_DEPTH
 
 MOST_ENTRIES = 10_000
 _KINDS = "fiub"

@@ -489,7 +489,7 @@ def test_a_hostile_pickle_is_one_sentence(tmp_path, minari_home, capsys):
     path.write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     assert cli.main(["data", "import", str(path), "--id", "my/set-v0"]) == 2
     err = capsys.readouterr().err
-    assert "refused before anything of it ran: it asks for os.system" in err
+    assert "refused before anything of it ran: it asks for 'os.system'" in err
     assert len(err.splitlines()) == 1
 
 

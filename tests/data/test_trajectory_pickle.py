@@ -1,7 +1,10 @@
 """Pickled trajectories of the original Decision Transformer become episodes step by step."""
 
+import os
 import pickle
+import random
 
+import mutations
 import numpy as np
 import pytest
 from trajectories import trajectories
@@ -71,7 +74,7 @@ def test_a_second_load_does_not_read_the_pickle(tmp_path, trajectories, monkeypa
 
     path = write(tmp_path / "hopper-medium-v2.pkl", trajectories)
     first = load_dataset(path)
-    monkeypatch.setattr(trajectory_pickle, "load_plain", None)
+    monkeypatch.setattr(trajectory_pickle, "read_trajectories", None)
     assert load_dataset(path).metadata == first.metadata
 
 
@@ -134,3 +137,57 @@ def test_a_small_file_that_unfolds_to_a_huge_one_is_refused(tmp_path, trajectori
     assert path.stat().st_size < 500_000
     with pytest.raises(ValueError, match="unfold to more than 16 times its size"):
         load_dataset(path)
+
+
+class Executes:
+    """Makes a folder when unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_nothing_in_a_file_runs(tmp_path, trajectories):
+    path = write(tmp_path / "bad.pkl", [*trajectories, Executes(tmp_path / "made")])
+    with pytest.raises(
+        ValueError, match=rf"^{path}: refused before anything of it ran: it asks for '.*mkdir'"
+    ):
+        load_dataset(path)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_what_a_file_keeps_beside_its_trajectories_is_no_hindrance(tmp_path, trajectories, protocol):
+    """Half a million values in lists, states of generators, sets, text of any length."""
+    trajectories[0]["infos"] = {
+        "steps": [{"contact": [0.5, -1.0], "done": False}] * 1000 + list(range(500_000)),
+        "generator": np.random.default_rng(0).bit_generator.state | {3: random.Random(0).getstate()},
+        "sites": {1, "a"},
+        "text": "a\nb" * 1000,
+    }
+    path = write(tmp_path / "hopper-medium-v2.pkl", trajectories, protocol)
+    assert load_dataset(path).num_episodes == len(trajectories)
+
+
+def test_mutated_files_are_read_or_refused_in_one_line(tmp_path, trajectories):
+    path, counts = tmp_path / "hopper-medium-v2.pkl", {"read": 0, "refused": 0}
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        value, protocol = trajectories, int(rng.integers(pickle.HIGHEST_PROTOCOL + 1))
+        if seed % 2:
+            value = mutations.change_value(value, rng)
+        content = pickle.dumps(value, protocol)
+        if not seed % 2:
+            content = mutations.BYTES[rng.integers(len(mutations.BYTES))](content, rng)
+        path.write_bytes(content)
+        try:
+            load_dataset(path)
+            counts["read"] += 1
+        except ValueError as error:
+            assert "\n" not in str(error), seed
+            counts["refused"] += 1
+        except Exception as error:
+            raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
+    assert counts["read"] > 20 and counts["refused"] > 100, counts

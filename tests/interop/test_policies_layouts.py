@@ -217,7 +217,7 @@ def test_sizes_that_are_only_claimed_cost_nothing(name, tensor, sentence, tmp_pa
     with pytest.raises(ValueError, match=f"{re.escape(name)}: {sentence}"):
         read_policy(tensors)
     torch.save(tensors, tmp_path / "policy.pt")
-    with pytest.raises(ValueError, match=f"refused: a tensor of |{re.escape(name)}: {sentence}"):
+    with pytest.raises(ValueError, match=f"refused[^;]*tensor|{re.escape(name)}: {sentence}"):
         read_policy(tmp_path / "policy.pt")
 
 
@@ -227,7 +227,7 @@ def test_sizes_that_are_only_claimed_cost_nothing(name, tensor, sentence, tmp_pa
 def test_statistics_that_a_file_only_claims_cost_nothing(mean, tmp_path):
     content = {"model_state": made("corl").state_dict(), "state_mean": mean, "state_std": np.ones(3)}
     torch.save(content, tmp_path / "policy.pt")
-    with pytest.raises(ValueError, match=r"state_mean: expected 3|refused: a tensor of "):
+    with pytest.raises(ValueError, match=r"state_mean: expected 3|refused[^;]*tensor"):
         read_policy(tmp_path / "policy.pt")
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from dtag_fast.interop.chains import chain
 from dtag_fast.interop.source import CriticFile, Options
-from dtag_fast.interop.torch_file import is_state_dict
 from dtag_fast.interop.widths import q_width, state_and_action
 from dtag_fast.models.foreign_critic import ForeignCritic
+from dtag_fast.untrusted.torch_file import is_state_dict
 
 NAME = "cleanrl"
 WHAT = "a .cleanrl_model of DDPG, TD3 or SAC: a tuple of the actor's and the Q networks' state dicts"

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from dtag_fast.interop.sequential import prefixes, sequentials
 from dtag_fast.interop.source import CriticFile, Options
-from dtag_fast.interop.torch_file import flat_tensors, is_state_dict, load_plain
 from dtag_fast.interop.widths import q_width, state_and_action
 from dtag_fast.models.foreign_critic import ForeignCritic
+from dtag_fast.untrusted.torch_file import flat_tensors, is_state_dict, load_plain
 
 NAME = "corl"
 WHAT = "a checkpoint of CORL's IQL, TD3+BC, AWAC, CQL, SAC-N or EDAC"

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from dtag_fast.interop.chains import input_width
 from dtag_fast.interop.formats.d3rlpy_networks import NO_PART, Part, ensemble_tensors, member
-from dtag_fast.interop.plain_json import read_json
 from dtag_fast.interop.source import CriticFile, Options, class_names
-from dtag_fast.interop.torch_file import load_plain
 from dtag_fast.models.foreign_critic import ForeignCritic
+from dtag_fast.untrusted.plain_json import read_json
+from dtag_fast.untrusted.torch_file import load_plain
 
 NAME = "d3rlpy"
 WHAT = "a .d3 of algo.save, a .pt of algo.save_model, or a built d3rlpy algorithm with continuous actions"

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dtag_fast.interop.archive import read_entries
 from dtag_fast.interop.chains import chain
 from dtag_fast.interop.formats.stable_baselines3_critic import FoundCritic, build_critic
 from dtag_fast.interop.formats.stable_baselines3_data import DATA, TrainingData
 from dtag_fast.interop.source import CriticFile, Options, class_names
-from dtag_fast.interop.torch_file import flat_tensors, load_plain
 from dtag_fast.models.foreign_critic import ForeignCritic
+from dtag_fast.untrusted.archive import read_entries
+from dtag_fast.untrusted.torch_file import flat_tensors, load_plain
 
 NAME = "stable-baselines3"
 WHAT = "a .zip of SAC, TD3, DDPG or TQC, or such a model, its policy or its critic"

@@ -133,6 +133,7 @@ def _statistics(name: str, value: Any, width: int) -> Tensor | None:
     if size not in (1, width):
         raise ValueError(f"{name}: expected {width} finite numbers or one, got {size}")
     try:
+        value = np.array(value, np.float32) if isinstance(value, np.ndarray) else value
         numbers = torch.as_tensor(value, dtype=torch.float32).detach().cpu().reshape(-1)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(

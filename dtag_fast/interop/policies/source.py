@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dtag_fast.interop.torch_file import load_plain
 from dtag_fast.training.files import read_json, read_tensors
+from dtag_fast.untrusted.torch_file import load_plain
 
 _WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 _IN_A_FOLDER = ("model.safetensors", "pytorch_model.bin", "dt_checkpoint.pt")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dtag_fast.interop import archive
-from dtag_fast.interop.archive import open_archive, read_entries
+from dtag_fast.untrusted import archive
+from dtag_fast.untrusted.archive import open_archive, read_entries
 
 WHAT = "a model"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from dtag_fast.interop.plain_pickle import Refused, check_size
+from dtag_fast.untrusted.containers import Refused, check_size
 
 MOST_CHARACTERS = 16 << 20
 

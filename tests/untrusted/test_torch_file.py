@@ -15,8 +15,9 @@ import pytest
 import torch
 from torch import nn
 
-from dtag_fast.interop.plain_pickle import MOST_OPCODES, Omitted, Refused, read_pickle
-from dtag_fast.interop.torch_file import flat_tensors, load_plain
+from dtag_fast.untrusted.containers import Refused
+from dtag_fast.untrusted.plain_pickle import MOST_OPCODES, Omitted, read_pickle
+from dtag_fast.untrusted.torch_file import flat_tensors, load_plain
 
 PATH = Path("model.pt")
 
@@ -312,9 +313,13 @@ HOSTILE = {
     "call of text": (b"\x80\x02X\x01\x00\x00\x00x)R.", "calls something"),
     "external": (b"\x80\x02NQ.", "outside of it"),
     "extension": (b"\x80\x02\x82\x01.", "opcode"),
-    "protocol 0": (b"\x80\x00I1\n.", "opcode"),
-    "unprintable key": (b"\x80\x02}X\x03\x00\x00\x00a\nbNs.", "key that no layer"),
-    "array without contents": (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n)R.", "no contents"),
+    "protocol 0": (b"(lp0\n.", "a zip file"),
+    "unprintable key": (b"\x80\x02}X\x03\x00\x00\x00a\nbNs.", "key that is no name"),
+    "array without contents": (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R.",
+        "no contents",
+    ),
+    "class as a value": (b"\x80\x02cnumpy\nndarray\n.", "no contents"),
     "text": (b"hello", "a zip file"),
     "nothing": (b"", "a zip file"),
 }

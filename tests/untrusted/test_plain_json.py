@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dtag_fast.interop import plain_json
-from dtag_fast.interop.plain_json import read_json
+from dtag_fast.untrusted import plain_json
+from dtag_fast.untrusted.plain_json import read_json
 
 
 def test_values_come_as_written():

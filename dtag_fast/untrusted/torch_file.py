@@ -17,10 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dtag_fast.interop.archive import open_content, read_entry, read_file
-from dtag_fast.interop.plain_pickle import MOST_DEPTH, Refused, check_size, read_pickle
-from dtag_fast.interop.plain_values import MOST_DIMS, PLAIN
+from dtag_fast.untrusted.archive import open_content, read_entry, read_file
+from dtag_fast.untrusted.containers import MOST_DEPTH, Refused, check_size, shown
+from dtag_fast.untrusted.plain_pickle import read_pickle
+from dtag_fast.untrusted.plain_values import PLAIN
 
+MOST_DIMS = 8
 MOST_SHARING = (
     64  # bytes of all tensors, over those stored: an encoder that an ensemble shares stands in each
 )
@@ -40,7 +42,7 @@ _STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-_REMEDY = "save dense, unquantised tensors of real numbers: torch.save(module.state_dict(), FILE)"
+_REMEDY = "save state dicts of dense, unquantised, real tensors: torch.save(module.state_dict(), FILE)"
 
 
 def load_plain(path: Path, content: bytes | None = None, *, omitted: Collection[str] = ()) -> Any:
@@ -62,15 +64,14 @@ def load_plain(path: Path, content: bytes | None = None, *, omitted: Collection[
         if content[:4] == b"PK\x03\x04":
             with open_content(path, content, WHAT) as archive:
                 value = _TorchZip(archive, path).load(omitted)
-            check_size(value, MOST_SHARING * len(content) + SMALL)
-            return value
-        if content.startswith(_BEFORE_1_6):
+        elif content.startswith(_BEFORE_1_6):
             raise Refused(
                 "written in the form of PyTorch before 1.6; load it in PyTorch and torch.save it again"
             )
-        if content[:1] != b"\x80":
+        elif content[:1] != b"\x80":
             raise Refused(f"expected {WHAT}, a zip file; it is none or damaged")
-        value = read_pickle(content, PLAIN, omitted=omitted)
+        else:
+            value = read_pickle(content, PLAIN, omitted=omitted, remedy=_REMEDY)
         check_size(value, MOST_SHARING * len(content) + SMALL)
         return value
     except Refused as error:
@@ -82,11 +83,6 @@ class _Storage:
     """Numbers of one kind, flat."""
 
     values: Tensor
-
-
-@dataclass(frozen=True)
-class _StorageKind:
-    dtype: torch.dtype
 
 
 class _TorchZip:
@@ -123,7 +119,7 @@ class _TorchZip:
         for name, dtype in _STORAGES.items():
             known[f"torch.{name}"] = known[str(dtype)] = dtype  # str: "torch.float32"
         content = read_entry(self.archive, f"{self.root}data.pkl", self.path)
-        return read_pickle(content, known, self.storage, omitted)
+        return read_pickle(content, known, self.storage, omitted, remedy=_REMEDY)
 
     def storage(self, reference: Any) -> _Storage:
         """Of a persistent id ("storage", kind, key, location, count)."""
@@ -155,9 +151,9 @@ class _TorchZip:
         values, (offset, sizes, strides) = args[0].values, args[1:4]
         for numbers in (sizes, strides):
             if not isinstance(numbers, tuple) or not all(type(n) is int and 0 <= n < 2**62 for n in numbers):
-                raise Refused(f"refused: a tensor of shape {str(sizes)[:60]} and strides {str(strides)[:60]}")
+                raise Refused(f"refused: a tensor of shape {shown(sizes)} and strides {shown(strides)}")
         if type(offset) is not int or offset < 0 or len(sizes) != len(strides) or len(sizes) > MOST_DIMS:
-            raise Refused(f"refused: a tensor of shape {str(sizes)[:60]} and strides {str(strides)[:60]}")
+            raise Refused(f"refused: a tensor of shape {shown(sizes)} and strides {shown(strides)}")
         count = math.prod(sizes)
         last = offset + sum((n - 1) * stride for n, stride in zip(sizes, strides, strict=True))
         if count and (count > values.numel() or last >= values.numel()):

@@ -5,12 +5,13 @@ of padding at the end. The columns become NumPy arrays without Minari's objects 
 """
 
 import importlib.util
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from dtag_fast.data.catalog import read_metadata
 
 _REMEDY = "download or make the dataset again"
 MISSING = "needs the package pyarrow, which is missing; pip install 'dtag_fast[arrow]'"
@@ -81,7 +82,7 @@ def _read_table(files: Sequence[str], form: str):
 def _steps(folder: Path) -> int | None:
     """Steps that the episode's own metadata counts; None where it does not."""
     try:
-        return int(json.loads((folder / "metadata.json").read_text())["total_steps"])
+        return int(read_metadata(folder)["total_steps"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -1,15 +1,17 @@
 """Which Minari datasets lie on this machine, and where Minari looks for them."""
 
 import difflib
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from dtag_fast.untrusted.plain_json import read_json
+
 ROOT_VARIABLE = "MINARI_DATASETS_PATH"
 METADATA_FILE = "metadata.json"
+MOST_CHARACTERS = 1 << 28  # bounds of images take a number per pixel and channel
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,19 @@ def minari_root_at(root: str | os.PathLike) -> Iterator[None]:
             del os.environ[ROOT_VARIABLE]
         else:
             os.environ[ROOT_VARIABLE] = before
+
+
+def read_metadata(folder: Path) -> dict:
+    """metadata.json of a Minari dataset.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: damaged.
+    """
+    file = folder / METADATA_FILE
+    metadata = read_json(file.read_bytes(), str(file), MOST_CHARACTERS)
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{file}: expected a JSON object, got {type(metadata).__name__}; get the file anew")
+    return metadata
 
 
 def list_local(root: str | os.PathLike | None = None) -> list[LocalDataset]:
@@ -98,8 +113,8 @@ def _describe(root: Path, path: Path) -> LocalDataset:
     dataset_id = path.parent.relative_to(root).as_posix()
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     try:
-        metadata = json.loads((path / METADATA_FILE).read_text())
-        spec = metadata.get("dtag_env_spec") or json.loads(metadata.get("env_spec") or "{}")
+        metadata = read_metadata(path)
+        spec = metadata.get("dtag_env_spec") or read_json(metadata.get("env_spec") or "{}", "env_spec")
         episodes, steps = int(metadata["total_episodes"]), int(metadata["total_steps"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"{METADATA_FILE} can not be used: {type(error).__name__}: {error}"

@@ -3,14 +3,14 @@
 Spaces, environment, reference scores, counts, and what dtag_fast itself adds.
 """
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dtag_fast.data import spaces
-from dtag_fast.data.catalog import METADATA_FILE, minari_root
+from dtag_fast.data.catalog import METADATA_FILE, minari_root, read_metadata
+from dtag_fast.untrusted.plain_json import read_json
 
 DATA_FILE = "main_data.hdf5"
 FORMATS = ("hdf5", "arrow", "parquet")
@@ -137,15 +137,11 @@ def open_source(path: str | os.PathLike, observation_keys: Sequence[str] | None 
 
 def _read_metadata(path: Path) -> dict:
     try:
-        raw = json.loads((path / METADATA_FILE).read_text())
+        raw = read_metadata(path)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path / METADATA_FILE} is missing: no Minari dataset, or one from before Minari 0.5, which "
             "Minari itself can not read any more either; download the dataset again"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path / METADATA_FILE}: not valid JSON ({error}); make the dataset again"
         ) from None
     missing = [key for key in ("dataset_id", "total_episodes", "total_steps") if key not in raw]
     if missing:
@@ -158,7 +154,7 @@ def _read_metadata(path: Path) -> dict:
 def _env_spec(raw: dict) -> dict | None:
     if not raw.get("env_spec"):
         return None
-    spec = json.loads(raw["env_spec"])
+    spec = read_json(raw["env_spec"], f"{raw['dataset_id']}: env_spec")
     return {key: value for key, value in spec.items() if key not in _DROPPED_SPEC_FIELDS}
 
 
@@ -185,7 +181,7 @@ def _references(path: Path, raw: dict) -> tuple[float | None, float | None, str 
     found = set()
     for part in parts:
         try:
-            part_raw = json.loads((_root_of(path, raw) / part / "data" / METADATA_FILE).read_text())
+            part_raw = read_metadata(_root_of(path, raw) / part / "data")
         except (OSError, ValueError):
             return None, None, None
         found.add((part_raw.get("ref_min_score"), part_raw.get("ref_max_score")))

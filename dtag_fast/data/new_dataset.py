@@ -3,7 +3,6 @@
 A dataset appears under its id in one rename, never half written.
 """
 
-import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -67,7 +66,7 @@ def made_before(dataset_id: str, recipe: Mapping) -> bool:
     if not folder.exists():
         return False
     try:
-        known = json.loads((folder / "data" / catalog.METADATA_FILE).read_text()).get(RECIPE_KEY)
+        known = catalog.read_metadata(folder / "data").get(RECIPE_KEY)
     except (OSError, ValueError):  # no dataset, or a damaged one
         known = None
     if known != recipe:

@@ -6,12 +6,13 @@ An observation of a Dict space is the concatenation of some of its entries, list
 `observation_keys`, flattens what the environment returns during evaluation.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from dtag_fast.data.catalog import MOST_CHARACTERS
 from dtag_fast.data.discrete import KEY, DiscreteActions, discrete_facts
+from dtag_fast.untrusted.plain_json import read_json
 
 GOAL_KEYS = ("observation", "desired_goal")  # what a goal-conditioned policy needs to see
 
@@ -60,7 +61,7 @@ def observation_entry(observation, path: str):
 def parse_space(serialized: str | dict) -> dict:
     """A space of metadata.json: "type", then "shape", "low", "high" of a Box, "n", "start" of a Discrete or
     "subspaces" of a Dict."""
-    return json.loads(serialized) if isinstance(serialized, str) else serialized
+    return read_json(serialized, "a space", MOST_CHARACTERS) if isinstance(serialized, str) else serialized
 
 
 def observation_paths(space: dict, keys: Sequence[str] | None, where: str) -> list[str] | None:

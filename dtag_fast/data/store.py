@@ -19,6 +19,7 @@ import numpy as np
 
 from dtag_fast.data.discrete import DiscreteActions, discrete_facts
 from dtag_fast.data.validation import check_episode
+from dtag_fast.untrusted.plain_json import read_json
 
 FORMAT = "dtag_fast trajectories"
 FORMAT_VERSION = 1
@@ -212,7 +213,7 @@ class TrajectoryStore:
             ValueError: written by another format version, or a file is damaged.
         """
         directory = Path(directory)
-        meta = json.loads((directory / META_FILE).read_text())
+        meta = read_json((directory / META_FILE).read_bytes(), str(directory / META_FILE))
         if meta.get("format") != FORMAT or meta.get("format_version") != FORMAT_VERSION:
             raise ValueError(
                 f"{directory}: expected {FORMAT!r} version {FORMAT_VERSION}, got {meta.get('format')!r} "

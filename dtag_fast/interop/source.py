@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from dtag_fast.models.foreign_critic import ForeignCritic, Numbers, Scaling
-from dtag_fast.untrusted.archive import read_file
+from dtag_fast.untrusted.archive import names_in, read_file
 from dtag_fast.untrusted.torch_file import load_plain
 
 
@@ -55,11 +53,7 @@ class CriticFile:
     @cached_property
     def entries(self) -> frozenset[str]:
         """Names of the entries of a zip file; none of any other file."""
-        try:
-            with zipfile.ZipFile(io.BytesIO(self.content)) as archive:
-                return frozenset(archive.namelist())
-        except Exception:  # zipfile lets through what comes up: of struct, of numbers, of encodings
-            return frozenset()
+        return names_in(self.content)
 
     @cached_property
     def plain(self) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from dtag_fast.interop.source import CriticFile
 from dtag_fast.untrusted.archive import read_entries
 from dtag_fast.untrusted.containers import MOST_DEPTH
+from dtag_fast.untrusted.plain_json import read_json
 
 MOST_ENTRIES = 10_000
 _KINDS = "fiub"
@@ -133,8 +133,8 @@ def _safetensors_header(content: bytes) -> list[str] | None:
     if len(content) < 10 or not 2 <= size <= len(content) - 8 or content[8:9] != b"{":
         return None
     try:
-        header = json.loads(content[8 : 8 + size])
-    except (ValueError, RecursionError):
+        header = read_json(content[8 : 8 + size], "its header")
+    except ValueError:
         return None
     return [str(name) for name in header] if isinstance(header, dict) else None
 

@@ -37,7 +37,7 @@ def read_json(path: Path) -> Any:
         raise FileNotFoundError(f"{path}: expected a file, there is none")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: damaged or truncated JSON ({error})") from error
 
 

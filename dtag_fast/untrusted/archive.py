@@ -52,6 +52,15 @@ def read_entries(path: Path, names: Iterable[str], what: str) -> dict[str, bytes
         return {name: read_entry(archive, name, path) for name in names if name in archive.NameToInfo}
 
 
+def names_in(content: bytes) -> frozenset[str]:
+    """Names of the entries of a zip file; none of any other file."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return frozenset(archive.namelist())
+    except Exception:  # zipfile lets through what comes up: of struct, of numbers, of encodings
+        return frozenset()
+
+
 def open_archive(path: Path, what: str) -> zipfile.ZipFile:
     """A zip file whose list of entries is acceptable; errors as `read_entries`."""
     return open_content(path, read_file(path, what), what)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-MOST_VALUES = 1_000_000  # in containers, a shared one counted wherever it stands
+MOST_VALUES = 1_000_000
 MOST_DEPTH = 32
 MOST_TEXT = 500  # characters of a key
 MOST_PARTS = 32  # of a key that is a tuple
 LARGEST_KEY = 1 << 63  # beyond it integers can be chosen to have one hash
+_SCALARS = frozenset((bool, int, float, type(None)))
 
 
 class Refused(Exception):
@@ -55,17 +56,18 @@ def key_of(value: Any) -> Any:
     return value
 
 
-def check_size(value: Any, most_bytes: int | None = None) -> None:
+def check_size(value: Any, most_bytes: int | None = None, most_values: int = MOST_VALUES) -> None:
     """Refuse containers that hold themselves, are nested deep, or unfold to very much.
 
     What passes can be walked by recursion.
 
     Args:
         most_bytes: of all arrays and texts, a shared one counted wherever it stands.
+        most_values: in containers, shared ones counted so too.
     Raises:
         Refused: see above.
     """
-    size = _measure(value, 0, {})
+    size = _measure(value, 0, {}, most_values)
     if most_bytes is not None and size.in_bytes > most_bytes:
         raise Refused(f"refused: its tensors unfold to {size.in_bytes:,} bytes; save every tensor once")
 
@@ -76,7 +78,7 @@ class _Size(NamedTuple):
     height: int  # how deep containers lie in it
 
 
-def _measure(value: Any, depth: int, measured: dict[int, _Size]) -> _Size:
+def _measure(value: Any, depth: int, measured: dict[int, _Size], most_values: int) -> _Size:
     if isinstance(value, NoValue):
         raise Refused("a damaged pickle: a value in it has no contents; get the file anew")
     if not isinstance(value, dict | list | tuple):
@@ -86,18 +88,16 @@ def _measure(value: Any, depth: int, measured: dict[int, _Size]) -> _Size:
         raise Refused(f"refused: containers nested more than {MOST_DEPTH} deep; no state dict is")
     if size is not None:
         return size
-    measured[id(value)] = _Size(MOST_VALUES, 0, 0)  # until it is measured: one that holds itself is refused
-    values, in_bytes, height = 1, 0, 0
+    measured[id(value)] = _Size(most_values, 0, 0)  # until it is measured: one that holds itself is refused
+    values, in_bytes, height = 1, 0, 1 if value else 0
     for entry in value.values() if isinstance(value, dict) else value:
-        part = _measure(entry, depth + 1, measured)
-        values, in_bytes, height = (
-            values + part.values,
-            in_bytes + part.in_bytes,
-            max(height, part.height + 1),
-        )
-        if values > MOST_VALUES:
-            raise Refused(
-                f"refused: its containers hold each other, or unfold to over {MOST_VALUES:,} values"
-            )
+        if type(entry) in _SCALARS:
+            values += 1
+            continue
+        part = _measure(entry, depth + 1, measured, most_values)
+        values, in_bytes = values + part.values, in_bytes + part.in_bytes
+        height = max(height, part.height + 1)
+    if values > most_values:
+        raise Refused(f"refused: its containers hold each other, or unfold to over {most_values:,} values")
     measured[id(value)] = _Size(values, in_bytes, height)
     return measured[id(value)]

@@ -10,7 +10,7 @@ from dtag_fast.untrusted.containers import Refused, check_size
 MOST_CHARACTERS = 16 << 20
 
 
-def read_json(text: str | bytes, where: str) -> Any:
+def read_json(text: str | bytes, where: str, most_characters: int = MOST_CHARACTERS) -> Any:
     """The value of a JSON text.
 
     Args:
@@ -18,17 +18,17 @@ def read_json(text: str | bytes, where: str) -> Any:
     Raises:
         ValueError: no JSON, or longer or nested deeper than a configuration is.
     """
-    if len(text) > MOST_CHARACTERS:
-        raise ValueError(f"{where}: refused: {len(text):,} characters of JSON, more than {MOST_CHARACTERS:,}")
+    if len(text) > most_characters:
+        raise ValueError(f"{where}: refused: {len(text):,} characters of JSON, more than {most_characters:,}")
     try:
         value = json.loads(text)
-        check_size(value)
+        check_size(value, most_values=len(text))
     except RecursionError:
         raise ValueError(f"{where}: refused: JSON nested deeper than a configuration is") from None
     except Refused as error:
         raise ValueError(f"{where}: {error}") from None
     except ValueError as error:  # also of text that is no UTF-8, and of numbers of thousands of digits
         raise ValueError(
-            f"{where}: expected JSON, it is damaged ({str(error).splitlines()[0][:120]})"
+            f"{where}: expected JSON, it is damaged ({str(error).splitlines()[0][:120]}); get the file anew"
         ) from None
     return value

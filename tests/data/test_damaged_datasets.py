@@ -87,7 +87,12 @@ def test_truncated_file_is_refused(write_minari, make_episodes, minari_home):
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("{", "not valid JSON"), ('{"total_steps": 1}', "dataset_id, total_episodes is missing")],
+    [
+        ("{", "expected JSON"),
+        ("[" * 100_000, "refused: JSON nested"),
+        ("[]", "expected a JSON object"),
+        ('{"total_steps": 1}', "dataset_id, total_episodes is missing"),
+    ],
 )
 def test_damaged_metadata_is_refused(write_minari, make_episodes, minari_home, text, sentence):
     write_minari("test/bad-v0", make_episodes(LENGTHS))

@@ -80,11 +80,13 @@ def test_what_tensors_do_not_tell_is_taken_from_the_published_code_and_noted():
     assert "predict_state, predict_return" in policy.notes[3] and len(policy.notes) == 4
 
 
-def test_corls_largest_action_and_statistics_come_along(tmp_path):
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.filterwarnings("error:.*not writable")
+def test_corls_largest_action_and_statistics_come_along(tmp_path, order):
     theirs = made("corl", max_action=2.5)
     mean, std = np.array([[1.0, -2, 3]], np.float32), np.array([[0.5, 2, 4]], np.float32)
-    content = {"model_state": theirs.state_dict(), "state_mean": mean, "state_std": std}
-    torch.save(content, tmp_path / "dt_checkpoint.pt")
+    statistics = {"state_mean": mean.astype(f"{order}f4"), "state_std": std.astype(f"{order}f4")}
+    torch.save({"model_state": theirs.state_dict(), **statistics}, tmp_path / "dt_checkpoint.pt")
     policy = read_policy(tmp_path, max_action=2.5)
     assert_same_actions(policy.model, theirs)
     states = torch.randn(4, 3)

@@ -33,3 +33,7 @@ def test_what_is_no_configuration_is_refused_in_one_line(text, said):
     with pytest.raises(ValueError, match=said) as raised:
         read_json(text, "file.d3: its config")
     assert str(raised.value).startswith("file.d3: its config") and "\n" not in str(raised.value)
+
+
+def test_a_longer_text_may_be_allowed():
+    assert read_json(" " * plain_json.MOST_CHARACTERS + "[1]", "here", 1 << 28) == [1]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from dtag_fast.untrusted.plain_json import read_json
 
 DATA = "data"
 
@@ -45,10 +46,7 @@ class TrainingData:
 
     def __init__(self, content: bytes, where: str):
         self.where = f"{where}: {DATA}"
-        try:
-            values = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{self.where}: expected JSON, it is damaged ({type(error).__name__})") from None
+        values = read_json(content, self.where)
         if not isinstance(values, dict):
             raise ValueError(f"{self.where}: expected a JSON object, got {type(values).__name__}")
         self._values = values

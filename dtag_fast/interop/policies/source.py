@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dtag_fast.training.files import read_json, read_tensors
+from dtag_fast.training.files import read_tensors
+from dtag_fast.untrusted.plain_json import read_json
 from dtag_fast.untrusted.torch_file import load_plain
 
 _WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
@@ -72,9 +73,10 @@ def _of_folder(path: Path) -> PolicySource:
     files = [path / name for name in _IN_A_FOLDER if (path / name).is_file()]
     if not files:
         raise ValueError(f"{path}: expected {' or '.join(_IN_A_FOLDER)} in this folder, found none of them")
-    config = read_json(path / "config.json") if (path / "config.json").is_file() else None
+    described = path / "config.json"
+    config = read_json(described.read_bytes(), str(described)) if described.is_file() else None
     if config is not None and not isinstance(config, dict):
-        raise ValueError(f"{path / 'config.json'}: expected a JSON object, got {type(config).__name__}")
+        raise ValueError(f"{described}: expected a JSON object, got {type(config).__name__}")
     return _of_file(files[0], config)
 
 

@@ -58,11 +58,13 @@ def read_json_lines(path: Path) -> list[Any]:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file and wait until it is on the disk.
+    """Write a safetensors file, with the rights of any new file, and wait until it is on the disk.
 
     Raises:
         OSError: it cannot be written, as on a full disk.
     """
+    path.touch()
+    mode = path.stat().st_mode  # safetensors makes files that their owner alone may read
     try:
         save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, path)
     except SafetensorError as error:
@@ -70,6 +72,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
             f"{path}: can not be written ({error}); make room or choose another folder, what was saved "
             "before is whole"
         ) from error
+    path.chmod(mode)
     sync(path)
 
 

@@ -80,21 +80,20 @@ def _finished(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 
 def _about(network: str, info: RunInfo, critic: RunInfo | None) -> str:
-    data = f" on `{info.dataset_id}`" if info.dataset_id else ""
     env = f" for `{info.env_id}`" if info.env_id else ""
-    text = f"A policy{env}: {network}, trained by `{info.algorithm}`{data}{_updates(info)}."
+    text = f"A policy{env}: {network}, {_origin(info)}."
     if critic is not None:
-        theirs = f" on `{critic.dataset_id}`" if critic.dataset_id else ""
-        text += (
-            f" Beside it a critic, trained by `{critic.algorithm}`{theirs}{_updates(critic)}, with which "
-            "Action Gradient refines its actions."
-        )
+        text += f" Beside it a critic, {_origin(critic)}, with which Action Gradient refines its actions."
     return text + "\n"
 
 
-def _updates(info: RunInfo) -> str:
-    """Of what another code trained they are not known."""
-    return f" for {info.step:,} updates" if info.step else ""
+def _origin(info: RunInfo) -> str:
+    """Whose training made it, as far as that is known."""
+    data = f" on `{info.dataset_id}`" if info.dataset_id else ""
+    if "converted_from" in info.config:
+        return f"converted from `{info.config['converted_from']}`" + (f", trained{data}" if data else "")
+    updates = f" for {info.step:,} updates" if info.step else ""  # unknown of another library's critic
+    return f"trained by `{info.algorithm}`{data}{updates}"
 
 
 def _loading(with_critic: bool) -> str:
@@ -105,6 +104,8 @@ def _loading(with_critic: bool) -> str:
 
 
 def _facts(info: RunInfo) -> str:
+    trained_here = "converted_from" not in info.config
+    versions = ", ".join(f"{name} {version}" for name, version in info.versions.items())
     rows = {
         "states, actions": f"{info.state_dim}, {info.action_dim}",
         "context (steps)": info.context_len,
@@ -112,7 +113,7 @@ def _facts(info: RunInfo) -> str:
         "target returns": ", ".join(f"{r:g}" for r in info.target_returns) or None,
         "best return in the data": f"{info.best_return:g}" if info.dataset_id else None,
         "seed": info.seed if info.step else None,
-        "trained with": ", ".join(f"{k} {v}" for k, v in info.versions.items()) or None,
+        "trained with" if trained_here else "converted with": versions or None,
     }
     lines = ["## What it takes", "", "| | |", "| --- | --- |"]
     lines += [f"| {name} | {value} |" for name, value in rows.items() if value is not None]

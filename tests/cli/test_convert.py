@@ -169,6 +169,12 @@ def test_a_dataset_tells_statistics_bounds_environment_and_references(dtag, tmp_
     assert np.array_equal(policy.info.state_std, std.tolist())
     assert policy.info.target_returns == [store.episode_returns.max()]
     assert (policy.info.dataset_id, policy.info.ref_max_score) == (DATASET, 1000.0)
+    assert dtag("export run --pretrained folder")[0] == 0
+    card = (tmp_path / "folder" / "README.md").read_text()
+    assert f"converted from `min-decision-transformer`, trained on `{DATASET}`." in card
+    assert "| converted with |" in card and "| seed |" not in card and "0 updates" not in card
+    published = [file.read_bytes() for file in (tmp_path / "folder").iterdir()]
+    assert not any(str(tmp_path).encode() in content for content in published)  # no path of this machine
     # The network's own actions stay in [-1, 1]; Action Gradient may go to the bounds of the data.
     assert (policy.info.action_low, policy.info.action_high) == ([-3.0], [3.0])
     assert policy.model.action_bounds.half_range.tolist() == [1.0]

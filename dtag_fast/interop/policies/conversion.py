@@ -79,7 +79,7 @@ def convert_policy(
     if model.takes_target_return and not targets:
         notes.append("no target returns are known: `dtag evaluate` needs --target-returns")
     best = max(targets, default=0.0) if data is None else float(data.episode_returns.max())
-    config = dataclasses.asdict(model.config)
+    config = dataclasses.asdict(model.config) | {"converted_from": policy.source}
     if (
         policy.algorithm == "odt"
     ):  # acts with fewer steps than it is trained with, where nothing says otherwise

@@ -324,12 +324,17 @@ def test_differences_of_raw_q_are_those_that_the_librarys_scaler_gives_back(kind
 
 
 @library
-def test_what_the_library_has_without_such_critics_is_refused():
+def test_what_the_library_has_without_such_critics_is_refused(tmp_path):
     algorithms = pytest.importorskip("d3rlpy.algos")
     for name in ("DQN", "DiscreteSAC", "BC"):
         algo = getattr(algorithms, f"{name}Config")().create()
         algo.create_impl((S,), A)
         with pytest.raises(ValueError, match=r"discrete|no Q function"):
             load_critic(algo)
+        algo.save_model(tmp_path / f"{name}.pt")
+        with pytest.raises(ValueError, match=r"discrete actions|not a critic that can be read"):
+            load_critic(tmp_path / f"{name}.pt")
     with pytest.raises(ValueError, match="not built"):
         load_critic(algorithms.SACConfig().create())
+    with pytest.raises(ValueError, match="no Q function is known of it"):
+        load_critic(algorithms.DecisionTransformerConfig().create())

@@ -63,9 +63,9 @@ def takes_object(source: Any) -> bool:
 def from_object(source: Any, options: Options) -> ForeignCritic:
     """Of an algorithm in memory; its weights are copied."""
     where, config, impl = f"d3rlpy's {type(source).__name__}", source.config, source.impl
+    _check_algorithm(where, config.get_type())
     if impl is None:
         raise ValueError(f"{where}: not built, it has no networks; fit it or call build_with_dataset first")
-    _check_algorithm(where, config.get_type())
     state_dim, action_dim = _widths(where, impl.observation_shape, impl.action_size)
     states = {
         name: getattr(impl.modules, name).state_dict()
@@ -148,6 +148,10 @@ def _undescribed(file: CriticFile, options: Options) -> _Model:
     if not isinstance(states, dict):
         states = {}
     width = _first_inputs(where, states, "q_funcs", "0._encoder._layers.0.weight")
+    if "policy" not in states:
+        raise ValueError(
+            f"{where}: Q functions without a policy are those of discrete actions, not read here"
+        )
     told = width - _first_inputs(where, states, "policy", "_encoder._layers.0.weight")
     if told == 0 and "vae_encoder" not in states:
         raise ValueError(

@@ -41,7 +41,7 @@ def test_action_gradient_is_in_the_program(kind, tmp_path):
     export_program(policy, tmp_path / "p.pt2", critic=critic, setting=setting)
     about = {"dtag_fast.json": ""}
     loaded = torch.export.load(tmp_path / "p.pt2", extra_files=about)
-    assert json.loads(json.loads(about["dtag_fast.json"])["action_gradient"])["steps"] == 3
+    assert json.loads(about["dtag_fast.json"])["action_gradient"]["steps"] == 3
     assert verify(Acting(policy, critic, setting), runner(loaded), "torch.export").rows_apart <= 1
     operators = {str(node.target) for node in loaded.graph.nodes if node.op == "call_function"}
     assert not any("dtag_fast" in name for name in operators)

@@ -86,12 +86,13 @@ def onnx_model(acting: Acting) -> Any:
         ir_version=IR_VERSION,
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
     )
-    onnx.helper.set_model_props(model, metadata(acting))
+    values_by_name = metadata(acting)
+    onnx.helper.set_model_props(model, {name: json.dumps(value) for name, value in values_by_name.items()})
     return model
 
 
-def metadata(acting: Acting) -> dict[str, str]:
-    """What the file says about itself: JSON values by name."""
+def metadata(acting: Acting) -> dict[str, Any]:
+    """What the file says about itself: plain JSON values by name."""
     info, setting = acting.policy.info, acting.setting
     names = (
         *("algorithm", "step", "seed", "env_id", "dataset_id", "observation_keys", "discrete_actions"),
@@ -102,7 +103,7 @@ def metadata(acting: Acting) -> dict[str, str]:
     found["model_type"] = type(acting.policy.model).__name__
     found["versions"] = library_versions()
     found["action_gradient"] = None if acting.program is None else setting.to_dict()
-    return {name: json.dumps(value) for name, value in found.items()}
+    return found
 
 
 def import_onnx() -> Any:

@@ -29,7 +29,7 @@ class Args:
     action_low: str | None = None  # bounds of the environment's actions, A numbers or one. Default: SRC's
     action_high: str | None = None
     format: str | None = None  # of SRC, where it is not recognised: corl, cleanrl, ...
-    activation: str | None = None  # relu, elu, gelu, silu, mish or tanh, where SRC does not tell it
+    activation: str | None = None  # relu, tanh, gelu, ..., where SRC does not tell it
     norm: Literal["before", "after"] | None = None  # LayerNorm and activation, where SRC does not tell it
     target: bool = False  # the target critic in place of the trained one
     quantiles: Literal["mean", "truncated"] = "mean"  # of a distribution

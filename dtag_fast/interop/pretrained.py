@@ -135,7 +135,7 @@ def check_target(folder: Path, overwrite: bool) -> None:
     if folder.is_dir() and not any(folder.iterdir()):
         return
     if not (overwrite and ours):
-        remedy = "give overwrite=True to replace it" if ours else "choose another name"
+        remedy = "give overwrite=True (--overwrite) to replace it" if ours else "choose another name"
         raise ValueError(f"{folder}: expected no file or folder of that name, there is one; {remedy}")
 
 

@@ -28,7 +28,7 @@ def chain(
     activation stands between a Linear layer and the next one; `norm` says where a LayerNorm stands.
 
     Args:
-        tensors: weights and biases, "PREFIX...N...weight". activation: one of `plain_layers.ACTIVATION_NAMES`.
+        tensors: weights and biases, "PREFIX...N...weight". activation: as in plain_layers.
         eps: of every LayerNorm. norm: whether each stands before the activation or after it.
     Raises:
         ValueError: no layers, layers that do not follow one another, or tensors of another kind.

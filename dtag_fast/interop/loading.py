@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 
 from dtag_fast.interop.source import CriticFile, Format, Options
-from dtag_fast.interop.torch_file import is_state_dict
 from dtag_fast.models.foreign_critic import ForeignCritic, Numbers, finite_numbers
 from dtag_fast.training.devices import find_device
+from dtag_fast.untrusted.torch_file import is_state_dict
 
 # Formats that know theirs by a mark come before those that look for layers.
 FORMATS = ("stable_baselines3", "d3rlpy", "torchrl", "corl", "cleanrl", "ensembles", "parameter_trees")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from importlib import import_module
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from dtag_fast.untrusted.torch_file import is_state_dict
 
 # Formats that know theirs by a mark come before those that look for layers.
 FORMATS = ("stable_baselines3", "d3rlpy", "torchrl", "corl", "cleanrl", "ensembles", "parameter_trees")
+_UNTOLD = Options()
 
 
 def load_critic(
@@ -82,16 +84,18 @@ def load_critic(
         raise ValueError(f"quantiles: expected mean or truncated, got {quantiles!r}")
     if norm not in (None, "before", "after"):
         raise ValueError(f"norm: expected before or after, got {norm!r}")
+    if action_dim is not None and (isinstance(action_dim, bool) or not isinstance(action_dim, Integral)):
+        raise ValueError(f"action_dim: expected a whole number, got {action_dim!r}")
     _check_statistics(state_mean, state_std)
     device, formats = find_device(str(device)), _formats(format)
     if isinstance(source, str | os.PathLike):
         file = CriticFile(Path(source))
         found = _first(formats, "file", file, str(file.path))
-        _expect_reward_scaler(found, options)
+        _expect_of_use(found, options)
         critic = found.from_file(file, options)
     else:
         found = _first(formats, "object", source, f"an object of class {type(source).__name__}")
-        _expect_reward_scaler(found, options)
+        _expect_of_use(found, options)
         critic = found.from_object(source, options)
     return _bounded(critic, options).to(device)
 
@@ -127,12 +131,17 @@ def _first(formats: list[Format], kind: Literal["file", "object"], source: Any, 
     raise error(f"{shown}: not a critic that can be read here; what can: {taken}")
 
 
-def _expect_reward_scaler(found: Format, options: Options) -> None:
-    if options.reward_units == "raw" and found.NAME != "d3rlpy":
-        raise ValueError(
-            f"reward_units: {found.NAME} does not say how rewards were scaled; leave it out, and divide lr "
-            "by their factor where you know it"
-        )
+def _expect_of_use(found: Format, options: Options) -> None:
+    """Refuse an option that would change nothing."""
+    for name in ("activation", "norm", "quantiles", "reward_units"):
+        if getattr(options, name) == getattr(_UNTOLD, name) or name in found.TAKES:
+            continue
+        if name == "reward_units":
+            raise ValueError(
+                f"reward_units: {found.NAME} does not say how rewards were scaled; leave it out, and divide "
+                "lr by their factor where you know it"
+            )
+        raise ValueError(f"{name}: sources of {found.NAME} say it or have none; leave {name} out")
 
 
 def _refuse_half_known(file: CriticFile, shown: str, named: bool) -> None:

@@ -77,6 +77,7 @@ class Format(Protocol):
     the names of their classes, files by what is in them."""
 
     NAME: str  # as `load_critic(format=...)` takes it: "stable-baselines3"
+    TAKES: frozenset[str]  # of activation, norm, quantiles and reward_units those that are of use
     WHAT: str  # what it takes, for a list in an error: "a .zip of SAC, TD3, DDPG or TQC, or such a model"
 
     def takes_object(self, source: Any) -> bool: ...

@@ -63,6 +63,15 @@ REWARD_SCALERS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("activation", "tanh"), ("norm", "after"), ("quantiles", "truncated")]
+)
+def test_what_the_file_says_itself_is_not_to_be_told(name, value, tmp_path):
+    path = write_d3(tmp_path / "model.d3")
+    with pytest.raises(ValueError, match=f"^{name}: .* leave {name} out"):
+        load_critic(path, **{name: value})
+
+
 @pytest.mark.parametrize("kind", REWARD_SCALERS)
 def test_q_in_units_of_raw_rewards_is_divided_by_the_scalers_factor(kind, tmp_path):
     scaler, factor = REWARD_SCALERS[kind]

@@ -32,6 +32,13 @@ def test_bounds_are_one_number_or_one_per_dimension(low, high):
         ({"action_low": [1, 2, 3], "action_high": 4}, "action_low: expected 2 finite numbers, got 3"),
         ({"action_low": -1, "action_high": np.inf}, "action_high: expected 2 finite numbers"),
         ({"action_low": 1, "action_high": 1}, "action_low: expected below action_high"),
+        (
+            {"quantiles": "truncated"},
+            "quantiles: sources of ensembles say it or have none; leave quantiles out",
+        ),
+        ({"reward_units": "raw"}, "reward_units: ensembles does not say how rewards were scaled"),
+        ({"action_dim": "2"}, "action_dim: expected a whole number, got '2'"),
+        ({"action_dim": True}, "action_dim: expected a whole number, got True"),
         ({"quantiles": "median"}, "quantiles: expected mean or truncated, got 'median'"),
         ({"norm": "none"}, "norm: expected before or after, got 'none'"),
         ({"format": "sb3"}, "format: expected one of stable-baselines3, d3rlpy"),

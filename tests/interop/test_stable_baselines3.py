@@ -131,6 +131,12 @@ def test_other_activations(tmp_path, stands):
         tmp_path / "sac.zip", tensors, data_of(policy_kwargs=named if stands == "in the file" else unnamed)
     )
     critic = load_critic(path, activation=None if stands == "in the file" else "tanh")
+    if stands == "in the file":
+        assert load_critic(path, activation="tanh")
+        with pytest.raises(ValueError, match=r"activation: .* has tanh, got 'relu'; leave activation out"):
+            load_critic(path, activation="relu")
+    with pytest.raises(ValueError, match="norm: sources of stable-baselines3 say it or have none"):
+        load_critic(path, norm="before")
     expected = by_hand(tensors, states, actions, activation="Tanh")[..., 0]
     np.testing.assert_allclose(q_of(critic, states, actions), expected, rtol=1e-5, atol=1e-5)
     if stands == "given":
@@ -428,6 +434,8 @@ def test_models_and_their_files_against_the_library(tmp_path, name, activation, 
     model, (states, actions) = model_of(name, activation_fn=getattr(nn, activation)), batch(50)
     model.save(tmp_path / "model.zip")
     expected = foreign_q(model, states, actions, target)
+    with pytest.raises(ValueError, match=f"activation: a {name} in memory says it itself"):
+        load_critic(model, activation=activation.lower())
     for source in (tmp_path / "model.zip", os.fspath(tmp_path / "model.zip"), model, model.policy):
         critic = load_critic(source, target=target)
         np.testing.assert_allclose(q_of(critic, states, actions), expected, rtol=1e-5, atol=1e-5)

@@ -20,6 +20,7 @@ from dtag_fast.untrusted.torch_file import is_state_dict
 
 NAME = "cleanrl"
 WHAT = "a .cleanrl_model of DDPG, TD3 or SAC: a tuple of the actor's and the Q networks' state dicts"
+TAKES = frozenset({"activation"})
 
 _Q_NAMES = {f"fc{i}.{kind}" for i in (1, 2, 3) for kind in ("weight", "bias")}
 _HEADS = ("fc_mu.weight", "fc_mean.weight")  # of DDPG and TD3; of SAC

@@ -22,6 +22,7 @@ from dtag_fast.untrusted.torch_file import flat_tensors, is_state_dict, load_pla
 
 NAME = "corl"
 WHAT = "a checkpoint of CORL's IQL, TD3+BC, AWAC, CQL, SAC-N or EDAC"
+TAKES = frozenset({"activation", "norm"})
 
 # CQL puts the modules of its two multipliers into the file, not their numbers.
 _MODULES = ("Scalar",)

@@ -25,6 +25,7 @@ from dtag_fast.untrusted.torch_file import load_plain
 
 NAME = "d3rlpy"
 WHAT = "a .d3 of algo.save, a .pt of algo.save_model, or a built d3rlpy algorithm with continuous actions"
+TAKES = frozenset({"activation", "reward_units"})
 
 ALGORITHMS = (
     *("awac", "bcq", "bear", "cal_ql", "cql", "crr", "ddpg", "iql", "plas", "plas_with_perturbation"),
@@ -63,6 +64,7 @@ def takes_object(source: Any) -> bool:
 def from_object(source: Any, options: Options) -> ForeignCritic:
     """Of an algorithm in memory; its weights are copied."""
     where, config, impl = f"d3rlpy's {type(source).__name__}", source.config, source.impl
+    _expect_untold(where, options)
     _check_algorithm(where, config.get_type())
     if impl is None:
         raise ValueError(f"{where}: not built, it has no networks; fit it or call build_with_dataset first")
@@ -81,6 +83,11 @@ def from_object(source: Any, options: Options) -> ForeignCritic:
         *(_part_in_memory(config, name) for name in PARTS),
     )
     return _critic(model, options)
+
+
+def _expect_untold(where: str, options: Options) -> None:
+    if options.activation is not None:
+        raise ValueError(f"activation: {where} says it itself; leave activation out")
 
 
 def _part_in_memory(config: Any, name: str) -> Part:
@@ -103,6 +110,8 @@ def takes_file(file: CriticFile) -> bool:
 
 def from_file(file: CriticFile, options: Options) -> ForeignCritic:
     described = file.content[:1] == b"\x80"
+    if described:
+        _expect_untold(str(file.path), options)
     return _critic(_described(file) if described else _undescribed(file, options), options)
 
 
@@ -205,10 +214,6 @@ def _widths(where: str, observation_shape: Any, action_size: Any) -> tuple[int, 
 
 
 def _critic(model: _Model, options: Options) -> ForeignCritic:
-    if options.quantiles != "mean":
-        raise ValueError(
-            f"{model.where}: quantiles: d3rlpy's Q is the mean of all of them, got {options.quantiles!r}"
-        )
     which = "targ_q_funcs" if options.target else "q_funcs"
     state = model.states.get(which)
     if not isinstance(state, Mapping) or not state:

@@ -24,6 +24,7 @@ WHAT = (
     "a module, a list of modules, (parameters, buffers, module) of torch.func.stack_module_state, or a state "
     "dict of stacked layers"
 )
+TAKES = frozenset({"activation", "norm"})
 
 
 def takes_object(source: Any) -> bool:

@@ -21,6 +21,7 @@ from dtag_fast.models.foreign_critic import ForeignCritic
 
 NAME = "parameter-trees"
 WHAT = "Flax parameters in memory, or in a .npz, .safetensors or msgpack file (flax.serialization.to_bytes)"
+TAKES = frozenset({"activation", "norm"})
 
 _TRAIN_STATE = "flax.training.train_state.TrainState"
 _NNX_MODULE = "flax.nnx.module.Module"

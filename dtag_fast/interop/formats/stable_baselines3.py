@@ -27,6 +27,7 @@ from dtag_fast.untrusted.torch_file import flat_tensors, load_plain
 
 NAME = "stable-baselines3"
 WHAT = "a .zip of SAC, TD3, DDPG or TQC, or such a model, its policy or its critic"
+TAKES = frozenset({"activation", "quantiles"})
 
 _WEIGHTS = "policy.pth"
 _LIBRARIES = ("stable_baselines3.", "sb3_contrib.")
@@ -56,6 +57,8 @@ def takes_object(source: Any) -> bool:
 def from_object(source: Any, options: Options) -> ForeignCritic:
     """The critic of a model, of its policy, or a critic itself; weights and statistics as they are now."""
     shown = type(source).__name__
+    if options.activation is not None:
+        raise ValueError(f"activation: a {shown} in memory says it itself; leave activation out")
     policy = getattr(source, "policy", source)
     critic = source if hasattr(source, "q_networks") else _critic_of(policy, options.target, shown)
     if options.target and critic is source:
@@ -162,7 +165,7 @@ def _members(
     if numbers != set(range(len(numbers))):
         raise ValueError(f"{shown}: expected members qf0, qf1, ... without a gap, got qf{sorted(numbers)}")
     data.expect_vectors()
-    activation = options.activation or data.activation
+    activation = data.activation(options.activation)
     members = [chain(tensors, f"{prefix}qf{i}.", activation) for i in range(len(numbers))]
     for i, member in enumerate(members):
         if not isinstance(member[-1], nn.Linear) or member[-1].out_features < 1:

@@ -65,25 +65,36 @@ class TrainingData:
         package = module.split(".")[1]
         return "a model" if package == "common" else package.upper()[:40]
 
-    @property
-    def activation(self) -> str:
-        """Its name in `plain_layers.ACTIVATION_NAMES`; ReLU where the model was made without naming one."""
+    def activation(self, told: str | None) -> str:
+        """Its name in `plain_layers.ACTIVATION_NAMES`; ReLU where the model was made without naming one.
+
+        Args:
+            told: by the caller, for a file that does not say it.
+        Raises:
+            ValueError: neither says it, or both and not the same.
+        """
+        named, reason = self._named_activation()
+        if named is None and told is None:
+            raise ValueError(f"{self.where}: {reason}")
+        if None not in (named, told) and named != told:
+            raise ValueError(f"activation: {self.where} has {named}, got {told!r}; leave activation out")
+        return named or told
+
+    def _named_activation(self) -> tuple[str | None, str]:
+        """What the file says; why that is nothing."""
         if "policy_kwargs" not in self._values:
-            raise ValueError(
-                f"{self.where}: policy_kwargs was left out of the file, which so does not tell the critic's "
-                "activation; give activation= (ReLU is the library's default)"
+            return None, (
+                "policy_kwargs was left out of the file, which so does not tell the critic's activation; "
+                "give activation= (ReLU is the library's default)"
             )
         given = self._entry("policy_kwargs").get("activation_fn")
         if given is None:
-            return "relu"
+            return "relu", ""
         kind = re.fullmatch(r"<class '(?:\w+\.)*(\w+)'>", given) if isinstance(given, str) else None
-        if kind is None or kind[1] not in _ACTIVATIONS:
-            raise ValueError(
-                f"{self.where}: activation_fn: expected one of {', '.join(_ACTIVATIONS)}, got "
-                f"{str(given)[:80]}; name one of ours with activation=, or load the model and give it in "
-                "place of its file"
-            )
-        return _ACTIVATIONS[kind[1]]
+        return _ACTIVATIONS.get(kind[1] if kind else ""), (
+            f"activation_fn: expected one of {', '.join(_ACTIVATIONS)}, got {str(given)[:80]}; name one of "
+            "ours with activation=, or load the model and give it in place of its file"
+        )
 
     @property
     def observation_shape(self) -> tuple[int, ...] | None:

@@ -18,6 +18,7 @@ from dtag_fast.models.foreign_critic import ForeignCritic
 
 NAME = "torchrl"
 WHAT = "a ValueOperator of observation and action in memory, or a loss that holds one (SAC, TD3, IQL, ...)"
+TAKES: frozenset[str] = frozenset()
 
 _MODULE = "tensordict.nn.common.TensorDictModule"
 _LOSS = "torchrl.objectives.common.LossModule"

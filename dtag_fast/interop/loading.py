@@ -107,6 +107,12 @@ def _check_statistics(mean: Numbers | float | None, std: Numbers | float | None)
         raise ValueError(f"state_std: expected numbers above 0, got {torch.as_tensor(std).tolist()}")
 
 
+def format_of(path: Path) -> str | None:
+    """The name of the format that would take a file, if one does."""
+    file = CriticFile(path)
+    return next((candidate.NAME for candidate in _formats(None) if candidate.takes_file(file)), None)
+
+
 def _formats(name: str | None) -> list[Format]:
     """All formats, or the one that is named."""
     modules = [import_module(f"dtag_fast.interop.formats.{module}") for module in FORMATS]

@@ -129,8 +129,8 @@ def behaviour_of(
     critic, info = load_critic(path)
     if info.dataset_id is None:
         raise ValueError(
-            f"behaviour: {path} does not say which dataset it was trained on; give one to fit_behaviour and "
-            "keep the result by save_behaviour"
+            f"behaviour: {path} does not say which dataset it was trained on (`dtag convert-critic --data` "
+            "tells it of another library's); give one to fit_behaviour and keep the result by save_behaviour"
         )
     try:
         store = load_dataset(info.dataset_id, observation_keys=info.observation_keys)

@@ -7,6 +7,7 @@ import json
 import re
 import zipfile
 
+import d3rlpy_files
 import numpy as np
 import pytest
 import torch
@@ -264,6 +265,20 @@ def test_mutated_files_are_read_or_refused_in_a_sentence(name, tmp_path):
 def test_other_things_are_refused(source, error, sentence):
     with pytest.raises(error, match=sentence):
         read_policy(source)
+
+
+def test_files_of_critics_are_said_to_be_that(tmp_path):
+    d3rlpy_files.write_d3(tmp_path / "model.d3")
+    with zipfile.ZipFile(tmp_path / "sac.zip", "w") as archive:  # as Stable-Baselines3's
+        for name in ("data", "policy.pth"):
+            archive.writestr(name, b"")
+    linear = torch.nn.Linear(5, 1)
+    q = {f"fc{i}.{kind}": x for i in (1, 2, 3) for kind, x in linear.state_dict().items()}
+    actor = {f"{layer}.weight": torch.zeros(2, 3) for layer in ("fc1", "fc_mu")}
+    torch.save((actor, q), tmp_path / "td3.cleanrl_model")
+    for name in ("model.d3", "sac.zip", "td3.cleanrl_model"):
+        with pytest.raises(ValueError, match=f"{name}: a file of .* `dtag convert-critic`"):
+            read_policy(tmp_path / name)
 
 
 def test_folders_that_hold_no_policy_are_refused(tmp_path):

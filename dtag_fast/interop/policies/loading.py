@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dtag_fast.interop.loading import format_of
 from dtag_fast.interop.policies.assembly import assemble
 from dtag_fast.interop.policies.key_file import names_of, read_with_key_file
 from dtag_fast.interop.policies.layouts import Said, Weights
@@ -61,7 +62,11 @@ def read_policy(
     """
     if (state_mean is None) != (state_std is None):
         raise ValueError("state_mean, state_std: expected both or none")
-    read = read_source(source)
+    try:
+        read = read_source(source)
+    except ValueError:
+        _refuse_critics(source)
+        raise
     keys = None if keys is None else Path(keys)
     said = Said(
         context_len=context_len, n_head=n_head, activation=activation, max_action=max_action, keys=keys
@@ -88,6 +93,18 @@ def read_policy(
     )
 
 
+def _refuse_critics(source: Any) -> None:
+    """Say so where a file that is no policy here is a critic."""
+    if not isinstance(source, str | os.PathLike) or not Path(source).is_file():
+        return
+    found = format_of(Path(source))
+    if found is not None:
+        raise ValueError(
+            f"{source}: a file of {found}, of which the critic is read and not the policy: "
+            "`dtag convert-critic`, interop.load_critic"
+        )
+
+
 def _weights(source: PolicySource, said: Said) -> Weights:
     """The policy by the first layout that knows names of a candidate."""
     if said.keys is not None:
@@ -104,6 +121,7 @@ def _weights(source: PolicySource, said: Said) -> Weights:
             if weights.max_action == 1.0 and said.max_action not in (None, 1.0):
                 raise ValueError(f"max_action: {weights.source} has actions in [-1, 1]; leave it out")
             return weights
+    _refuse_critics(source.shown)
     known, names = "; ".join(layout.NAME for layout in layouts), names_of(source.candidates[0])
     raise ValueError(
         f"{source.shown}: not a policy that is known here; those of {known} are, and others by a key map "

@@ -1,16 +1,22 @@
 """ONNX files: what a runtime makes of them is what the package does."""
 
 import json
+import re
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from exported_policies import ACTIVATIONS, CONTINUOUS, KINDS, A, K, S, make_critic, make_policy, program
 
 from dtag_fast import SGD, Adam, ClipNorm, Radius, RMSprop
 from dtag_fast.interop.export.acting import Acting
 from dtag_fast.interop.export.onnx_file import export_onnx
 from dtag_fast.interop.export.verification import expected_outputs, random_inputs
+from dtag_fast.models import DecisionTransformer, DecisionTransformerConfig
+from dtag_fast.rollout import evaluate
 from dtag_fast.rollout.policy import SequencePolicy
 from dtag_fast.rollout.settings import AGSetting
 
@@ -119,6 +125,27 @@ def test_a_loop_around_the_file_is_the_policy_in_a_rollout(run, tmp_path):
             wanted -= reward[0]
             if kind == "reinformer":
                 returns[:, -1] = found["predicted_return"]
+
+
+def test_the_page_s_program_plays_the_episode_without_the_package(tmp_path, monkeypatch):
+    for name in ("onnx", "onnxruntime"):
+        pytest.importorskip(name)
+    monkeypatch.chdir(tmp_path)
+    sizes = {"state_dim": 3, "action_dim": 1, "context_len": K, "d_model": 16, "n_layer": 1, "n_head": 2}
+    config = DecisionTransformerConfig(**sizes, return_scale=100.0)
+    bounds = {"action_low": [-2.0], "action_high": [2.0]}
+    about = {"env_id": "Pendulum-v1", "action_dim": 1, "return_scale": 100.0, "target_returns": [-300.0]}
+    policy = make_policy("dt", **about, **bounds)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        policy = policy._replace(model=DecisionTransformer(config, **bounds).eval())
+    export_onnx(policy, "policy.onnx")
+    page = Path(__file__).parents[2] / "docs" / "interop" / "export.md"
+    (source,) = re.findall(r"```python\n(import json\n.*?)```", page.read_text(), re.DOTALL)
+    Path("page.py").write_text(f"import sys\n\nsys.modules['dtag_fast'] = None\n{source}")
+    done = subprocess.run([sys.executable, "page.py"], capture_output=True, text=True, check=True)
+    expected = evaluate(policy, episodes=1, seed=0).settings[0].returns
+    assert float(done.stdout.split()[-1]) == pytest.approx(expected[0], rel=1e-3)
 
 
 def test_the_file_says_what_it_is(tmp_path):

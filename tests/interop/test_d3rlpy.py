@@ -13,7 +13,7 @@ import torch
 from d3rlpy_files import HIDDEN, A, S, config, part, q_by_hand, saved, states, write_d3
 
 import dtag_fast
-from dtag_fast.interop import load_critic
+from dtag_fast.interop import RefinedPredictor, load_critic
 
 STANDARD = part("standard", mean=[0.5, -1.0, 2.0, 0.0], std=[1.0, 0.1, 3.0, 0.0], eps=1e-3)
 MIN_MAX_STATES = part("min_max", minimum=[-1.0, 0.0, 2.0, -5.0], maximum=[1.0, 4.0, 2.5, 5.0])
@@ -347,3 +347,23 @@ def test_what_the_library_has_without_such_critics_is_refused(tmp_path):
         load_critic(algorithms.SACConfig().create())
     with pytest.raises(ValueError, match="no Q function is known of it"):
         load_critic(algorithms.DecisionTransformerConfig().create())
+
+
+@library
+def test_an_algorithm_refines_its_own_actions():
+    algorithms = pytest.importorskip("d3rlpy.algos")
+    from d3rlpy.preprocessing import MinMaxActionScaler, StandardObservationScaler
+
+    low, high = np.array([-2.0, 0.0]), np.array([2.0, 0.5])
+    algo = algorithms.SACConfig(
+        observation_scaler=StandardObservationScaler(mean=np.arange(S), std=np.arange(S) + 0.5),
+        action_scaler=MinMaxActionScaler(minimum=low, maximum=high),
+    ).create()
+    torch.manual_seed(0)
+    algo.create_impl((S,), A)
+    states = inputs(40)[0].numpy()
+    plain = algo.predict(states)
+    refined, _ = RefinedPredictor(algo, steps=20, lr=3.0, reduce="mean").predict(states)
+    gain = algo.predict_value(states, refined) - algo.predict_value(states, plain)
+    assert gain.min() > -1e-5 and gain.max() > 1e-3
+    assert (refined >= low - 1e-6).all() and (refined <= high + 1e-6).all()

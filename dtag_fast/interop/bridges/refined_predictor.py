@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -28,14 +29,15 @@ class RefinedPredictor:
     and `evaluate_policy(ONE_OF_THESE, venv)`.
 
     Args:
-        policy: an object with the `predict` of Stable-Baselines3, a callable that gives an action for an
-            observation (a batch for a batch), a `PolicyPredictor`, or a policy of this package that needs no
-            further options (a `LoadedPolicy` or its run folder, see `PolicyPredictor`). A sequence policy
-            remembers the refined actions.
+        policy: an object with the `predict` of Stable-Baselines3, or with one of the observation alone (an
+            algorithm of d3rlpy, of a batch); a callable that gives an action for an observation (a batch for
+            a batch); a `PolicyPredictor`; or a policy of this package that needs no further options (a
+            `LoadedPolicy` or its run folder, see `PolicyPredictor`). A sequence policy remembers the refined
+            actions.
         critic: as `refine` takes it, of raw states and actions; a `LoadedCritic` or its run folder; or what
-            `interop.load_critic` takes. None: that of `policy`, a model of Stable-Baselines3, on the
-            observations that the model is given. Foreign critics are copied: make another RefinedPredictor
-            after training.
+            `interop.load_critic` takes. None: that of `policy`, a model of Stable-Baselines3 (on the
+            observations that the model is given) or an algorithm of d3rlpy. Foreign critics are copied: make
+            another RefinedPredictor after training.
         bounds: as in `refine`. Left out: those of the policy's checkpoint, of a LoadedCritic or folder, of
             the policy's `action_space`, of a foreign critic, else `refine`'s default.
         observation_keys: as of `ActionGradient`.
@@ -79,10 +81,10 @@ class RefinedPredictor:
                 "use its PolicyPredictor without it"
             )
         own_critic = critic is None
-        if own_critic:  # it was trained on what the model is given
-            critic = load_foreign_critic(
-                policy, format=stable_baselines3.NAME, device=device, state_mean=0, state_std=1
-            )
+        if own_critic:
+            # That of Stable-Baselines3 was trained on what the model is given, normalised or not.
+            given = {"state_mean": 0, "state_std": 1} if stable_baselines3.takes_object(policy) else {}
+            critic = load_foreign_critic(policy, device=device, **given)
         else:
             critic = any_critic(critic, device)
         if isinstance(normalizer, str):
@@ -92,6 +94,7 @@ class RefinedPredictor:
         self.policy, self._own, self._normalizer = policy, own, None if own_critic else normalizer
         if own and normalizer is not None:
             raise ValueError("normalizer: a PolicyPredictor has its own; give it there")
+        self._takes_state = hasattr(policy, "predict") and _takes_state(policy.predict)
         self.action_gradient = ActionGradient(
             policy,
             critic,
@@ -117,15 +120,22 @@ class RefinedPredictor:
         if self._own:
             refine = self.action_gradient.refine
             return self.policy.act(observation, state, episode_start, deterministic, refine)
-        if hasattr(self.policy, "predict"):
-            actions, state = self.policy.predict(
+        predict = getattr(self.policy, "predict", self.policy)
+        if self._takes_state:
+            actions, state = predict(
                 observation, state=state, episode_start=episode_start, deterministic=deterministic
             )
         else:
-            actions = self.policy(observation)
+            actions = predict(observation)
         if self._normalizer is not None:
             observation = self._normalizer.unnormalize_obs(observation)
         return self.action_gradient.refine(_arrays(observation), actions), state
+
+
+def _takes_state(predict: Callable[..., Any]) -> bool:
+    """Whether it is called as Stable-Baselines3's, and not with the observation alone."""
+    parameters = inspect.signature(predict).parameters
+    return "episode_start" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _trained_with(policy: Any) -> Any | None:

@@ -7,7 +7,9 @@ Gymnasium error for anything the user can put right; that becomes one line on st
 
 import os
 import select
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -44,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
+        if code == EXIT_INTERRUPTED and argv is None:  # the process ends with it
+            _die_of_the_next_interrupt()
         sys.stdout.flush()
     except BrokenPipeError:
         if not _reader_has_gone():
@@ -78,6 +82,13 @@ def _run(arguments: list[str]) -> int:
         if os.environ.get("DTAG_TRACEBACK") == "1" or not _is_user_error(error):
             raise
         return _complain(f"dtag {verb}", str(error))
+
+
+def _die_of_the_next_interrupt() -> None:
+    """Python waits for its threads when it ends. An interrupt that broke this off would leave one to run into
+    an interpreter that is gone, and abort the process."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _reader_has_gone() -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from dtag_fast.finetuning.settings import OnlineConfig, doubled
 from dtag_fast.finetuning.start import Start
 from dtag_fast.rollout.collection import CollectionTask, Collector
 from dtag_fast.rollout.faults import FailedEpisode
+from dtag_fast.rollout.threads import threads
 from dtag_fast.training.capture import TrainingSteps
 from dtag_fast.training.loop import record_updates
 from dtag_fast.training.session import Evaluate, Session
@@ -152,10 +153,13 @@ class Iterations:
         self.collector.take(self.learner.exports["model"], self.learner.exports.get("critic"))
         experience.updates_left = self.online.updates_per_iteration * self.learner.period
         if self.online.overlap and experience.buffer.num_episodes:
-            with ThreadPoolExecutor(1) as pool:
+            with threads(1) as pool:
                 playing = pool.submit(self._play, experience.started)
-                self._learn(None)
-                self._enter(playing.result(), keep_last)
+                try:
+                    self._learn(None)
+                finally:
+                    wait([playing])
+            self._enter(playing.result(), keep_last)
             return
         self._enter(self._play(experience.started), keep_last)
         self._learn(stop)

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from dtag_fast.rollout.guided import GuidedPolicy
 from dtag_fast.rollout.policy import SequencePolicy
 from dtag_fast.rollout.reactive import ReactivePolicy
 from dtag_fast.rollout.refinement import Refinement
+from dtag_fast.rollout.threads import threads
 
 
 @dataclass(frozen=True)
@@ -269,7 +270,7 @@ def play_all(
     results: list[Played | Failed | None] = [None] * len(tasks)
     split = Split()
     on_cpu = workers[0].policy.device.type == "cpu"
-    with _one_thread_each(on_cpu), ThreadPoolExecutor(len(workers)) as pool:
+    with _one_thread_each(on_cpu), threads(len(workers)) as pool:
         futures = [pool.submit(run, number) for number in range(len(workers))]
         try:
             for number, future in enumerate(futures):
@@ -279,6 +280,8 @@ def play_all(
         except BaseException:  # an error in a worker, or Ctrl-C here
             stop.set()
             raise
+        finally:
+            wait(futures)
     return results, split
 
 

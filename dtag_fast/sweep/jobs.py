@@ -51,7 +51,7 @@ class Job:
     how: HowToPlay
 
     @property
-    def rows(self) -> int:
+    def units(self) -> int:
         """Episodes in all."""
         return len(self.settings) * len(self.targets) * self.episodes
 
@@ -68,14 +68,9 @@ class Job:
         many = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
         return f"step {step}, {labels[0]}{many}, seeds {self.first_seed}..{last}"
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """A job's rows, or why there are none."""
-
-    job: Job
-    rows: list[Row] | None
-    error: Exception | None = None
+    def run(self, progress: Callable[[int], None]) -> list[Row]:
+        """See `play_job`."""
+        return play_job(self, lambda _done, _total: progress(1))
 
 
 def play_job(job: Job, progress: Callable[[int, int], None] | None = None) -> list[Row]:
@@ -124,27 +119,10 @@ def play_job(job: Job, progress: Callable[[int, int], None] | None = None) -> li
     ]
 
 
-def play_to_the_end(job: Job, progress: Callable[[int, int], None] | None = None) -> Outcome:
-    """`play_job` whose errors come back as an outcome: other jobs do not depend on them."""
-    try:
-        return Outcome(job, play_job(job, progress))
-    except Exception as error:
-        return Outcome(job, None, _plain(error))
-
-
 def _row_of_failed(failed: FailedEpisode) -> Row:
     numbers = ("episode_return", "normalized_score", "length", "terminated", "mean_q_0", "mean_q_gain")
     where = {"target_return": failed.target_return, "seed": failed.seed}
     return where | dict.fromkeys(numbers) | {"error": str(failed)}
-
-
-def _plain(error: Exception) -> Exception:
-    """An error that can be sent to another process: a user's error as its own kind, others by name."""
-    if isinstance(error, (ValueError, OSError)):
-        return (ValueError if isinstance(error, ValueError) else OSError)(str(error))
-    if type(error).__module__ == "gymnasium.error":
-        return ValueError(str(error))
-    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _written(checkpoint: str) -> tuple[int, ...]:

@@ -9,6 +9,9 @@ from typing import Literal
 import numpy as np
 
 from dtag_fast.data import why_no_score
+from dtag_fast.executors.choice import Executor, make_executor
+from dtag_fast.executors.interrupts import Interrupts
+from dtag_fast.executors.job import Outcome
 from dtag_fast.rollout.arguments import check_timeout, check_together, targets_of
 from dtag_fast.rollout.candidates import Candidates
 from dtag_fast.rollout.run_evaluation import find_checkpoints
@@ -16,9 +19,7 @@ from dtag_fast.rollout.scored_task import scored_task
 from dtag_fast.rollout.settings import AGSetting, expect_whole
 from dtag_fast.sweep.cells import Cell, make_cells
 from dtag_fast.sweep.elimination import clearly_worse
-from dtag_fast.sweep.executors import Executor, make_executor
-from dtag_fast.sweep.interrupts import Interrupts
-from dtag_fast.sweep.jobs import HowToPlay, Job, Outcome
+from dtag_fast.sweep.jobs import HowToPlay, Job
 from dtag_fast.sweep.planning import plan
 from dtag_fast.sweep.question import agree, describe, run_name
 from dtag_fast.sweep.result import CellResult, Confirmation, SweepResult, best_of, cell_result
@@ -177,7 +178,7 @@ class _Player:
     """Plays what a table lacks and writes it there, job by job.
 
     Attributes:
-        played: episodes so far. failed: outcomes without rows.
+        played: episodes so far. failed: outcomes without a result.
     """
 
     def __init__(
@@ -204,7 +205,7 @@ class _Player:
 
         jobs = plan(cells, seeds, has, self.checkpoints, self.critic_of, self.how)
         asked = len(cells) * len(seeds)
-        done, total = asked - sum(job.rows for job in jobs), asked if total is None else total
+        done, total = asked - sum(job.units for job in jobs), asked if total is None else total
 
         def report(more: int) -> None:
             nonlocal done
@@ -221,11 +222,11 @@ class _Player:
     def _play(self, table: Table, jobs: Sequence[Job], report: Callable[[int], None]) -> list[Job]:
         """Returns the jobs of several settings that were refused; other failures are kept in `failed`."""
         spoilt = []
-        for outcome in self.crew.play(jobs, report):
-            if outcome.rows is not None:
+        for outcome in self.crew.run(jobs, report):
+            if outcome.result is not None:
                 with self.interrupts.held():
-                    table.append(outcome.rows)
-                self.played += len(outcome.rows)
+                    table.append(outcome.result)
+                self.played += len(outcome.result)
             elif len(outcome.job.settings) > 1 and isinstance(outcome.error, ValueError):
                 spoilt.append(outcome.job)
             else:

@@ -111,7 +111,7 @@ def test_interrupts_leave_a_whole_table_to_go_on_from(run, tmp_path, jobs, times
 def test_an_interrupt_within_a_write_waits_for_its_end(tmp_path):
     program = """
 import os, signal
-from dtag_fast.sweep.interrupts import Interrupts
+from dtag_fast.executors.interrupts import Interrupts
 before = signal.getsignal(signal.SIGINT)
 with Interrupts() as interrupts:
     try:
@@ -148,7 +148,7 @@ def test_where_sigint_was_ignored_at_the_start_it_stays_ignored(run, tmp_path):
     env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), env.get("PYTHONPATH", "")])
     options = {"env": env, "capture_output": True, "text": True, "timeout": 120}
     heard = subprocess.run(command, preexec_fn=hear_interrupts, **options)
-    assert heard.returncode == 130, heard.stderr
+    assert heard.returncode in (130, -signal.SIGINT), heard.stderr  # the last may come when all is said
     ignored = subprocess.run(command, preexec_fn=ignore_interrupts, **options)
     assert (ignored.returncode, ignored.stderr) == (0, "")
     assert "3 episodes played" in ignored.stdout

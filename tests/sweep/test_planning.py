@@ -39,7 +39,7 @@ def test_every_missing_episode_is_played_once_and_no_other(name, rng):
     everything = {(cell.key, seed) for cell in cells for seed in seeds}
     fresh = plan(cells, seeds, lambda cell, seed: False, FOLDERS, lambda folder: None, HOW)
     assert sorted(covered(fresh), key=str) == sorted(everything, key=str)
-    assert all(job.rows <= EPISODES_PER_JOB for job in fresh)
+    assert all(job.units <= EPISODES_PER_JOB for job in fresh)
     had = {place for place in everything if rng.random() < 0.5}
     rest = plan(cells, seeds, lambda cell, seed: (cell.key, seed) in had, FOLDERS, lambda folder: None, HOW)
     assert sorted(covered(rest), key=str) == sorted(everything - had, key=str)

@@ -1,19 +1,15 @@
-"""Where jobs are played: in this process, in worker processes of this machine, or on a Ray cluster.
+"""Where jobs are run: in this process, in worker processes of this machine, or on a Ray cluster.
 
-An executor is a context manager with `workers` and `play(jobs, progress)`, which yields an Outcome for every
-job as soon as it is played, in any order. Leaving the context ends what still runs.
+An executor is a context manager with `workers` and `run(jobs, progress)`, which yields an Outcome for every
+job as soon as it is done, in any order. Leaving the context ends what still runs.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, Protocol
 
+from dtag_fast.executors.job import Job, Outcome, Progress, attempt
 from dtag_fast.rollout.settings import expect_whole
-from dtag_fast.sweep.jobs import Job, Outcome, play_to_the_end
-
-ATTEMPTS = 2  # a job whose worker dies gets a second one
-
-Progress = Callable[[int], None]  # episodes that were just finished, of jobs that still run
 
 
 class Executor(Protocol):
@@ -23,7 +19,7 @@ class Executor(Protocol):
 
     def __exit__(self, *error: object) -> None: ...
 
-    def play(self, jobs: Sequence[Job], progress: Progress) -> Iterator[Outcome]: ...
+    def run(self, jobs: Sequence[Job], progress: Progress) -> Iterator[Outcome]: ...
 
 
 class InThisProcess:
@@ -37,9 +33,9 @@ class InThisProcess:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def play(self, jobs: Sequence[Job], progress: Progress) -> Iterator[Outcome]:
+    def run(self, jobs: Sequence[Job], progress: Progress) -> Iterator[Outcome]:
         for job in jobs:
-            yield play_to_the_end(job, lambda _done, _total: progress(1))
+            yield attempt(job, progress)
 
 
 def make_executor(
@@ -60,7 +56,7 @@ def make_executor(
     if jobs is not None:
         expect_whole("jobs", jobs, 1)
     if kind == "ray":
-        from dtag_fast.sweep.ray_cluster import RayCluster
+        from dtag_fast.executors.ray_cluster import RayCluster
 
         return RayCluster(jobs, ray_address, device)
     if kind != "local":
@@ -71,6 +67,6 @@ def make_executor(
         jobs = len(os.sched_getaffinity(0)) if device == "cpu" else 1
     if jobs == 1:
         return InThisProcess()
-    from dtag_fast.sweep.processes import Processes
+    from dtag_fast.executors.processes import Processes
 
     return Processes(jobs)

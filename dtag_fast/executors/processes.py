@@ -9,8 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 
-from dtag_fast.sweep.executors import ATTEMPTS, Progress
-from dtag_fast.sweep.jobs import Job, Outcome, play_to_the_end
+from dtag_fast.executors.job import ATTEMPTS, Job, Outcome, Progress, attempt
 
 POLL_EVERY = 0.5  # seconds after which Python looks at pending signals
 
@@ -19,7 +18,7 @@ POLL_EVERY = 0.5  # seconds after which Python looks at pending signals
 class _Worker:
     process: multiprocessing.process.BaseProcess
     pipe: Connection
-    job: Job | None = None  # what it plays
+    job: Job | None = None  # what it does
 
 
 class Processes:
@@ -36,13 +35,13 @@ class Processes:
 
     def __exit__(self, *error: object) -> None:
         for worker in self._crew:
-            worker.process.kill()  # it holds nothing that could be lost
+            worker.process.kill()
         for worker in self._crew:
             worker.process.join()
             worker.pipe.close()
         self._crew.clear()
 
-    def play(self, jobs: Sequence[Job], progress: Progress) -> Iterator[Outcome]:
+    def run(self, jobs: Sequence[Job], progress: Progress) -> Iterator[Outcome]:
         waiting = deque((job, 1) for job in jobs)
         attempts: dict[int, int] = {}  # id of a worker -> attempt of its job
         while waiting or any(worker.job for worker in self._crew):
@@ -94,7 +93,7 @@ class Processes:
 
 
 def _work(pipe: Connection) -> None:
-    """Body of a worker process: jobs come, finished episodes (1) and outcomes go."""
+    """Body of a worker process: jobs come, finished units and outcomes go."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
     import torch
 
@@ -102,6 +101,6 @@ def _work(pipe: Connection) -> None:
     try:
         while True:
             job = pipe.recv()
-            pipe.send(play_to_the_end(job, lambda _done, _total: pipe.send(1)))
+            pipe.send(attempt(job, pipe.send))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         os._exit(0)  # the parent has gone

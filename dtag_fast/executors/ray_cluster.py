@@ -5,8 +5,7 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 
-from dtag_fast.sweep.executors import ATTEMPTS, Progress
-from dtag_fast.sweep.jobs import Job, Outcome, play_to_the_end
+from dtag_fast.executors.job import ATTEMPTS, Job, Outcome, Progress, attempt
 
 KNOCK_SECONDS = 10.0
 POLL_EVERY = 0.5  # seconds after which Python looks at pending signals
@@ -41,7 +40,7 @@ class RayCluster:
         self.workers = max(1, int(ray.cluster_resources().get("GPU" if self._on_gpu else "CPU", 1)))
         needs = {"num_cpus": 1, "num_gpus": int(self._on_gpu)}
         # Errors of a job are outcomes; what Ray repeats is a job whose worker has died.
-        self._task = ray.remote(**needs, max_retries=ATTEMPTS - 1)(play_to_the_end)
+        self._task = ray.remote(**needs, max_retries=ATTEMPTS - 1)(attempt)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -53,7 +52,7 @@ class RayCluster:
         if self._ours:
             ray.shutdown()
 
-    def play(self, jobs: Sequence[Job], progress: Progress) -> Iterator[Outcome]:
+    def run(self, jobs: Sequence[Job], progress: Progress) -> Iterator[Outcome]:
         import ray
 
         self._running = {self._task.remote(job): job for job in jobs}
@@ -67,7 +66,7 @@ class RayCluster:
                     reason = str(error).strip().splitlines()[0]
                     yield Outcome(job, None, RuntimeError(f"its Ray worker was lost, twice: {reason}"))
                 else:
-                    progress(job.rows)
+                    progress(job.units)
                     yield outcome
 
     @property

@@ -1,8 +1,9 @@
 """`dtag reproduce SUITE`: an experiment of a paper from nothing to tables and figures, resumable."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from rich.console import Console
@@ -10,58 +11,148 @@ from rich.console import Console
 from dtag_fast.cli.main import EXIT_DONE, EXIT_INCOMPLETE
 from dtag_fast.cli.terminal import make_console, progress_bar
 
+# options that only suites which train on datasets have
+_OF_STUDIES = ("data", "budget", "tasks", "runs", "resume", "executor", "jobs", "ray_address")
+
 
 @dataclass(frozen=True)
 class Args:
-    """Run a suite of experiments and say whether what its paper claims came out. The same command again runs
-    only the seeds that are missing. Exit code 1 if a claim did not hold."""
+    """Run a suite of experiments and say whether what its paper claims came out. The same command again makes
+    only what is missing. Exit code 1 if a claim did not hold or something could not be made."""
 
-    suite: tyro.conf.Positional[str]  # single-state, regret or toy
-    seeds: int | None = None  # how many, from seed 0 on. Default: what the suite takes, see --dry-run
+    suite: tyro.conf.Positional[str]  # its name; `dtag reproduce list` shows all
+    data: str = "local"  # where datasets are looked for: local, minari or d4rl:DIR
+    budget: Literal["small", "full"] = "small"  # what is trained and played, see --dry-run
+    seeds: int | None = None  # trainings that are reported. Default: what the suite or its budget takes
+    tasks: str | None = None  # some of the suite's, separated by commas. Default: all whose data are here
     out: Path | None = None  # folder for results, tables and figures. Default: results/SUITE
-    dry_run: bool = False  # only say what would be run
+    runs: Path | None = None  # folder of trainings and evaluations, shared by suites. Default: results/runs
+    resume: bool = False  # keep what is finished even if other code or another PyTorch made it
+    executor: Literal["local", "ray"] = "local"  # processes of this machine, or a Ray cluster
+    jobs: int | None = None  # at once. Default: one per core
+    ray_address: str | None = None  # of a running cluster. Default: RAY_ADDRESS, else one started here
+    dry_run: bool = False  # only say what would be run, and about how long it takes
 
 
 def main(argv: Sequence[str]) -> int:
-    """Entry of the verb; returns the exit code: 0, or 1 when a claim did not hold."""
+    """Entry of the verb; returns the exit code: 0, or 1 when a claim did not hold or something failed."""
     args = tyro.cli(Args, prog="dtag reproduce", args=list(argv))
     console = make_console()
     # Imported late: `dtag reproduce --help` does not need torch.
-    from dtag_fast.experiments.suite_runs import plan_suite, run_suite
-    from dtag_fast.experiments.suites import find_suite
+    from dtag_fast.experiments.reproduction.studies import STUDIES
+    from dtag_fast.experiments.suites import SUITES
 
-    suite = find_suite(args.suite)
+    if args.suite == "list":
+        for name, suite in sorted((SUITES | STUDIES).items()):
+            console.print(f"{name:<20}{suite.title}", soft_wrap=True, markup=False)
+        return EXIT_DONE
+    if args.suite in STUDIES:
+        return _study(args, STUDIES[args.suite], console)
+    if args.suite not in SUITES:
+        known = ", ".join(sorted(SUITES | STUDIES))
+        raise ValueError(f"suite: expected one of {known}, got {args.suite!r}")
+    for field in fields(Args):
+        if field.name in _OF_STUDIES and getattr(args, field.name) != field.default:
+            option = "--" + field.name.replace("_", "-")
+            raise ValueError(f"{option}: {args.suite} trains on no dataset and takes no such option")
+    return _seeds(args, SUITES[args.suite], console)
+
+
+def _seeds(args: Args, suite, console: Console) -> int:
+    """A suite of independent seeds."""
+    from dtag_fast.experiments.suite_runs import plan_suite, run_suite
+
     seeds = suite.seeds if args.seeds is None else args.seeds
     out = args.out or Path("results") / args.suite
     plan = plan_suite(args.suite, suite, seeds, out)
-    console.print(f"[bold]{args.suite}[/]: {suite.title}", soft_wrap=True)
-    console.print(f"After {suite.source}.", soft_wrap=True, markup=False)
+    _print_title(console, args.suite, suite)
     if args.dry_run:
-        _print_plan(console, suite, plan, out)
+        for name, value in asdict(suite.config).items():
+            console.print(f"  {name}: {value}", soft_wrap=True, markup=False)
+        console.print(
+            f"{len(plan.seeds)} seeds, of which {len(plan.finished)} are finished in {out}.", soft_wrap=True
+        )
+        console.print(f"About {len(plan.missing) * suite.seconds:.0f} s on one core; nothing was run.")
         return EXIT_DONE
     with progress_bar(console, f"{len(plan.missing)} seeds to run") as report:
         made = run_suite(args.suite, suite, seeds, out, report)
     if plan.finished:
         console.print(f"{len(plan.finished)} of {len(plan.seeds)} seeds taken from an earlier run.")
-    for name, table in made.tables.items():
+    return _print_findings(console, made.tables, made.claims, made.files)
+
+
+def _study(args: Args, study, console: Console) -> int:
+    """A suite of trainings and evaluations on datasets."""
+    from dtag_fast.executors.choice import make_executor
+    from dtag_fast.executors.interrupts import Interrupts
+    from dtag_fast.experiments.reproduction.budget import BUDGETS
+    from dtag_fast.experiments.reproduction.lab import Lab
+    from dtag_fast.experiments.reproduction.study_runs import plan_study, refuse_other, run_study
+    from dtag_fast.experiments.reproduction.tasks import Source
+
+    budget = BUDGETS[args.budget]
+    if args.seeds is not None and args.seeds < 1:
+        raise ValueError(f"seeds: expected a positive number, got {args.seeds}")
+    lab = Lab(budget, Source.parse(args.data), budget.seeds if args.seeds is None else args.seeds)
+    out, runs = args.out or Path("results") / args.suite, args.runs or Path("results/runs")
+    tasks = None if args.tasks is None else args.tasks.split(",")
+    refuse_other(args.suite, out)
+    plan = plan_study(study, lab, runs, tasks=tasks, keep_older=args.resume)
+    crew = make_executor(args.executor, args.jobs, "cpu", args.ray_address)
+    _print_title(console, args.suite, study)
+    _print_study_plan(console, plan, lab, runs, crew.workers)
+    if args.dry_run:
+        console.print("Nothing was run.")
+        return EXIT_DONE
+    with Interrupts(), crew, progress_bar(console, "seconds of one core") as report:
+        made = run_study(args.suite, study, lab, plan, runs=runs, out=out, crew=crew, progress=report)
+    code = _print_findings(console, made.findings.tables, made.findings.claims, made.files)
+    for sentence in made.failures:
+        console.print(f"failed: {sentence}", soft_wrap=True, markup=False)
+    if made.missing:
+        console.print(f"{len(made.missing)} of {len(plan.goals)} numbers are missing.")
+    return EXIT_INCOMPLETE if made.missing else code
+
+
+def _print_title(console: Console, name: str, suite) -> None:
+    console.print(f"[bold]{name}[/]: {suite.title}", soft_wrap=True)
+    console.print(f"After {suite.source}.", soft_wrap=True, markup=False)
+
+
+def _print_study_plan(console: Console, plan, lab, runs: Path, workers: int) -> None:
+    console.print(
+        f"Budget {lab.budget.name}, data {lab.source.kind}; training seeds {lab.reported[0]} to "
+        f"{lab.reported[-1]} are reported, seed 0 chooses settings. Tasks: {', '.join(plan.tasks)}.",
+        soft_wrap=True,
+    )
+    for task, wanted in plan.absent.items():
+        console.print(f"Without {task}: {wanted} is not here.", soft_wrap=True, markup=False)
+    for kind, (pieces, missing, seconds) in plan.work.kinds().items():
+        cost = f", about {_duration(seconds)} of one core" if missing else ""
+        console.print(f"  {kind}: {pieces}, of which {missing} are missing{cost}", soft_wrap=True)
+    if plan.work.older:
+        console.print(f"{len(plan.work.older)} of them were made by other code or another PyTorch.")
+    console.print(
+        f"About {_duration(plan.work.seconds / workers)} on {workers} cores, into {runs}.", soft_wrap=True
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _print_findings(console: Console, tables, claims, files) -> int:
+    """Show what came out; the exit code."""
+    for name, table in tables.items():
         _print_table(console, name, table)
-    for claim in made.claims:
+    for claim in claims:
         verdict = "holds" if claim.holds else "DOES NOT HOLD"
         console.print(f"{verdict}: {claim.text}; {claim.measured}.", soft_wrap=True, markup=False)
-    for file in made.files:
+    for file in files:
         console.print(str(file), soft_wrap=True, markup=False)
-    return EXIT_DONE if all(claim.holds for claim in made.claims) else EXIT_INCOMPLETE
-
-
-def _print_plan(console: Console, suite, plan, out: Path) -> None:
-    from dataclasses import asdict
-
-    for name, value in asdict(suite.config).items():
-        console.print(f"  {name}: {value}", soft_wrap=True, markup=False)
-    console.print(
-        f"{len(plan.seeds)} seeds, of which {len(plan.finished)} are finished in {out}.", soft_wrap=True
-    )
-    console.print(f"About {len(plan.missing) * suite.seconds:.0f} s on one core; nothing was run.")
+    return EXIT_DONE if all(claim.holds for claim in claims) else EXIT_INCOMPLETE
 
 
 def _print_table(console: Console, name: str, table) -> None:

@@ -14,6 +14,7 @@ import os
 import shutil
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import dtag_fast
 
@@ -83,9 +84,19 @@ class Pieces:
         self._write(name, recipe, finished=False)
         return path
 
-    def finish(self, name: str, recipe: dict) -> None:
-        """Note that piece `name` is whole."""
-        self._write(name, recipe, finished=True)
+    def finish(self, name: str, recipe: dict, **about: Any) -> None:
+        """Note that piece `name` is whole, and what else is to be known of it."""
+        self._write(name, recipe, finished=True, **about)
+
+    def record(self, name: str) -> dict | None:
+        """What is noted of piece `name`: "recipe", "finished" and more; None where nothing is."""
+        file = self._recipe_file(name)
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def is_finished(self, name: str) -> bool:
+        """Whether piece `name` is there and whole, whatever it was made from."""
+        record = self.record(name)
+        return record is not None and record["finished"] and self.path(name).exists()
 
     def _recipe_file(self, name: str) -> Path:
         return self.root / "recipes" / f"{name.removesuffix('.json')}.json"
@@ -94,9 +105,9 @@ class Pieces:
         """Where older versions wrote it; the same place for a folder."""
         return self.root / "recipes" / f"{name}.json"
 
-    def _write(self, name: str, recipe: dict, *, finished: bool) -> None:
+    def _write(self, name: str, recipe: dict, *, finished: bool, **about: Any) -> None:
         file, older = self._recipe_file(name), self._older_recipe_file(name)
-        write_json(file, {"piece": name, "finished": finished, "recipe": recipe})
+        write_json(file, {"piece": name, "finished": finished, "recipe": recipe, **about})
         if older != file:
             older.unlink(missing_ok=True)
 

@@ -1,0 +1,125 @@
+"""Episodes of a policy, with and without Action Gradient, and the choice of a setting by other episodes."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from dtag_fast.experiments.reproduction.trainings import Training, divergence
+from dtag_fast.experiments.reproduction.work import Progress, Shelf, Work
+from dtag_fast.rollout import AGSetting, Candidates, evaluate
+from dtag_fast.rollout.results import EpisodesFailed
+from dtag_fast.training import load_critic, load_policy
+from dtag_fast.training.files import write_json
+
+EPISODE_SECONDS = 0.15  # a thousand steps of one environment among many, with the policy's share
+
+
+@dataclass(frozen=True)
+class Evaluation(Work):
+    """A call of `rollout.evaluate`: all settings on the same episodes.
+
+    Attributes:
+        settings: of Action Gradient. target_returns: None for those of the policy's preset.
+        episodes: of each setting and target. seed: of the first one.
+        history_lengths, candidates: as `evaluate` takes them.
+        chosen_by: evaluations, of other training seeds and episodes, whose best setting with steps > 0 is
+            added to `settings`, and whose best target return for the plain policy is asked for.
+    """
+
+    policy: Training
+    critic: Training | None = None
+    settings: tuple[AGSetting, ...] = (AGSetting(),)
+    target_returns: tuple[float, ...] | None = None
+    episodes: int = 10
+    seed: int = 0
+    history_lengths: tuple[int, ...] | None = None
+    candidates: Candidates | None = None
+    chosen_by: tuple["Evaluation", ...] = ()
+
+    folder: ClassVar[str] = "evaluations"
+    code: ClassVar[tuple[str, ...]] = ("ops", "models", "rollout", "data")
+
+    @property
+    def label(self) -> str:
+        return self.policy.label if self.critic is None else f"{self.policy.label}-{self.critic.algorithm}"
+
+    @property
+    def needs(self) -> tuple[Work, ...]:
+        return (self.policy, *(() if self.critic is None else (self.critic,)), *self.chosen_by)
+
+    @property
+    def seconds(self) -> float:
+        targets = 2 if self.target_returns is None else len(self.target_returns)
+        return EPISODE_SECONDS * self.episodes * targets * (len(self.settings) + bool(self.chosen_by))
+
+    def do(self, path: Path, shelf: Shelf, progress: Progress) -> None:
+        if diverged := divergence(shelf.path(self.policy)):
+            write_json(path, {"diverged": diverged})
+            return
+        policy = load_policy(shelf.path(self.policy))
+        critic = None if self.critic is None else load_critic(shelf.path(self.critic))
+        settings, targets, chosen = self.settings, self.target_returns, None
+        if self.chosen_by:
+            chosen = choose([read(tuning, shelf) for tuning in self.chosen_by])
+            if chosen["target_return"] is not None:
+                targets = (chosen["target_return"],)
+            if chosen["setting"] is not None:
+                settings = (*settings, self.chosen_by[0].settings[chosen["setting"]])
+        try:
+            result = evaluate(
+                policy,
+                critic=critic,
+                settings=settings,
+                target_returns=targets,
+                episodes=self.episodes,
+                seed=self.seed,
+                workers=1,
+                env_processes=0,
+                history_lengths=self.history_lengths,
+                candidates=self.candidates,
+                progress=lambda done, total: progress(done / total),
+            )
+        except EpisodesFailed as error:
+            result = error.result
+        write_json(path, result.to_dict() | {"chosen": chosen, "settings_asked": len(settings)})
+
+
+def read(evaluation: Evaluation, shelf: Shelf) -> dict[str, Any]:
+    """What an evaluation wrote."""
+    return json.loads(shelf.path(evaluation).read_text())
+
+
+def choose(tunings: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The target return with the best plain policy and, for it, the best setting of Action Gradient.
+
+    Best: highest mean return over all episodes of all `tunings`, which have the same settings; the first of
+    equals. A tuning whose policy diverged counts for nothing.
+
+    Returns:
+        target_return: or None where policies take none. setting: its place among the settings, None where
+        there is none with steps. means: mean return of each setting for that target.
+    """
+    tunings = [found for found in tunings if "settings" in found]
+    if not tunings:
+        return {"target_return": None, "setting": None, "means": []}
+    count = tunings[0]["settings_asked"]
+    rows = tunings[0]["settings"]
+    targets = list(dict.fromkeys(row["target_return"] for row in rows))
+    # evaluate lists settings, and for each of them the targets
+    mean = np.array(
+        [
+            [row["mean"] if row["mean"] is not None else -np.inf for row in found["settings"]]
+            for found in tunings
+        ]
+    )
+    mean = mean.mean(axis=0).reshape(count, len(targets))
+    steps = [row["setting"]["steps"] for row in rows[:: len(targets)]]
+    plain = steps.index(0) if 0 in steps else None
+    target = int((mean.max(axis=0) if plain is None else mean[plain]).argmax())
+    refined = [place for place, n in enumerate(steps) if n > 0]
+    best = max(refined, key=lambda place: mean[place, target], default=None)
+    return {"target_return": targets[target], "setting": best, "means": mean[:, target].tolist()}

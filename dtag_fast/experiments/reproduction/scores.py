@@ -1,0 +1,182 @@
+"""From evaluations to scores of methods on tasks, and to tables of them over training seeds."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dtag_fast.experiments.over_seeds import half_width
+from dtag_fast.experiments.reproduction.evaluations import Evaluation, read
+from dtag_fast.experiments.reproduction.work import Shelf
+from dtag_fast.experiments.tables import Table
+
+NONE = "-"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A number that a suite reports: a method on a task, of one training seed.
+
+    Attributes:
+        row: "plain": of the evaluation's policy alone; "refined": with the setting of Action Gradient that
+            was chosen for it.
+    """
+
+    task: str
+    method: str
+    seed: int
+    evaluation: Evaluation
+    row: Literal["plain", "refined"] = "plain"
+
+
+@dataclass(frozen=True)
+class Score:
+    """What came of a goal.
+
+    Attributes:
+        score: normalised, None where the task has no references. mean_return: undiscounted. q_gain: mean rise
+            of the critic's Q over the policy's action; None without a critic. setting: label of the row.
+        returns: (E,) of its episodes. target_return: that was asked for, None where none is.
+        diverged: update at which the training diverged; then there are no numbers.
+        dataset: id of the policy's data. ref_min, ref_max: references of the score.
+    """
+
+    task: str
+    method: str
+    seed: int
+    score: float | None
+    mean_return: float | None
+    q_gain: float | None
+    setting: str
+    returns: tuple[float, ...]
+    target_return: float | None
+    diverged: int | None = None
+    dataset: str = ""
+
+    @property
+    def value(self) -> float | None:
+        """The score, or the mean return where there is none."""
+        return self.mean_return if self.score is None else self.score
+
+
+def score_of(goal: Goal, shelf: Shelf) -> Score | None:
+    """What the evaluation of a goal says; None where it is missing or no episode of the row was finished."""
+    if not shelf.path(goal.evaluation).is_file():
+        return None
+    found = read(goal.evaluation, shelf)
+    if "diverged" in found:
+        at = found["diverged"].get("update")
+        return Score(goal.task, goal.method, goal.seed, None, None, None, "diverged", (), None, at)
+    row = _row(found, goal.row)
+    if row is None or row["mean"] is None:
+        return None
+    gains = row["mean_q_gain"]
+    return Score(
+        task=goal.task,
+        method=goal.method,
+        seed=goal.seed,
+        score=row["normalized"] and row["normalized"]["mean"],
+        mean_return=row["mean"],
+        q_gain=None if gains is None else statistics.fmean(gains),
+        setting=row["label"],
+        returns=tuple(row["returns"]),
+        target_return=row["target_return"],
+        dataset=found["policy"]["dataset_id"] or "",
+    )
+
+
+def _row(found: dict[str, Any], which: str) -> dict[str, Any] | None:
+    """The row of the plain policy, or the last one with steps: what was chosen stands last."""
+    rows = [row for row in found["settings"] if (row["setting"]["steps"] > 0) == (which == "refined")]
+    return rows[-1] if rows else None
+
+
+def over_seeds(values: Sequence[float]) -> str:
+    """Mean ± standard deviation (divisor N - 1) over training seeds; a single number as it is."""
+    if not values:
+        return NONE
+    mean = statistics.fmean(values)
+    return f"{mean:.1f}" if len(values) == 1 else f"{mean:.1f} ± {statistics.stdev(values):.1f}"
+
+
+def with_interval(values: Sequence[float]) -> str:
+    """Mean and its 95 % interval by Student's t over training seeds."""
+    if not values:
+        return NONE
+    mean, half = statistics.fmean(values), half_width(values)
+    return f"{mean:+.1f}" if half is None else f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
+
+
+def values_of(scores: Sequence[Score], task: str, method: str) -> dict[int, float]:
+    """Seed -> value."""
+    return {s.seed: s.value for s in scores if (s.task, s.method) == (task, method) and s.value is not None}
+
+
+def score_table(
+    scores: Sequence[Score],
+    tasks: Sequence[str],
+    methods: Sequence[str],
+    quoted: dict[str, dict[str, float]] | None = None,
+    quoted_tasks: Sequence[str] = (),
+    note: str = "",
+) -> Table:
+    """A row for every task and one for the totals of their means; a column for every method.
+
+    Args:
+        quoted: heading, which names the source -> task, or "total" -> number that others report.
+        quoted_tasks: over which the quoted totals are.
+    """
+    quoted = quoted or {}
+
+    def row(name: str, key: str, cells: list[str]) -> list[str]:
+        return [name, *cells, *(f"{c[key]:g}" if key in c else NONE for c in quoted.values())]
+
+    rows = [row(task, task, [_cell(scores, task, method) for method in methods]) for task in tasks]
+    if len(tasks) > 1:
+        cells = []
+        for method in methods:
+            found = [values_of(scores, task, method) for task in tasks]
+            whole = all(found)
+            cells.append(f"{sum(statistics.fmean(f.values()) for f in found):.1f}" if whole else NONE)
+        whole = set(tasks) == set(quoted_tasks)
+        rows.append(row(f"total of these {len(tasks)}", "total" if whole else "", cells))
+    if quoted and set(tasks) != set(quoted_tasks):
+        name = f"total of all {len(quoted_tasks)}"
+        rows.append(row(name, "total", [NONE] * len(methods)))
+    return Table(["task", *methods, *quoted], rows, note=note)
+
+
+def _cell(scores: Sequence[Score], task: str, method: str) -> str:
+    mine = [s for s in scores if (s.task, s.method) == (task, method)]
+    text = over_seeds(list(values_of(mine, task, method).values()))
+    lost = sum(s.diverged is not None for s in mine)
+    return text if not lost else f"{text}, {lost} of {len(mine)} diverged"
+
+
+def gain_table(
+    scores: Sequence[Score], tasks: Sequence[str], pairs: Sequence[tuple[str, str]], note: str = ""
+) -> Table:
+    """What the second method of each pair has over the first, runs of the same seed beside each other."""
+    rows = []
+    for task in tasks:
+        cells = []
+        for base, better in pairs:
+            before, after = values_of(scores, task, base), values_of(scores, task, better)
+            gains = [after[seed] - before[seed] for seed in sorted(before.keys() & after.keys())]
+            count = f", {sum(gain > 0 for gain in gains)} of {len(gains)} up" if gains else ""
+            cells.append(with_interval(gains) + count)
+        rows.append([task, *cells])
+    return Table(["task", *(f"{better} - {base}" for base, better in pairs)], rows, note=note)
+
+
+def setting_table(scores: Sequence[Score], tasks: Sequence[str], methods: Sequence[str]) -> Table:
+    """Which setting was chosen for each task and method on the tuning seed."""
+
+    def chosen(task: str, method: str) -> str:
+        for s in scores:
+            if (s.task, s.method) == (task, method) and s.diverged is None:
+                asked = "" if s.target_return is None else f", return {s.target_return:g}"
+                return s.setting + asked
+        return NONE
+
+    return Table(["task", *methods], [[t, *(chosen(t, m) for m in methods)] for t in tasks], text_columns=99)

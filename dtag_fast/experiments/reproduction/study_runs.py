@@ -1,0 +1,140 @@
+"""Runs a study: plans its pieces of work, makes what is missing, writes results, tables and figures."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dtag_fast.executors.choice import Executor
+from dtag_fast.experiments import plots
+from dtag_fast.experiments.reproduction import runner
+from dtag_fast.experiments.reproduction.lab import Lab
+from dtag_fast.experiments.reproduction.scores import Goal, Score, score_of
+from dtag_fast.experiments.reproduction.study import Findings, Study
+from dtag_fast.experiments.reproduction.work import Shelf
+from dtag_fast.training.files import read_json, write_json
+
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What would be run.
+
+    Attributes:
+        tasks: whose data are here. absent: task -> what was looked for. work: the pieces behind the goals.
+    """
+
+    tasks: list[str]
+    absent: dict[str, str]
+    goals: list[Goal]
+    work: runner.Plan
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """What `run_study` made.
+
+    Attributes:
+        findings: tables, figures and claims. missing: goals without a number. failures: a sentence each.
+        files: everything written.
+    """
+
+    findings: Findings
+    missing: list[Goal]
+    failures: list[str]
+    files: list[Path]
+
+
+def plan_study(
+    study: Study, lab: Lab, runs: Path, *, tasks: Sequence[str] | None = None, keep_older: bool = False
+) -> StudyPlan:
+    """Look which tasks have data and which pieces of work are missing; writes nothing.
+
+    Args:
+        tasks: some of the study's; None for all. runs: folder of the pieces, shared by all suites.
+
+    Raises:
+        ValueError: a task of another study, no task with data, or as `runner.make_plan`.
+    """
+    asked = list(study.tasks if tasks is None else tasks)
+    foreign = [task for task in asked if task not in study.tasks]
+    if foreign:
+        raise ValueError(f"tasks: expected some of {', '.join(study.tasks)}, got {foreign[0]!r}")
+    found = [task for task in asked if lab.data(task) is not None]
+    absent = {task: lab.source.wanted(task) for task in asked if task not in found}
+    if not found:
+        raise ValueError(
+            f"data: there is none for this suite; wanted {'; '.join(absent.values())} ({lab.source.root})"
+        )
+    goals = study.goals(lab, found)
+    works = list(dict.fromkeys(goal.evaluation for goal in goals))
+    return StudyPlan(found, absent, goals, runner.make_plan(works, runs, keep_older))
+
+
+def run_study(
+    name: str,
+    study: Study,
+    lab: Lab,
+    plan: StudyPlan,
+    *,
+    runs: Path,
+    out: Path,
+    crew: Executor,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> StudyReport:
+    """Make what is missing and write results.json, tables/ and figures/ under `out`.
+
+    Args:
+        name: of the suite. plan: of `plan_study`. runs: as there.
+        crew: an executor that was entered. progress: called with estimated seconds, done and in all.
+
+    Raises:
+        ValueError: `out` holds results of another suite.
+    """
+    refuse_other(name, out)
+    failures = runner.run(plan.work, runs, crew, progress)
+    shelf = Shelf(runs)
+    found = {goal: score_of(goal, shelf) for goal in plan.goals}
+    scores = [score for score in found.values() if score is not None]
+    findings = study.report(scores, plan.tasks)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / RESULTS, _summary(name, study, lab, plan, scores, findings))
+    files = [out / RESULTS]
+    for key, table in findings.tables.items():
+        files += table.save(out / "tables" / key)
+    for key, figure in findings.figures.items():
+        files += plots.save(figure, out / "figures" / key)
+    return StudyReport(findings, [goal for goal, score in found.items() if score is None], failures, files)
+
+
+def refuse_other(name: str, out: Path) -> None:
+    """Refuse a folder that holds the results of something else.
+
+    Raises:
+        ValueError: it does.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out: expected a folder, {out} is a file")
+    file = out / RESULTS
+    if out.is_dir() and any(out.iterdir()) and not file.is_file():
+        raise ValueError(f"out: {out} holds files of something else; take another folder or move them away")
+    if file.is_file() and read_json(file).get("suite") != name:
+        raise ValueError(f"out: {file} is not of the suite {name}; take another folder or move it away")
+
+
+def _summary(
+    name: str, study: Study, lab: Lab, plan: StudyPlan, scores: list[Score], findings: Findings
+) -> dict:
+    """What results.json holds; nothing in it says where on this machine anything lies."""
+    return {
+        "suite": name,
+        "source": study.source,
+        "budget": asdict(lab.budget),
+        "data": lab.source.kind,
+        "tasks": plan.tasks,
+        "absent": list(plan.absent),
+        "training_seeds": list(lab.reported),
+        "older_pieces": len(plan.work.older),
+        "claims": [asdict(claim) for claim in findings.claims],
+        "scores": [asdict(score) for score in scores],
+    }

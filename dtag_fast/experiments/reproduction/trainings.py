@@ -1,0 +1,98 @@
+"""Trainings of policies and critics."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from dtag_fast.algorithms.registry import preset_config
+from dtag_fast.experiments.reproduction.datasets import Data
+from dtag_fast.experiments.reproduction.work import Progress, Shelf, Work
+from dtag_fast.training import train
+
+CHECKPOINT_EVERY = 1_000  # updates: what a killed process may lose
+DIVERGED = "diverged.json"  # `train` writes it where a loss is not finite
+
+
+@dataclass(frozen=True)
+class Training(Work):
+    """A run of `training.train`, one thread.
+
+    Attributes:
+        task: for its name. changes: settings that are not those of the dataset's preset.
+        critic: what it learns from. holdout: fraction of the episodes kept from it.
+        update_seconds: about what an update takes, for the plan.
+    """
+
+    task: str
+    data: Data
+    algorithm: str
+    updates: int
+    seed: int
+    changes: tuple[tuple[str, Any], ...] = ()
+    critic: "Training | None" = None
+    holdout: float | None = None
+
+    folder: ClassVar[str] = "trainings"
+    suffix: ClassVar[str] = ""
+    code: ClassVar[tuple[str, ...]] = ("algorithms", "data", "models", "ops", "training")
+
+    @property
+    def label(self) -> str:
+        return f"{self.task}-{self.algorithm}-s{self.seed}"
+
+    @property
+    def needs(self) -> tuple[Work, ...]:
+        return self.data.needs if self.critic is None else (*self.data.needs, self.critic)
+
+    @property
+    def seconds(self) -> float:
+        return self.updates * update_seconds(self.algorithm, dict(self.changes))
+
+    def do(self, path: Path, shelf: Shelf, progress: Progress) -> None:
+        store = self.data.load(shelf)
+        config = dataclasses.replace(preset_config(self.algorithm, store.metadata), **dict(self.changes))
+        try:
+            train(
+                self.algorithm,
+                store,
+                out=path,
+                config=config,
+                updates=self.updates,
+                critic=None if self.critic is None else shelf.path(self.critic),
+                seed=self.seed,
+                checkpoint_every=CHECKPOINT_EVERY,
+                keep_last=1,
+                holdout=self.holdout,
+                validate_every=None if self.holdout is None else self.updates,
+                resume=True,
+                progress=lambda done, total, _metrics: progress(done / total),
+            )
+        except FloatingPointError:
+            # A result: some methods are told to diverge. What is left has no checkpoint of this moment.
+            if not (path / DIVERGED).is_file():
+                raise
+
+
+def divergence(run: Path) -> dict[str, Any] | None:
+    """What a training wrote when it diverged; None for one that did not."""
+    file = run / DIVERGED
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+# seconds of an update on one core of a 2-core Intel Xeon (Sapphire Rapids): widths of the small budget for
+# sequence models (K=5, d=64, 2 layers, 64 windows), published ones for all else
+_UPDATE_SECONDS = {"bc": 0.0012, "dt": 0.008, "reinformer": 0.014, "adt": 0.008, "edt": 0.01, "qt": 0.02}
+_UPDATE_SECONDS |= {"iql": 0.0035, "td3bc": 0.004, "awac": 0.008, "cql": 0.06}
+_SMALL_TOKENS = 5 * 2 * 64 * 64**2  # K x layers x windows x width^2
+
+
+def update_seconds(algorithm: str, changes: dict[str, Any]) -> float:
+    """About what an update of an algorithm takes; a sequence model's grows with its size."""
+    seconds = _UPDATE_SECONDS[algorithm]
+    if algorithm not in ("dt", "reinformer", "adt", "edt", "qt"):
+        return seconds * (1.6 if changes.get("policy") else 1.0)
+    sizes = {"context_len": 20, "n_layer": 3, "batch_size": 64, "d_model": 128} | changes
+    tokens = sizes["context_len"] * sizes["n_layer"] * sizes["batch_size"] * sizes["d_model"] ** 2
+    return seconds * max(1.0, tokens / _SMALL_TOKENS)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dtag_fast.experiments.over_seeds import half_width
-from dtag_fast.experiments.reproduction.evaluations import Evaluation, read
-from dtag_fast.experiments.reproduction.work import Shelf
+from dtag_fast.experiments.reproduction.evaluations import read
+from dtag_fast.experiments.reproduction.work import Shelf, Work
 from dtag_fast.experiments.tables import Table
 
 NONE = "-"
@@ -18,15 +18,16 @@ class Goal:
     """A number that a suite reports: a method on a task, of one training seed.
 
     Attributes:
-        row: "plain": of the evaluation's policy alone; "refined": with the setting of Action Gradient that
-            was chosen for it.
+        work: that holds it; an Evaluation where `score_of` reads it.
+        row: of the evaluation. "plain": its policy alone; "refined": with the setting of Action Gradient that
+            was chosen for it; a number: with that one of its settings.
     """
 
     task: str
     method: str
     seed: int
-    evaluation: Evaluation
-    row: Literal["plain", "refined"] = "plain"
+    work: Work
+    row: Literal["plain", "refined"] | int = "plain"
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,9 @@ class Score:
 
 def score_of(goal: Goal, shelf: Shelf) -> Score | None:
     """What the evaluation of a goal says; None where it is missing or no episode of the row was finished."""
-    if not shelf.path(goal.evaluation).is_file():
+    if not shelf.path(goal.work).is_file():
         return None
-    found = read(goal.evaluation, shelf)
+    found = read(goal.work, shelf)
     if "diverged" in found:
         at = found["diverged"].get("update")
         return Score(goal.task, goal.method, goal.seed, None, None, None, "diverged", (), None, at)
@@ -85,8 +86,10 @@ def score_of(goal: Goal, shelf: Shelf) -> Score | None:
     )
 
 
-def _row(found: dict[str, Any], which: str) -> dict[str, Any] | None:
-    """The row of the plain policy, or the last one with steps: what was chosen stands last."""
+def _row(found: dict[str, Any], which: str | int) -> dict[str, Any] | None:
+    """A row for the first target return; of those with steps the last, where what was chosen stands."""
+    if isinstance(which, int):
+        return found["settings"][which * (len(found["settings"]) // found["settings_asked"])]
     rows = [row for row in found["settings"] if (row["setting"]["steps"] > 0) == (which == "refined")]
     return rows[-1] if rows else None
 

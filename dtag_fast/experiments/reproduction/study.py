@@ -6,7 +6,8 @@ from typing import Any
 
 from dtag_fast.experiments.claims import Claim
 from dtag_fast.experiments.reproduction.lab import Lab
-from dtag_fast.experiments.reproduction.scores import Goal, Score
+from dtag_fast.experiments.reproduction.scores import Goal, score_of
+from dtag_fast.experiments.reproduction.work import Shelf
 from dtag_fast.experiments.tables import Table
 
 
@@ -31,11 +32,13 @@ class Study:
         title: one line. source: paper and section.
         tasks: that it is about, whether their data are here or not.
         goals: (lab, tasks whose data are here) -> the numbers it reports.
-        report: (scores, tasks) -> what is made of them.
+        report: (rows, tasks) -> what is made of them.
+        read: (goal, shelf) -> its row, a dataclass of JSON values; None where there is no number.
     """
 
     title: str
     source: str
     tasks: tuple[str, ...]
     goals: Callable[[Lab, Sequence[str]], list[Goal]]
-    report: Callable[[Sequence[Score], Sequence[str]], Findings]
+    report: Callable[[Sequence[Any], Sequence[str]], Findings]
+    read: Callable[[Goal, Shelf], Any] = score_of

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from dtag_fast.executors.choice import Executor
 from dtag_fast.experiments import plots
 from dtag_fast.experiments.reproduction import runner
 from dtag_fast.experiments.reproduction.lab import Lab
-from dtag_fast.experiments.reproduction.scores import Goal, Score, score_of
+from dtag_fast.experiments.reproduction.scores import Goal
 from dtag_fast.experiments.reproduction.study import Findings, Study
 from dtag_fast.experiments.reproduction.work import Shelf
 from dtag_fast.training.files import read_json, write_json
@@ -67,7 +68,7 @@ def plan_study(
             f"data: there is none for this suite; wanted {'; '.join(absent.values())} ({lab.source.root})"
         )
     goals = study.goals(lab, found)
-    works = list(dict.fromkeys(goal.evaluation for goal in goals))
+    works = list(dict.fromkeys(goal.work for goal in goals))
     return StudyPlan(found, absent, goals, runner.make_plan(works, runs, keep_older))
 
 
@@ -94,17 +95,17 @@ def run_study(
     refuse_other(name, out)
     failures = runner.run(plan.work, runs, crew, progress)
     shelf = Shelf(runs)
-    found = {goal: score_of(goal, shelf) for goal in plan.goals}
-    scores = [score for score in found.values() if score is not None]
-    findings = study.report(scores, plan.tasks)
+    found = {goal: study.read(goal, shelf) for goal in plan.goals}
+    rows = [row for row in found.values() if row is not None]
+    findings = study.report(rows, plan.tasks)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / RESULTS, _summary(name, study, lab, plan, scores, findings))
+    write_json(out / RESULTS, _summary(name, study, lab, plan, rows, findings))
     files = [out / RESULTS]
     for key, table in findings.tables.items():
         files += table.save(out / "tables" / key)
     for key, figure in findings.figures.items():
         files += plots.save(figure, out / "figures" / key)
-    return StudyReport(findings, [goal for goal, score in found.items() if score is None], failures, files)
+    return StudyReport(findings, [goal for goal, row in found.items() if row is None], failures, files)
 
 
 def refuse_other(name: str, out: Path) -> None:
@@ -122,9 +123,7 @@ def refuse_other(name: str, out: Path) -> None:
         raise ValueError(f"out: {file} is not of the suite {name}; take another folder or move it away")
 
 
-def _summary(
-    name: str, study: Study, lab: Lab, plan: StudyPlan, scores: list[Score], findings: Findings
-) -> dict:
+def _summary(name: str, study: Study, lab: Lab, plan: StudyPlan, rows: list[Any], findings: Findings) -> dict:
     """What results.json holds; nothing in it says where on this machine anything lies."""
     return {
         "suite": name,
@@ -136,5 +135,5 @@ def _summary(
         "training_seeds": list(lab.reported),
         "older_pieces": len(plan.work.older),
         "claims": [asdict(claim) for claim in findings.claims],
-        "scores": [asdict(score) for score in scores],
+        "rows": [asdict(row) for row in rows],
     }

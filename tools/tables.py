@@ -4,6 +4,7 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -123,19 +124,20 @@ def benchmarks(file: Path, *prefixes: str) -> str:
 
 
 def suite(file: Path, part: str = "table") -> str:
-    """Of a results.json of `dtag reproduce`: its "table", or its "claims" and whether they hold, both made
-    anew from what each seed gave."""
+    """Of a results.json of `dtag reproduce`: its "claims" and whether they hold, or a table. A suite of seeds
+    has one, "table", made anew from what each seed gave; a suite of trainings has several, by name."""
     result = json.loads(file.read_text())
-    about = SUITES[result["suite"]]
-    if part == "table":
+    about = SUITES.get(result["suite"])
+    if part == "claims":
+        claims = result["claims"] if about is None else map(asdict, about.claims(result["seeds"]))
+        rows = [(c["text"], "yes" if c["holds"] else "**no**", c["measured"]) for c in claims]
+        return Table(("claim", "holds", "measured"), rows, text_columns=3).markdown()
+    if about is not None and part == "table":
         return "\n\n".join(table.markdown() for table in about.tables(result["seeds"]).values())
-    if part != "claims":
-        raise ValueError(f"suite: expected claims or nothing after the file, got {part}")
-    rows = [
-        (claim.text, "yes" if claim.holds else "**no**", claim.measured)
-        for claim in about.claims(result["seeds"])
-    ]
-    return Table(("claim", "holds", "measured"), rows, text_columns=3).markdown()
+    if part not in result.get("tables", {}):
+        known = ", ".join(("claims", *result.get("tables", ("table",))))
+        raise ValueError(f"suite: expected one of {known} after {file.name}, got {part}")
+    return Table(**result["tables"][part]).markdown()
 
 
 def cuda_resources(file: Path) -> str:

@@ -179,8 +179,10 @@ def training_curves(panels: Mapping[str, Sequence[Curve]], *, x_name: str = "upd
     return figure
 
 
-def learning_curves(panels: Mapping[str, Sequence[Curve]], *, score_name: str):
-    """A panel per dataset (name -> curves over steps of the environment), three to a row.
+def learning_curves(
+    panels: Mapping[str, Sequence[Curve]], *, score_name: str, x_name: str = "environment steps"
+):
+    """A panel per dataset (name -> curves over steps of the environment, or `x_name`), three to a row.
 
     Curves of the same label look the same in all panels.
     """
@@ -195,7 +197,7 @@ def learning_curves(panels: Mapping[str, Sequence[Curve]], *, score_name: str):
                 look = looks[curve.label]
                 draw_line(axes, curve.x, curve, look if len(curve.x) <= 20 else {**look, "markevery": 0.1})
                 drawn.setdefault(curve.label, axes.lines[-1])
-            axes.set(title=name, xlabel="environment steps", ylabel=score_name)
+            axes.set(title=name, xlabel=x_name, ylabel=score_name)
             axes.ticklabel_format(style="sci", axis="x", scilimits=(-3, 4))
         for axes in list(places.flat)[len(panels) :]:
             axes.set_visible(False)

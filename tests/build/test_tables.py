@@ -88,6 +88,19 @@ def test_a_suite_gives_its_table_and_its_claims(make_tables, root):
     assert "| yes | 0.450 least |" in text and "| **no** | 0.2500 most |" in text
 
 
+def test_a_suite_of_trainings_gives_the_tables_it_kept(make_tables, root):
+    kept = {"header": ["task", "RF"], "rows": [["hopper", "1.5"]], "text_columns": 1, "note": "Means."}
+    claim = {"text": "it gains", "holds": False, "measured": "on 0 of 1"}
+    content = {"suite": "gym", "tables": {"scores": kept}, "claims": [claim]}
+    (root / "docs/gym.json").write_text(json.dumps(content))
+    document(root, "suite docs/gym.json scores")
+    assert make_tables.main([], root) == 0
+    assert "| task | RF |\n| --- | ---: |\n| hopper | 1.5 |\n\nMeans." in (root / "docs/page.md").read_text()
+    document(root, "suite docs/gym.json claims")
+    assert make_tables.main([], root) == 0
+    assert "| it gains | **no** | on 0 of 1 |" in (root / "docs/page.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("mark", "reason"),
     [
@@ -96,7 +109,7 @@ def test_a_suite_gives_its_table_and_its_claims(make_tables, root):
         ("nonsense docs/one.json", "expected one of"),
         ("evaluation docs/one.json docs/one.json", "training seed twice"),
         ("benchmarks docs/speed.json other", "no benchmark begins with other"),
-        ("suite docs/toy.json verdicts", "expected claims or nothing after the file, got verdicts"),
+        ("suite docs/toy.json verdicts", "expected one of claims, table after toy.json, got verdicts"),
     ],
 )
 def test_a_table_that_cannot_be_made_is_refused(make_tables, root, capsys, mark, reason):

@@ -8,6 +8,7 @@ import pytest
 
 from dtag_fast.cli.main import main
 from dtag_fast.experiments import suites
+from dtag_fast.experiments.reproduction.studies import STUDIES
 from dtag_fast.experiments.return_regret import ReturnRegretConfig
 from dtag_fast.experiments.single_state import SingleStateConfig
 from dtag_fast.experiments.tables import Table
@@ -177,9 +178,10 @@ def test_files_of_somebody_else_are_left_alone(file, reproduce, tmp_path):
     assert contents(tmp_path / "here") == before
 
 
-def test_the_help_names_every_suite(reproduce):
-    code, out, _ = reproduce("--help")
-    assert code == 0 and all(name in out for name in suites.SUITES)
+def test_the_list_names_every_suite(reproduce):
+    code, out, _ = reproduce("list")
+    assert code == 0 and [line.split()[0] for line in out.splitlines()] == sorted(suites.SUITES | STUDIES)
+    assert "dtag reproduce list" in reproduce("--help")[1]
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(reproduce, monkeypatch, tmp_path):
@@ -192,7 +194,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(reproduce, monkeypatch, tm
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("fly",), "suite: expected one of single-state, regret, toy, got 'fly'"),
+        (("fly",), f"suite: expected one of {', '.join(sorted(suites.SUITES | STUDIES))}, got 'fly'"),
         (("toy", "--seeds", "0"), "seeds: expected a positive number, got 0"),
         (("toy", "--out", "file"), "out: expected a folder, file is a file"),
     ],

@@ -95,6 +95,21 @@ class Lab:
             **options,
         )
 
+    def swept(
+        self, policy: Training, critic: Training, settings: tuple[AGSetting, ...], **options: Any
+    ) -> Evaluation:
+        """The policy alone and with every one of `settings`, on as many episodes as choose one elsewhere."""
+        chosen_by = (self._tuning(policy, None, (AGSetting(),), {}),) if asks_for_returns(policy) else ()
+        return Evaluation(
+            policy,
+            critic,
+            (AGSetting(), *settings),
+            episodes=self.budget.tuning_episodes,
+            seed=FIRST_EPISODE,
+            chosen_by=chosen_by,
+            **options,
+        )
+
     def step_sizes(self, **options: Any) -> tuple[AGSetting, ...]:
         """Action Gradient with every step size of the budget."""
         return tuple(grid((self.budget.ag_steps,), self.budget.ag_lr, **options))

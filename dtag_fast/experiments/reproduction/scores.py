@@ -37,9 +37,9 @@ class Score:
     Attributes:
         score: normalised, None where the task has no references. mean_return: undiscounted. q_gain: mean rise
             of the critic's Q over the policy's action; None without a critic. setting: label of the row.
-        returns: (E,) of its episodes. target_return: that was asked for, None where none is.
+        episodes: that were finished. target_return: that was asked for, None where none is.
         diverged: update at which the training diverged; then there are no numbers.
-        dataset: id of the policy's data. ref_min, ref_max: references of the score.
+        dataset: id of the policy's data.
     """
 
     task: str
@@ -49,7 +49,7 @@ class Score:
     mean_return: float | None
     q_gain: float | None
     setting: str
-    returns: tuple[float, ...]
+    episodes: int
     target_return: float | None
     diverged: int | None = None
     dataset: str = ""
@@ -67,7 +67,7 @@ def score_of(goal: Goal, shelf: Shelf) -> Score | None:
     found = read(goal.work, shelf)
     if "diverged" in found:
         at = found["diverged"].get("update")
-        return Score(goal.task, goal.method, goal.seed, None, None, None, "diverged", (), None, at)
+        return Score(goal.task, goal.method, goal.seed, None, None, None, "diverged", 0, None, at)
     row = _row(found, goal.row)
     if row is None or row["mean"] is None:
         return None
@@ -80,7 +80,7 @@ def score_of(goal: Goal, shelf: Shelf) -> Score | None:
         mean_return=row["mean"],
         q_gain=None if gains is None else statistics.fmean(gains),
         setting=row["label"],
-        returns=tuple(row["returns"]),
+        episodes=len(row["returns"]),
         target_return=row["target_return"],
         dataset=found["policy"]["dataset_id"] or "",
     )

@@ -1,6 +1,20 @@
 """The suites of `dtag reproduce` that train and evaluate on datasets."""
 
-from dtag_fast.experiments.reproduction import benchmark_tables
+from dtag_fast.experiments.reproduction import (
+    benchmark_study,
+    optimizer_study,
+    policy_gradient_study,
+    steps_study,
+    token_prediction_study,
+)
 from dtag_fast.experiments.reproduction.study import Study
 
-STUDIES: dict[str, Study] = {"gym": benchmark_tables.GYM_STUDY, "maze2d": benchmark_tables.MAZE2D_STUDY}
+STUDIES: dict[str, Study] = {
+    "gym": benchmark_study.GYM_STUDY,
+    "maze2d": benchmark_study.MAZE2D_STUDY,
+    "ablation-steps": steps_study.STUDY,
+    "ablation-optimizer": optimizer_study.STUDY,
+    "tp-ag": token_prediction_study.STUDY,
+    "pg-ag": policy_gradient_study.STUDY,
+    "conservative-optimizer": optimizer_study.CONSERVATIVE_STUDY,
+}

@@ -135,5 +135,6 @@ def _summary(name: str, study: Study, lab: Lab, plan: StudyPlan, rows: list[Any]
         "training_seeds": list(lab.reported),
         "older_pieces": len(plan.work.older),
         "claims": [asdict(claim) for claim in findings.claims],
+        "tables": {name: asdict(table) for name, table in findings.tables.items()},
         "rows": [asdict(row) for row in rows],
     }

@@ -1,0 +1,147 @@
+"""The number of Action Gradient steps with the step size: where it helps less, where it collapses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from statistics import fmean
+
+from dtag_fast.experiments.claims import Claim
+from dtag_fast.experiments.over_seeds import mean_curve
+from dtag_fast.experiments.plots import Curve, learning_curves
+from dtag_fast.experiments.reproduction.lab import Lab
+from dtag_fast.experiments.reproduction.scores import NONE, Goal, Score, values_of
+from dtag_fast.experiments.reproduction.study import Findings, Study
+from dtag_fast.experiments.reproduction.tasks import MAZE2D
+from dtag_fast.experiments.tables import Table
+from dtag_fast.rollout import AGSetting
+
+POLICIES = {"DT": "dt", "RF": "reinformer"}
+
+STEPS = (*range(1, 16), 20, 30, 50, 100)
+LR = (0.003, 0.01, 0.03, 0.1)
+PUBLISHED_MOST = 15  # steps in the paper's ablation
+SHOWN = (10, PUBLISHED_MOST, STEPS[-1])  # n whose gains the table has
+
+
+def selections(policy: str) -> tuple[str, ...]:
+    """Which iterate is executed: the best, and for Reinformer the last as well."""
+    return ("best", "last") if policy == "RF" else ("best",)
+
+
+def _method(policy: str, select: str, lr: float, n: int) -> str:
+    """Name of a cell of the ablation."""
+    return policy if n == 0 else f"{policy} {select} lr={lr:g} n={n}"
+
+
+def goals(lab: Lab, tasks: Sequence[str]) -> list[Goal]:
+    """Every number of steps with every step size, on the same episodes; DT executes the best iterate only."""
+    found = []
+    for task in tasks:
+        for seed in lab.reported:
+            iql = lab.training(task, "iql", seed)
+            for name, algorithm in POLICIES.items():
+                cells = list(product(selections(name), LR, STEPS))
+                settings = tuple(AGSetting(n, lr, select=select) for select, lr, n in cells)
+                swept = lab.swept(lab.training(task, algorithm, seed), iql, settings)
+                found.append(Goal(task, name, seed, swept))
+                for place, cell in enumerate(cells, start=1):
+                    found.append(Goal(task, _method(name, *cell), seed, swept, row=place))
+    return found
+
+
+def report(scores: Sequence[Score], tasks: Sequence[str]) -> Findings:
+    """A row for every task, policy, selection and step size, and how the gain goes over n."""
+    rows, panels, diminish, collapse = [], {}, [], []
+    for task, name in product(tasks, POLICIES):
+        for select in selections(name):
+            gains = {lr: _gains(scores, task, name, select, lr) for lr in LR}
+            gains = {lr: found for lr, found in gains.items() if found}
+            for lr, found in gains.items():
+                shape = _shape(found)
+                rows.append([task, name, select, f"{lr:g}", *shape.cells(found)])
+                if select == "best" and shape.gain > 0:
+                    diminish.append(shape.enough <= PUBLISHED_MOST)
+                if select == "last" and lr == LR[-1]:
+                    collapse.append(found[STEPS[-1]] < 0)
+            if gains:
+                curves = [_curve(scores, task, name, select, lr) for lr in gains]
+                panels[f"{task}, {name}, {select}"] = curves
+    header = ["task", "policy", "executed", "step size", "best n", "gain there", "90 % of it at n"]
+    header += [f"gain at n={n}" for n in SHOWN] + ["below 0 from n"]
+    note = "Gains in normalised score over the policy alone on the same episodes, means over training seeds."
+    return Findings(
+        tables={"steps": Table(header, rows, text_columns=3, note=note)},
+        figures={"steps": learning_curves(panels, score_name="score", x_name="n, Action Gradient steps")},
+        claims=[
+            Claim(
+                f"where Action Gradient gains, 90 % of the gain is there within {PUBLISHED_MOST} steps",
+                sum(diminish) > len(diminish) / 2,
+                f"for {sum(diminish)} of {len(diminish)} combinations of task, policy and step size",
+            ),
+            Claim(
+                f"{STEPS[-1]} of the largest steps, the last iterate executed, end below the policy alone",
+                sum(collapse) > len(collapse) / 2,
+                f"on {sum(collapse)} of {len(collapse)} tasks",
+            ),
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """How a gain goes over n: the best n and its gain, the first n with 90 % of that, the first n beyond the
+    best one where the policy alone is better."""
+
+    best: int
+    gain: float
+    enough: int
+    below: int | None
+
+    def cells(self, gains: dict[int, float]) -> list[str]:
+        shown = [f"{gains[n]:+.1f}" if n in gains else NONE for n in SHOWN]
+        enough = str(self.enough) if self.gain > 0 else NONE
+        below = NONE if self.below is None else str(self.below)
+        return [str(self.best), f"{self.gain:+.1f}", enough, *shown, below]
+
+
+def _shape(gains: dict[int, float]) -> _Shape:
+    """Of gains by n, ascending."""
+    best = max(gains, key=gains.get)
+    enough = next(n for n, gain in gains.items() if gain >= 0.9 * gains[best] or n == best)
+    below = next((n for n, gain in gains.items() if n > best and gain < 0), None)
+    return _Shape(best, gains[best], enough, below)
+
+
+def _gains(scores: Sequence[Score], task: str, policy: str, select: str, lr: float) -> dict[int, float]:
+    """n -> mean over seeds of what n steps gain, as far as it is known."""
+    plain, found = values_of(scores, task, policy), {}
+    for n in STEPS:
+        refined = values_of(scores, task, _method(policy, select, lr, n))
+        if both := plain.keys() & refined.keys():
+            found[n] = fmean(refined[seed] - plain[seed] for seed in both)
+    return found
+
+
+def _curve(scores, task: str, policy: str, select: str, lr: float) -> Curve:
+    """Score over n of one step size; n = 0 is the policy alone."""
+    by_seed: dict[int, list[tuple[int, float]]] = {}
+    for n in (0, *STEPS):
+        for seed, value in values_of(scores, task, _method(policy, select, lr, n)).items():
+            by_seed.setdefault(seed, []).append((n, value))
+    runs = [tuple(zip(*points, strict=True)) for points in by_seed.values()]
+    return mean_curve(f"step size {lr:g}", runs)
+
+
+STUDY = Study(
+    title="the number of Action Gradient steps with the step size: where it helps less, where it collapses",
+    source="Action Gradient, arXiv 2510.05285, its ablation of n and the step size",
+    tasks=(
+        "halfcheetah-medium",
+        "halfcheetah-medium-replay",
+        "hopper-medium",
+        "hopper-medium-replay",
+        *MAZE2D,
+    ),
+    goals=goals,
+    report=report,
+)

@@ -1,0 +1,51 @@
+"""Keeps what suites of `dtag reproduce` found: their results.json and figures, for docs/results.md.
+
+    python -m tools.keep_results gym maze2d ...    copies results/SUITE to docs/results/reproduction
+
+Then `python -m tools.make_tables` writes the tables.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def keep(folder: Path, kept: Path) -> list[Path]:
+    """Copy a suite's results and PNG figures; returns the copies.
+
+    Args:
+        folder: of the suite, named as it is. kept: where copies go.
+
+    Raises:
+        FileNotFoundError: there are no results.
+    """
+    results = folder / "results.json"
+    if not results.is_file():
+        raise FileNotFoundError(f"{results}: expected the results of a suite; run `dtag reproduce` first")
+    copies = {results: kept / f"{folder.name}.json"}
+    for figure in sorted((folder / "figures").glob("*.png")):
+        copies[figure] = kept / f"{folder.name}-{figure.name}"
+    kept.mkdir(parents=True, exist_ok=True)
+    for source, target in copies.items():
+        shutil.copyfile(source, target)
+    return list(copies.values())
+
+
+def main(argv: Sequence[str]) -> int:
+    """Keep the results of the suites that are named."""
+    parser = argparse.ArgumentParser(prog="python -m tools.keep_results", description=__doc__)
+    parser.add_argument("suites", nargs="+", metavar="SUITE")
+    parser.add_argument("--results", type=Path, default=ROOT / "results")
+    args = parser.parse_args(argv)
+    for suite in args.suites:
+        for file in keep(args.results / suite, ROOT / "docs/results/reproduction"):
+            print(file.relative_to(ROOT))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,5 +1,6 @@
 """`dtag reproduce SUITE`: an experiment of a paper from nothing to tables and figures, resumable."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
-from dtag_fast.cli.main import EXIT_DONE, EXIT_INCOMPLETE
+from dtag_fast.cli.main import EXIT_DONE, EXIT_INCOMPLETE, EXIT_INTERRUPTED
 from dtag_fast.cli.terminal import make_console, progress_bar
 
 # options that only suites which train on datasets have
@@ -44,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
 
     if args.suite == "list":
         for name, suite in sorted((SUITES | STUDIES).items()):
-            console.print(f"{name:<20}{suite.title}", soft_wrap=True, markup=False)
+            console.print(f"{name:<24}{suite.title}", soft_wrap=True, markup=False)
         return EXIT_DONE
     if args.suite in STUDIES:
         return _study(args, STUDIES[args.suite], console)
@@ -84,7 +85,6 @@ def _seeds(args: Args, suite, console: Console) -> int:
 def _study(args: Args, study, console: Console) -> int:
     """A suite of trainings and evaluations on datasets."""
     from dtag_fast.executors.choice import make_executor
-    from dtag_fast.executors.interrupts import Interrupts
     from dtag_fast.experiments.reproduction.budget import BUDGETS
     from dtag_fast.experiments.reproduction.lab import Lab
     from dtag_fast.experiments.reproduction.study_runs import plan_study, refuse_other, run_study
@@ -104,8 +104,12 @@ def _study(args: Args, study, console: Console) -> int:
     if args.dry_run:
         console.print("Nothing was run.")
         return EXIT_DONE
-    with Interrupts(), crew, progress_bar(console, "seconds of one core") as report:
-        made = run_study(args.suite, study, lab, plan, runs=runs, out=out, crew=crew, progress=report)
+    try:
+        with crew, progress_bar(console, "seconds of one core") as report:
+            made = run_study(args.suite, study, lab, plan, runs=runs, out=out, crew=crew, progress=report)
+    except KeyboardInterrupt:
+        print(f"dtag reproduce: interrupted; the same command goes on in {runs}", file=sys.stderr)
+        return EXIT_INTERRUPTED
     code = _print_findings(console, made.findings.tables, made.findings.claims, made.files)
     for sentence in made.failures:
         console.print(f"failed: {sentence}", soft_wrap=True, markup=False)

@@ -1,6 +1,7 @@
 """Episodes of a policy, with and without Action Gradient, and the choice of a setting by other episodes."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +58,10 @@ class Evaluation(Work):
         return EPISODE_SECONDS * self.episodes * targets * (len(self.settings) + bool(self.chosen_by))
 
     def do(self, path: Path, shelf: Shelf, progress: Progress) -> None:
-        if diverged := divergence(shelf.path(self.policy)):
-            write_json(path, {"diverged": diverged})
-            return
+        for training in (self.policy, self.critic):
+            if training is not None and (diverged := divergence(shelf.path(training))):
+                write_json(path, {"diverged": diverged})
+                return
         policy = load_policy(shelf.path(self.policy))
         critic = None if self.critic is None else load_critic(shelf.path(self.critic))
         settings, targets, chosen = self.settings, self.target_returns, None
@@ -96,12 +98,13 @@ def read(evaluation: Evaluation, shelf: Shelf) -> dict[str, Any]:
 def choose(tunings: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The target return with the best plain policy and, for it, the best setting of Action Gradient.
 
-    Best: highest mean return over all episodes of all `tunings`, which have the same settings; the first of
-    equals. A tuning whose policy diverged counts for nothing.
+    Best: highest mean over `tunings`, which have the same settings, of their mean returns; the first of
+    equals. A setting of which a tuning finished no episode is the worst; a tuning that diverged counts for
+    nothing.
 
     Returns:
         target_return: or None where policies take none. setting: its place among the settings, None where
-        there is none with steps. means: mean return of each setting for that target.
+        there is none with steps. means: of each setting for that target, None where one finished no episode.
     """
     tunings = [found for found in tunings if "settings" in found]
     if not tunings:
@@ -122,4 +125,5 @@ def choose(tunings: Sequence[dict[str, Any]]) -> dict[str, Any]:
     target = int((mean.max(axis=0) if plain is None else mean[plain]).argmax())
     refined = [place for place, n in enumerate(steps) if n > 0]
     best = max(refined, key=lambda place: mean[place, target], default=None)
-    return {"target_return": targets[target], "setting": best, "means": mean[:, target].tolist()}
+    means = [value if math.isfinite(value) else None for value in mean[:, target].tolist()]
+    return {"target_return": targets[target], "setting": best, "means": means}

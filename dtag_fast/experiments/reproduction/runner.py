@@ -12,8 +12,7 @@ import torch
 from dtag_fast.executors.choice import Executor
 from dtag_fast.experiments.reproduction.work import Shelf, Work, in_order, plain
 from dtag_fast.experiments.reuse import Found, Pieces, code_fingerprint
-
-MAY_DIFFER = frozenset({"code", "torch"})  # in a recipe, where older pieces are kept
+from dtag_fast.experiments.threads import one_thread
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,8 @@ class WorkJob:
 
         path = pieces.begin(self.work.name, self.recipe, keep=self.keep)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.work.do(path, Shelf(self.root), report)
+        with one_thread():
+            self.work.do(path, Shelf(self.root), report)
         seconds = time.perf_counter() - began
         pieces.finish(self.work.name, self.recipe, seconds=round(seconds, 2))
         return seconds
@@ -138,6 +138,7 @@ def run(
         progress(done, total)
 
     progress(0, max(total, 1))
+    _forget_outdated(plan, pieces)
     for wave in plan.waves:
         jobs = []
         for work in (work for work in wave if work in plan.missing):
@@ -153,6 +154,15 @@ def run(
                 failed.add(outcome.job.work)
                 sentences.append(f"{outcome.job.work.name}: {outcome.error}")
     return sentences
+
+
+def _forget_outdated(plan: Plan, pieces: Pieces) -> None:
+    """Remove what was made from pieces that are made anew: were this process killed after them, the next one
+    would take it for theirs."""
+    for work in plan.missing:
+        outdated = any(need in plan.missing for need in work.needs)
+        if outdated and pieces.look(work.name, wanted := recipe(work))[0] is not Found.NOTHING:
+            pieces.begin(work.name, wanted)
 
 
 def measured_seconds(works: Sequence[Work], root: Path) -> float | None:

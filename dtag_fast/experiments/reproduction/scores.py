@@ -36,7 +36,8 @@ class Score:
 
     Attributes:
         score: normalised, None where the task has no references. mean_return: undiscounted. q_gain: mean rise
-            of the critic's Q over the policy's action; None without a critic. setting: label of the row.
+            of the critic's Q over the policy's action; None without a critic. setting: label of the row
+            without its target return.
         episodes: that were finished. target_return: that was asked for, None where none is.
         diverged: update at which the training diverged; then there are no numbers.
         dataset: id of the policy's data.
@@ -66,7 +67,7 @@ def score_of(goal: Goal, shelf: Shelf) -> Score | None:
         return None
     found = read(goal.work, shelf)
     if "diverged" in found:
-        at = found["diverged"].get("update")
+        at = found["diverged"]["update"]
         return Score(goal.task, goal.method, goal.seed, None, None, None, "diverged", 0, None, at)
     row = _row(found, goal.row)
     if row is None or row["mean"] is None:
@@ -79,7 +80,7 @@ def score_of(goal: Goal, shelf: Shelf) -> Score | None:
         score=row["normalized"] and row["normalized"]["mean"],
         mean_return=row["mean"],
         q_gain=None if gains is None else statistics.fmean(gains),
-        setting=row["label"],
+        setting=row["label"].partition(" target=")[0],
         episodes=len(row["returns"]),
         target_return=row["target_return"],
         dataset=found["policy"]["dataset_id"] or "",
@@ -90,7 +91,8 @@ def _row(found: dict[str, Any], which: str | int) -> dict[str, Any] | None:
     """A row for the first target return; of those with steps the last, where what was chosen stands."""
     if isinstance(which, int):
         return found["settings"][which * (len(found["settings"]) // found["settings_asked"])]
-    rows = [row for row in found["settings"] if (row["setting"]["steps"] > 0) == (which == "refined")]
+    first = found["settings"][:: len(found["settings"]) // found["settings_asked"]]
+    rows = [row for row in first if (row["setting"]["steps"] > 0) == (which == "refined")]
     return rows[-1] if rows else None
 
 

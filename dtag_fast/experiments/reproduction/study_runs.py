@@ -57,7 +57,7 @@ def plan_study(
     Raises:
         ValueError: a task of another study, no task with data, or as `runner.make_plan`.
     """
-    asked = list(study.tasks if tasks is None else tasks)
+    asked = list(dict.fromkeys(study.tasks if tasks is None else tasks))
     foreign = [task for task in asked if task not in study.tasks]
     if foreign:
         raise ValueError(f"tasks: expected some of {', '.join(study.tasks)}, got {foreign[0]!r}")

@@ -10,6 +10,7 @@ from dtag_fast.algorithms.registry import preset_config
 from dtag_fast.experiments.reproduction.datasets import Data
 from dtag_fast.experiments.reproduction.work import Progress, Shelf, Work
 from dtag_fast.training import train
+from dtag_fast.training.files import write_text
 
 CHECKPOINT_EVERY = 1_000  # updates: what a killed process may lose
 DIVERGED = "diverged.json"  # `train` writes it where a loss is not finite
@@ -51,6 +52,10 @@ class Training(Work):
         return self.updates * update_seconds(self.algorithm, dict(self.changes))
 
     def do(self, path: Path, shelf: Shelf, progress: Progress) -> None:
+        if self.critic is not None and (file := shelf.path(self.critic) / DIVERGED).is_file():
+            path.mkdir(parents=True, exist_ok=True)
+            write_text(path / DIVERGED, file.read_text())
+            return
         store = self.data.load(shelf)
         config = dataclasses.replace(preset_config(self.algorithm, store.metadata), **dict(self.changes))
         try:
@@ -76,9 +81,13 @@ class Training(Work):
 
 
 def divergence(run: Path) -> dict[str, Any] | None:
-    """What a training wrote when it diverged; None for one that did not."""
+    """What diverged in a training, or in that of its critic: "metric", "value" and "update", the number of
+    the first update that may have; None where nothing did."""
     file = run / DIVERGED
-    return json.loads(file.read_text()) if file.is_file() else None
+    if not file.is_file():
+        return None
+    found = json.loads(file.read_text())
+    return {"metric": found["metric"], "value": found["value"], "update": found["batches"][0]["update"]}
 
 
 # seconds of an update on one core of a 2-core Intel Xeon (Sapphire Rapids): widths of the small budget for

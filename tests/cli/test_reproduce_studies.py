@@ -1,0 +1,197 @@
+"""`dtag reproduce` of the suites that train on datasets: its plan, what it writes, what it refuses."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from suites_of_data import TINY, make_data
+
+from dtag_fast.cli.main import main
+from dtag_fast.experiments.reproduction import budget
+
+
+@pytest.fixture(scope="module")
+def minari(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("minari"))
+
+
+@pytest.fixture
+def reproduce(minari, tmp_path, monkeypatch, capsys):
+    """reproduce(...) -> (exit code, standard output, standard error) in an empty folder, of a tiny budget."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(minari))
+    monkeypatch.setenv("DTAG_CACHE", str(minari.parent / f"cache-of-{minari.name}"))
+    monkeypatch.setitem(budget.BUDGETS, "small", TINY)
+
+    def call(*arguments: str):
+        code = main(["reproduce", *arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def whole(minari, tmp_path_factory):
+    """Folder of the suite gym on one task, made in this process: runs and out."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(minari))
+        patch.setenv("DTAG_CACHE", str(minari.parent / f"cache-of-{minari.name}"))
+        patch.setitem(budget.BUDGETS, "small", TINY)
+        code = main(["reproduce", *words(folder)])
+    claims = json.loads((folder / "out/results.json").read_text())["claims"]
+    assert code == int(not all(claim["holds"] for claim in claims))
+    return folder
+
+
+def words(folder, jobs=1) -> list[str]:
+    return f"gym --seeds 1 --jobs {jobs} --runs {folder / 'runs'} --out {folder / 'out'}".split()
+
+
+def files_of(folder) -> set[str]:
+    return {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_dry_run_prints_plan_cost_and_absent_tasks_and_writes_nothing(reproduce, tmp_path):
+    code, out, err = reproduce("gym", "--dry-run", "--jobs", "1")
+    assert (code, err) == (0, "") and not list(tmp_path.iterdir())
+    assert "training seeds 1 to 3 are reported, seed 0 chooses settings. Tasks: hopper-medium." in out
+    assert "Without walker2d-medium: local/walker2d/medium-v0 under the Minari root is not here." in out
+    assert out.count("Without ") == 8
+    # BC, DT, RF, DT+PG, RF+PG, AWAC, IQL of seeds 0 to 3; BC, AWAC and RF+PG choose nothing
+    assert "trainings: 25, of which 25 are missing, about " in out
+    # per seed DT and RF with and without AG, DT+PG, RF+PG, BC, AWAC, IQL; RF alone asks for no return
+    assert "evaluations: 24, of which 24 are missing, about " in out
+    assert "on 1 cores, into results/runs." in out and out.endswith("Nothing was run.\n")
+
+
+def test_results_tables_and_figures(whole):
+    results = json.loads((whole / "out/results.json").read_text())
+    assert (results["suite"], results["data"], results["tasks"]) == ("gym", "local", ["hopper-medium"])
+    assert len(results["absent"]) == 8 and results["training_seeds"] == [1] and results["older_pieces"] == 0
+    assert str(whole) not in json.dumps(results)
+    assert {(row["method"], row["seed"]) for row in results["rows"]} == {
+        (method, 1) for method in ("BC", "DT", "RF", "DT+PG", "RF+PG", "AWAC", "IQL", "DT+AG", "RF+AG")
+    }
+    assert all(row["score"] is not None and row["episodes"] == 2 for row in results["rows"])
+    tables = {
+        f"tables/{name}.{kind}" for name in ("scores", "gains", "settings") for kind in ("md", "csv", "tex")
+    }
+    assert files_of(whole / "out") == {"results.json", "figures/scores.png", "figures/scores.svg"} | tables
+    with open(whole / "out/tables/scores.csv", newline="") as file:
+        header, row, total = csv.reader(file)
+    (plain,) = (row["score"] for row in results["rows"] if row["method"] == "DT")
+    assert row[header.index("DT")] == f"{plain:.1f}" and row[header.index("DT, CORL's readme")] == "65.1"
+    assert total[0] == "total of all 9" and total[-1] == "757.8"
+
+
+def test_two_jobs_give_the_same_and_again_nothing_is_run(whole, reproduce, minari, tmp_path, monkeypatch):
+    # Workers take everything from what they are sent, the budget too.
+    reproduce(*words(tmp_path, jobs=2))
+    assert files_of(tmp_path / "out") == files_of(whole / "out")
+    for name in files_of(whole / "out"):
+        if not name.startswith("figures"):
+            assert (tmp_path / "out" / name).read_bytes() == (whole / "out" / name).read_bytes(), name
+    weights = {name for name in files_of(whole / "runs") if name.endswith(".safetensors")}
+    assert len(weights) > 11
+    assert all((tmp_path / "runs" / n).read_bytes() == (whole / "runs" / n).read_bytes() for n in weights)
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("*")}
+    _, out, _ = reproduce(*words(tmp_path, jobs=2))
+    assert "trainings: 11, of which 0 are missing\n" in out and "failed" not in out
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("*")} == before
+
+
+def test_pieces_of_other_code_are_refused_or_kept_with_resume(whole, reproduce, tmp_path):
+    for name in ("runs", "out"):
+        shutil.copytree(whole / name, tmp_path / name, symlinks=True)
+    (file,) = (tmp_path / "runs/recipes/trainings").glob("hopper-medium-bc-s1-*.json")
+    record = json.loads(file.read_text())
+    record["recipe"]["code"] = "older"
+    file.write_text(json.dumps(record))
+    code, _, err = reproduce(*words(tmp_path))
+    assert code == 2 and err.count("\n") == 1 and "was made with another code; --resume keeps it" in err
+    _, out, _ = reproduce(*words(tmp_path), "--resume")
+    assert "1 of them were made by other code or another PyTorch." in out
+    results = [json.loads((folder / "out/results.json").read_text()) for folder in (tmp_path, whole)]
+    assert [found.pop("older_pieces") for found in results] == [1, 0] and results[0] == results[1]
+
+
+def test_a_piece_that_fails_costs_its_own_numbers_and_the_exit_code(whole, reproduce, tmp_path, monkeypatch):
+    shutil.copytree(whole / "runs", tmp_path / "runs", symlinks=True)
+    changes = TINY.changes | {"awac": {"no_such_setting": 1}}
+    monkeypatch.setitem(budget.BUDGETS, "small", replace(TINY, changes=changes))
+    code, out, _ = reproduce(*words(tmp_path))
+    assert code == 1 and "failed: trainings/hopper-medium-awac-s1-" in out and "no_such_setting" in out
+    assert out.count("failed: ") == 1 and "1 of 9 numbers are missing." in out
+    rows = [json.loads((folder / "out/results.json").read_text())["rows"] for folder in (tmp_path, whole)]
+    assert rows[0] == [row for row in rows[1] if row["method"] != "AWAC"]
+
+
+def test_all_tasks_whose_data_are_files_of_d4rl(reproduce, tmp_path):
+    (tmp_path / "files").mkdir()
+    for name in ("hopper_medium-v2.hdf5", "walker2d_medium_expert-v2.hdf5"):
+        (tmp_path / "files" / name).touch()
+    code, out, _ = reproduce("gym", "--data", "d4rl:files", "--dry-run")
+    assert code == 0 and "data d4rl; " in out and "Tasks: hopper-medium, walker2d-medium-expert." in out
+    assert (
+        out.count("Without ") == 7
+        and "Without hopper-medium-replay: a file of hopper-medium-replay in" in out
+    )
+
+
+def test_some_tasks_each_once(reproduce):
+    code, out, _ = reproduce("maze2d", "--tasks", "maze2d-umaze,maze2d-large,maze2d-umaze", "--dry-run")
+    assert code == 0 and "Tasks: maze2d-umaze, maze2d-large.\n" in out and "datasets: 2, of which 2" in out
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        ("gim", "suite: expected one of ablation-optimizer,"),
+        ("gym --seeds 0", "seeds: expected a positive number, got 0"),
+        ("gym --jobs 0", "jobs: expected a whole number of at least 1, got 0"),
+        ("gym --tasks hopper-medium,maze2d-umaze", "tasks: expected some of halfcheetah-medium, "),
+        ("gym --tasks hopper-medium,", "got ''"),
+        (
+            "gym --tasks walker2d-medium",
+            "data: there is none for this suite; wanted local/walker2d/medium-v0",
+        ),
+        ("gym --data minari", "wanted mujoco/halfcheetah/medium-v0 under the Minari root; "),
+        ("gym --data nowhere", 'data: expected "local", "minari" or "d4rl:DIR"'),
+        ("gym --data d4rl:nowhere", "data: nowhere is no folder"),
+        ("gym --out other", "other/results.json is not of the suite gym; take another folder"),
+        ("gym --out mine", "out: mine holds files of something else"),
+        ("gym --out file", "out: expected a folder, file is a file"),
+        ("gym --runs runs", "was not made by this experiment"),
+        ("toy --tasks hopper-medium", "--tasks: toy trains on no dataset and takes no such option"),
+        ("toy --data minari", "--data: toy"),
+        ("toy --budget full", "--budget: toy"),
+        ("toy --runs x", "--runs: toy"),
+        ("toy --resume", "--resume: toy"),
+        ("toy --executor ray", "--executor: toy"),
+        ("toy --jobs 2", "--jobs: toy"),
+        ("toy --ray-address a:1", "--ray-address: toy"),
+    ],
+)
+def test_user_errors_are_one_sentence(arguments, sentence, whole, reproduce, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/results.json").write_text('{"suite": "maze2d"}')
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").touch()
+    (tmp_path / "file").touch()
+    for file in (whole / "runs").glob("trainings/*"):
+        (tmp_path / "runs/trainings" / file.name).mkdir(parents=True)
+    before = files_of(tmp_path)
+    extra = [] if "--jobs" in arguments or arguments.startswith("toy") else ["--jobs", "1"]
+    extra += [] if "--seeds" in arguments or arguments.startswith("toy") else ["--seeds", "1"]
+    code, _, err = reproduce(*arguments.split(), *extra)
+    assert code == 2 and err.startswith("dtag reproduce: ") and err.count("\n") == 1 and sentence in err
+    assert files_of(tmp_path) == before
+
+
+def test_the_list_names_all_suites(reproduce):
+    code, out, _ = reproduce("list")
+    assert code == 0 and {line.split()[0] for line in out.splitlines()} >= {"gym", "maze2d", "toy", "regret"}

@@ -1,0 +1,158 @@
+"""Choice of a setting by hand-computed cases; evaluations of real policies, diverged ones among them."""
+
+import json
+from dataclasses import replace
+
+import gymnasium
+import pytest
+
+from dtag_fast.data.catalog import minari_root_at
+from dtag_fast.data.random_policy import make_random
+from dtag_fast.executors.choice import InThisProcess
+from dtag_fast.experiments.reproduction.datasets import Data
+from dtag_fast.experiments.reproduction.evaluations import Evaluation, choose, read
+from dtag_fast.experiments.reproduction.runner import make_plan, run
+from dtag_fast.experiments.reproduction.scores import Goal, score_of
+from dtag_fast.experiments.reproduction.trainings import divergence
+from dtag_fast.experiments.reproduction.work import Shelf
+from dtag_fast.rollout import AGSetting
+
+DIVERGED = {"diverged": {"metric": "loss", "value": "nan", "update": 3}}
+
+
+def tuning(steps, targets, *means) -> dict:
+    """What an evaluation wrote: `means` of each setting's targets, setting by setting."""
+    places = [(n, target) for n in steps for target in targets]
+    rows = [
+        {"setting": {"steps": n}, "target_return": target, "mean": mean}
+        for (n, target), mean in zip(places, means, strict=True)
+    ]
+    return {"settings": rows, "settings_asked": len(steps)}
+
+
+@pytest.mark.parametrize(
+    "tunings, target, setting, means",
+    [
+        pytest.param([tuning([0, 5, 5], [None], 1.0, 3.0, 2.0)], None, 1, [1, 3, 2], id="best-of-one"),
+        pytest.param([tuning([0, 5], [None], 9.0, 3.0)], None, 1, [9, 3], id="worse-than-the-plain-policy"),
+        pytest.param([tuning([0], [None], 4.0)], None, None, [4], id="none-with-steps"),
+        pytest.param(
+            [tuning([0, 5, 5], [None], 1.0, 4.0, 2.0), tuning([0, 5, 5], [None], 3.0, 0.0, 3.0)],
+            *(None, 2, [2, 2, 2.5]),
+            id="mean-of-several",
+        ),
+        pytest.param(
+            [tuning([0, 5, 5], [10.0, 20.0], 1.0, 2.0, 9.0, 3.0, 0.0, 4.0)],
+            *(20.0, 2, [2, 3, 4]),  # not 10, for which a refined setting has 9: the plain policy decides
+            id="target-of-the-plain-policy",
+        ),
+        pytest.param(
+            [tuning([5, 7], [10.0, 20.0], 1.0, 2.0, 9.0, 3.0)], 10.0, 1, [1, 9], id="no-plain-setting"
+        ),
+        pytest.param(
+            [tuning([0, 5, 5], [10.0, 20.0], 2.0, 2.0, 3.0, 8.0, 3.0, 9.0)], 10.0, 1, [2, 3, 3], id="ties"
+        ),
+        pytest.param(
+            [DIVERGED, tuning([0, 5], [7.0], 1.0, 2.0)], 7.0, 1, [1, 2], id="one-diverged"
+        ),
+        pytest.param([DIVERGED, DIVERGED], None, None, [], id="all-diverged"),
+        pytest.param([], None, None, [], id="none"),
+        pytest.param(
+            [tuning([0, 5, 5], [None], 1.0, 9.0, 2.0), tuning([0, 5, 5], [None], 1.0, None, 2.0)],
+            *(None, 2, [1, None, 2]),
+            id="no-episode-finished",
+        ),
+        pytest.param([tuning([0, 5], [1.0, 2.0], None, None, None, None)], 1.0, 1, [None] * 2, id="nothing"),
+    ],
+)  # fmt: skip
+def test_choice(tunings, target, setting, means):
+    found = choose(tunings)
+    assert found == {"target_return": target, "setting": setting, "means": means}
+    json.dumps(found, allow_nan=False)
+
+
+def do(root, *works) -> Shelf:
+    with InThisProcess() as crew:
+        assert run(make_plan(works, root, False), root, crew) == []
+    return Shelf(root)
+
+
+def test_a_setting_and_a_return_are_chosen_by_another_policy_and_other_episodes(
+    hopper, tmp_path, make_training
+):
+    policy, critic = make_training("dt"), make_training("iql")
+    settings = (AGSetting(), AGSetting(2, 0.01), AGSetting(2, 0.1))
+    first = Evaluation(
+        *(make_training("dt", 0), make_training("iql", 0), settings, (400.0, 3600.0)), episodes=2, seed=50_000
+    )
+    second = replace(first, policy=make_training("dt", 5))
+    goal = Evaluation(policy, critic, episodes=2, seed=1_000, chosen_by=(first, second))
+    shelf = do(tmp_path, goal)
+    tunings = [read(work, shelf) for work in (first, second)]
+    assert [row["seeds"] for row in tunings[0]["settings"]] == [[50_000, 50_001]] * 6
+    found = read(goal, shelf)
+    assert found["chosen"] == choose(tunings) and found["settings_asked"] == 2
+    target, best = found["chosen"]["target_return"], settings[found["chosen"]["setting"]]
+    assert [row["target_return"] for row in found["settings"]] == [target] * 2
+    assert [row["setting"]["lr"] for row in found["settings"]][1] == best.lr and best.steps == 2
+    refined, plain = (
+        score_of(Goal("hopper-medium", "DT", 1, goal, row), shelf) for row in ("refined", "plain")
+    )
+    assert (refined.setting, plain.setting) == (best.label, "plain policy")
+    assert plain.target_return == target and plain.dataset == "local/hopper/medium-v0"
+    assert refined.mean_return == found["settings"][1]["mean"] and refined.q_gain > plain.q_gain == 0
+
+
+def test_of_several_targets_the_first_is_reported_and_a_number_names_a_setting(
+    hopper, tmp_path, make_training
+):
+    settings = (AGSetting(), AGSetting(2, 0.01), AGSetting(2, 0.1))
+    work = Evaluation(make_training("dt"), make_training("iql"), settings, (400.0, 3600.0), episodes=1)
+    shelf = do(tmp_path, work)
+    found = {row: score_of(Goal("t", "DT", 1, work, row), shelf) for row in ("plain", "refined", 0, 1, 2)}
+    assert {score.target_return for score in found.values()} == {400.0}
+    assert found["plain"] == found[0] and found["refined"] == found[2] != found[1]
+    assert found[1].setting == "AG n=2 lr=0.01"
+
+
+def test_a_training_that_diverges_is_a_result(hopper, tmp_path, make_training):
+    """And so is one that learns from a critic that did, and an evaluation of either."""
+    policy, critic = (
+        make_training("dt", lr=1e30, warmup=0, updates=20),
+        make_training("iql", lr=1e30, updates=20),
+    )
+    taught = replace(make_training("dt", q_weight=1.0), critic=critic)
+    works = [
+        Evaluation(policy, episodes=1),
+        Evaluation(make_training("bc"), critic, (AGSetting(2),), episodes=1),
+        Evaluation(taught, episodes=1),
+    ]
+    chosen = Evaluation(make_training("dt"), episodes=1, chosen_by=(works[0],))
+    shelf = do(tmp_path, *works, chosen)
+    for work, lost in zip(works, (policy, critic, critic), strict=True):
+        found = read(work, shelf)["diverged"]
+        assert found == divergence(shelf.path(lost)) and found.keys() == {"metric", "value", "update"}
+        score = score_of(Goal("hopper-medium", "DT", 1, work), shelf)
+        assert 1 <= score.diverged == found["update"] <= 20
+        assert (score.value, score.setting, score.episodes) == (None, "diverged", 0)
+    assert read(chosen, shelf)["chosen"] == {"target_return": None, "setting": None, "means": []}
+    assert divergence(shelf.path(make_training("bc"))) is None
+
+
+@pytest.mark.filterwarnings("ignore:environment. closing it")
+def test_where_no_episode_is_finished_there_is_no_number(tmp_path, monkeypatch, make_training):
+    import faulty_env
+
+    faults = tuple((seed, 1, "raise") for seed in (1_000, 1_001))
+    gymnasium.register("DtagTest/Doomed-v0", entry_point=faulty_env.FaultyEnv, kwargs={"faults": faults})
+    monkeypatch.setenv("DTAG_CACHE", str(tmp_path / "cache"))
+    with minari_root_at(tmp_path / "minari"):
+        make_random("DtagTest/Doomed-v0", 60, 0, "local/doomed/random-v0", max_episode_steps=12)
+        data = Data("local/doomed/random-v0")
+        work = Evaluation(replace(make_training("bc"), data=data), episodes=2, seed=1_000)
+        some = replace(work, seed=1_001)
+        shelf = do(tmp_path / "runs", work, some)
+    assert len(read(work, shelf)["failures"]) == 2
+    assert score_of(Goal("doomed", "BC", 1, work), shelf) is None
+    assert score_of(Goal("doomed", "BC", 1, some), shelf).episodes == 1
+    assert score_of(Goal("doomed", "BC", 1, replace(work, seed=5)), shelf) is None  # never made

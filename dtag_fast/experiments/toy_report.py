@@ -1,36 +1,39 @@
-"""The toy (toy.py) as a suite: table, claims and figure."""
+"""The toy (toy.py) and its critics of known error (toy_critic_error.py) as a suite."""
 
 from dataclasses import asdict
 from typing import Any
 
-from dtag_fast.experiments import plots
+from dtag_fast.experiments import plots, toy_critic_error_report
 from dtag_fast.experiments.claims import Claim
 from dtag_fast.experiments.tables import Table
 from dtag_fast.experiments.toy import ToyConfig, run_toy
+from dtag_fast.experiments.toy_critic_error import critic_error_of
 
 IMITATOR_STAYS, REFINED_ENDS = 0.4, 0.05
 
 
 def run(seed: int, config: ToyConfig) -> dict[str, Any]:
-    """The ToyResult of a seed and its two distances from the optimum."""
+    """The ToyResult of a seed, its two distances from the optimum, and what errors of the critic cost."""
     result = run_toy(seed, config)
     return asdict(result) | {
         "imitator_distance": result.imitator_distance,
         "refined_distance": result.refined_distance,
+        "critic_error": critic_error_of(result),
     }
 
 
 def tables(results: list[dict]) -> dict[str, Table]:
-    """{"toy": a row per seed}."""
+    """{"toy": a row per seed}, and those of critics of known error."""
     rows = [
         (str(result["seed"]), f"{result['imitator_distance']:.3f}", f"{result['refined_distance']:.4f}")
         for result in results
     ]
-    return {"toy": Table(("seed", "smallest |a| of the imitator", "largest |a| after Action Gradient"), rows)}
+    toy = Table(("seed", "smallest |a| of the imitator", "largest |a| after Action Gradient"), rows)
+    return {"toy": toy} | toy_critic_error_report.tables(results)
 
 
 def claims(results: list[dict]) -> list[Claim]:
-    """The imitator stays at its data, Action Gradient ends at the optimum."""
+    """The imitator stays at its data, Action Gradient ends at the optimum; what errors of the critic cost."""
     nearest = min(result["imitator_distance"] for result in results)
     farthest = max(result["refined_distance"] for result in results)
     return [
@@ -42,10 +45,12 @@ def claims(results: list[dict]) -> list[Claim]:
         Claim(
             f"Action Gradient ends at |a| < {REFINED_ENDS:g}", farthest < REFINED_ENDS, f"{farthest:.4f} most"
         ),
+        *toy_critic_error_report.claims(results),
     ]
 
 
 def draw(results: list[dict]) -> dict[str, Any]:
-    """{"toy": the landscape of the first seed}."""
+    """{"toy": the landscape of the first seed}, and the figure of critics of known error."""
     names = ("grid", "true_reward", "critic", "demonstrated", "imitated", "paths")
-    return {"toy": plots.toy_landscape(**{name: results[0][name] for name in names})}
+    landscape = plots.toy_landscape(**{name: results[0][name] for name in names})
+    return {"toy": landscape} | toy_critic_error_report.draw(results)

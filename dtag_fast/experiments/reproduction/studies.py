@@ -2,6 +2,7 @@
 
 from dtag_fast.experiments.reproduction import (
     benchmark_study,
+    high_dim_study,
     optimizer_study,
     policy_gradient_study,
     steps_study,
@@ -16,5 +17,6 @@ STUDIES: dict[str, Study] = {
     "ablation-optimizer": optimizer_study.STUDY,
     "tp-ag": token_prediction_study.STUDY,
     "pg-ag": policy_gradient_study.STUDY,
+    "high-dim": high_dim_study.HIGH_DIM_STUDY,
     "conservative-optimizer": optimizer_study.CONSERVATIVE_STUDY,
 }

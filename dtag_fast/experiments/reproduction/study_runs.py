@@ -55,7 +55,7 @@ def plan_study(
         tasks: some of the study's; None for all. runs: folder of the pieces, shared by all suites.
 
     Raises:
-        ValueError: a task of another study, no task with data, or as `runner.make_plan`.
+        ValueError: a task of another study, nothing to report for want of data, or as `runner.make_plan`.
     """
     asked = list(dict.fromkeys(study.tasks if tasks is None else tasks))
     foreign = [task for task in asked if task not in study.tasks]
@@ -63,11 +63,11 @@ def plan_study(
         raise ValueError(f"tasks: expected some of {', '.join(study.tasks)}, got {foreign[0]!r}")
     found = [task for task in asked if lab.data(task) is not None]
     absent = {task: lab.source.wanted(task) for task in asked if task not in found}
-    if not found:
+    goals = study.goals(lab, found)
+    if not goals:
         raise ValueError(
             f"data: there is none for this suite; wanted {'; '.join(absent.values())} ({lab.source.root})"
         )
-    goals = study.goals(lab, found)
     works = list(dict.fromkeys(goal.work for goal in goals))
     return StudyPlan(found, absent, goals, runner.make_plan(works, runs, keep_older))
 

@@ -117,6 +117,12 @@ def values_of(scores: Sequence[Score], task: str, method: str) -> dict[int, floa
     return {s.seed: s.value for s in scores if (s.task, s.method) == (task, method) and s.value is not None}
 
 
+def gains_of(scores: Sequence[Score], task: str, base: str, better: str) -> dict[int, float]:
+    """Seed -> what the second method has over the first, for seeds of which both have a value."""
+    before, after = values_of(scores, task, base), values_of(scores, task, better)
+    return {seed: after[seed] - before[seed] for seed in sorted(before.keys() & after.keys())}
+
+
 def score_table(
     scores: Sequence[Score],
     tasks: Sequence[str],
@@ -166,8 +172,7 @@ def gain_table(
     for task in tasks:
         cells = []
         for base, better in pairs:
-            before, after = values_of(scores, task, base), values_of(scores, task, better)
-            gains = [after[seed] - before[seed] for seed in sorted(before.keys() & after.keys())]
+            gains = list(gains_of(scores, task, base, better).values())
             count = f", {sum(gain > 0 for gain in gains)} of {len(gains)} up" if gains else ""
             cells.append(with_interval(gains) + count)
         rows.append([task, *cells])

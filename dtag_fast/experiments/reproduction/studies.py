@@ -2,6 +2,7 @@
 
 from dtag_fast.experiments.reproduction import (
     benchmark_study,
+    critic_study,
     high_dim_study,
     optimizer_study,
     policy_gradient_study,
@@ -17,6 +18,7 @@ STUDIES: dict[str, Study] = {
     "ablation-optimizer": optimizer_study.STUDY,
     "tp-ag": token_prediction_study.STUDY,
     "pg-ag": policy_gradient_study.STUDY,
+    "critic": critic_study.STUDY,
     "high-dim": high_dim_study.HIGH_DIM_STUDY,
     "conservative-optimizer": optimizer_study.CONSERVATIVE_STUDY,
 }

@@ -125,9 +125,10 @@ class Lab:
         )
 
     def _for_tuning(self, training: Training) -> Training:
-        """The same training with the seed that is never reported."""
+        """The same training with the seed that is never reported, which also draws its part of the data."""
         critic = training.critic and self._for_tuning(training.critic)
-        return replace(training, seed=TUNING_SEED, critic=critic)
+        data = replace(training.data, seed=TUNING_SEED)
+        return replace(training, seed=TUNING_SEED, critic=critic, data=data)
 
 
 def asks_for_returns(policy: Training) -> bool:

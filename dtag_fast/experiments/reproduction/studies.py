@@ -3,6 +3,7 @@
 from dtag_fast.experiments.reproduction import (
     benchmark_study,
     critic_study,
+    diversity_study,
     high_dim_study,
     optimizer_study,
     policy_gradient_study,
@@ -20,5 +21,6 @@ STUDIES: dict[str, Study] = {
     "pg-ag": policy_gradient_study.STUDY,
     "critic": critic_study.STUDY,
     "high-dim": high_dim_study.HIGH_DIM_STUDY,
+    "diversity": diversity_study.STUDY,
     "conservative-optimizer": optimizer_study.CONSERVATIVE_STUDY,
 }

@@ -8,19 +8,31 @@ from dtag_fast.data.random_policy import make_random
 from dtag_fast.experiments.reproduction.budget import SMALL
 
 DATASET = "local/hopper/medium-v0"
+_ONLINE_SIZES = {
+    "context_len": 3,
+    "eval_context_len": 2,
+    "d_model": 8,
+    "n_layer": 1,
+    "n_head": 2,
+    "batch_size": 4,
+}
 TINY = dataclasses.replace(
     SMALL,
     updates=dict.fromkeys(SMALL.updates, 2),
+    changes=SMALL.changes | {"odt": _ONLINE_SIZES, "td3-odt": _ONLINE_SIZES | {"critic_hidden": (8,)}},
     episodes=2,
     tuning_episodes=2,
     maze_steps=900,
+    env_steps=100,
+    online={"episodes_per_iteration": 1, "steps_per_iteration": 20, "updates_per_iteration": 2},
+    eval_every=2,
     ag_steps=2,
     ag_lr=(0.01, 0.1),
 )
 
 
-def make_data(root: Path) -> Path:
-    """A Minari root that holds DATASET alone, random episodes of a hopper under the name of a D4RL task."""
+def make_data(root: Path, dataset_id: str = DATASET) -> Path:
+    """A Minari root that holds one dataset, random episodes of a hopper under the name of a D4RL task."""
     with minari_root_at(root):
-        make_random("Hopper-v5", 300, 0, DATASET)
+        make_random("Hopper-v5", 300, 0, dataset_id)
     return root

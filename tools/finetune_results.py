@@ -5,10 +5,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks import machine
-from dtag_fast.experiments.over_seeds import half_width, mean_curve
+from dtag_fast.experiments.over_seeds import mean_curve, mean_over, with_interval
 from dtag_fast.experiments.plots import Curve
 from dtag_fast.experiments.tables import Table
 from dtag_fast.training.files import read_json
@@ -135,26 +133,13 @@ def ends(runs: Sequence[dict], scored: bool) -> tuple[dict[int, float], dict[int
 
 def over_run(runs: Sequence[dict], scored: bool) -> dict[int, float]:
     """Seed -> mean of its curve over steps of the environment, by the trapezoidal rule."""
-    found = {}
-    for run in runs:
-        steps, values = curve(run, scored)
-        found[run["seed"]] = float(np.trapezoid(values, steps)) / (steps[-1] - steps[0])
-    return found
+    return {run["seed"]: mean_over(*curve(run, scored)) for run in runs}
 
 
 def difference(values: dict[int, float], others: dict[int, float]) -> str:
     """Of runs of the same seed; empty where there are none."""
     paired = [value - others[seed] for seed, value in values.items() if seed in others]
     return with_interval(paired, "+") if paired else ""
-
-
-def with_interval(values: Sequence[float], sign: str = "") -> str:
-    """Mean of a few numbers; of several with its 95 % interval."""
-    values = list(values)
-    mean, half = statistics.fmean(values), half_width(values)
-    if half is None:
-        return f"{mean:{sign}.1f}"
-    return f"{mean:{sign}.1f} ({mean - half:{sign}.1f} to {mean + half:{sign}.1f})"
 
 
 _PARTS = ("offline", "online")

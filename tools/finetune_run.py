@@ -12,9 +12,10 @@ import torch
 
 from benchmarks import machine
 from dtag_fast.algorithms.registry import preset_config
-from dtag_fast.cli.training_verbs import evaluation_scores
 from dtag_fast.data import load_dataset
 from dtag_fast.finetuning import finetune, online_preset
+from dtag_fast.finetuning.curve import evaluated_target, evaluations, updates_each
+from dtag_fast.rollout.run_evaluation import evaluation_scores
 from dtag_fast.training import train
 from dtag_fast.training.files import read_json, read_json_lines, write_json
 
@@ -56,11 +57,6 @@ def offline_config(algorithm: str, metadata: dict[str, Any], changes: dict[str, 
         seen = min(published.eval_context_len, changes["context_len"])
         changes = changes | {"eval_context_len": seen}
     return dataclasses.replace(published, **changes)
-
-
-def updates_each(config: dict[str, Any]) -> int:
-    """Updates of an algorithm for one of its policy: TD3's critic moves `policy_delay` times."""
-    return config.get("policy_delay", 1)
 
 
 def make_run(settings: Settings, algorithm: str, seed: int, folder: Path, stop: Callable[[], bool]) -> bool:
@@ -158,33 +154,6 @@ def record(folder: Path) -> dict[str, Any]:
         "machine": machine.describe(),
         "date": time.strftime("%Y-%m-%d"),
     }
-
-
-def evaluated_target(log: list[dict[str, Any]]) -> float:
-    """The return that the evaluations asked for, the highest of several."""
-    parts = (name.split("/") for entry in log for name in entry if name.startswith("eval/"))
-    targets = [float(part[1]) for part in parts if part[-1] == "return_mean"]
-    if not targets:
-        raise ValueError(
-            "evaluations: expected at least one episode that its environment let finish, got none"
-        )
-    return max(targets)
-
-
-def evaluations(log: list[dict[str, Any]], target: float, each: int) -> list[dict[str, Any]]:
-    """Steps of the environment, updates of the policy since the start, mean return and normalised score of
-    each evaluation with a finished episode; the score is None where the data have no references."""
-    prefix, first = f"eval/{target:g}", log[0]["step"]
-    return [
-        {
-            "env_steps": entry["eval/env_steps"],
-            "policy_updates": (entry["step"] - first) // each,
-            "return_mean": entry[f"{prefix}/return_mean"],
-            "normalized_score": entry.get(f"{prefix}/normalized_score"),
-        }
-        for entry in log
-        if f"{prefix}/return_mean" in entry
-    ]
 
 
 def _seconds(run: Path) -> float:

@@ -9,7 +9,7 @@ import tyro
 
 from dtag_fast.cli.settings_file import with_settings_of
 from dtag_fast.cli.terminal import make_console, numbers, progress_bar
-from dtag_fast.cli.training_verbs import evaluation_scores, loggers_of, parse_options, stop_signal
+from dtag_fast.cli.training_verbs import loggers_of, parse_options, stop_signal
 
 _STEPS = tyro.conf.arg(aliases=("--steps",))
 
@@ -68,6 +68,7 @@ def main(argv: Sequence[str]) -> int:
     from dtag_fast.finetuning import finetune, online_preset
     from dtag_fast.finetuning.loop import data_of
     from dtag_fast.finetuning.start import resolved_config
+    from dtag_fast.rollout.run_evaluation import evaluation_scores
     from dtag_fast.rollout.settings import grid
     from dtag_fast.training.checkpoint import load_info
     from dtag_fast.training.devices import find_device

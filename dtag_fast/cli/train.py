@@ -15,7 +15,7 @@ from rich.console import Console
 
 from dtag_fast.cli.settings_file import with_settings_of
 from dtag_fast.cli.terminal import load_with_progress, make_console, progress_bar
-from dtag_fast.cli.training_verbs import evaluation_scores, loggers_of, parse_options, stop_signal
+from dtag_fast.cli.training_verbs import loggers_of, parse_options, stop_signal
 
 # Updates of the published code: min-decision-transformer, Reinformer, ODT offline, the baseline beside the
 # original Decision Transformer, EDT, QT, ODT with a critic (5,000 steps of the policy; TD3's are every second
@@ -209,6 +209,7 @@ def evaluation_callback(args: Args):
     What it logs is what `dtag evaluate RUN --checkpoints STEP --seed EVAL_SEED --episodes EVAL_EPISODES`
     finds.
     """
+    from dtag_fast.rollout.run_evaluation import evaluation_scores
 
     def callback(step: int, run: Path) -> dict[str, float]:
         options = {"episodes": args.eval_episodes, "seed": args.eval_seed}

@@ -1,12 +1,10 @@
-"""What `dtag train` and `dtag finetune` share: options, a signal to stop, loggers, evaluation on the way."""
+"""What `dtag train` and `dtag finetune` share: options, a signal to stop, loggers."""
 
 import signal
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import make_dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -50,43 +48,3 @@ def loggers_of(tensorboard: bool, wandb: str | None) -> list:
         *([TensorBoard()] if tensorboard else []),
         *([WandB(wandb)] if wandb is not None else []),
     ]
-
-
-def evaluation_scores(checkpoint: Path, device: str, options: dict[str, Any]) -> dict[str, float]:
-    """Scores of a checkpoint for the log, by target return and Action Gradient setting where there are any.
-
-    Episodes that their environments did not let finish are warned of and counted as failed_episodes; the
-    training goes on.
-
-    Args:
-        options: of `rollout.evaluate`; Action Gradient climbs the checkpoint's own critic.
-    """
-    from dtag_fast.rollout import evaluate
-    from dtag_fast.rollout.results import EpisodesFailed
-    from dtag_fast.training.checkpoint import load_critic, load_policy
-
-    refined = any(setting.steps for setting in options.get("settings", ()))
-    critic = load_critic(checkpoint, device) if refined else None
-    try:
-        result = evaluate(load_policy(checkpoint, device), critic=critic, **options)
-    except EpisodesFailed as error:
-        result = error.result
-    scores: dict[str, float] = {}
-    if result.failures:
-        scores["failed_episodes"] = float(len(result.failures))
-        warnings.warn(
-            f"evaluation at step {checkpoint.name}: {EpisodesFailed(result)}; the scores are over the others",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    for setting in result.settings:
-        if setting.mean is None:
-            continue
-        target = [] if setting.target_return is None else [f"{setting.target_return:g}"]
-        refined_by = [setting.setting.label] if setting.setting.steps else []
-        prefix = "".join(f"{part}/" for part in [*target, *refined_by])
-        scores[f"{prefix}return_mean"] = setting.mean
-        scores[f"{prefix}return_std"] = setting.std
-        if setting.normalized is not None:
-            scores[f"{prefix}normalized_score"] = setting.normalized.mean
-    return scores

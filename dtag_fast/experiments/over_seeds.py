@@ -17,6 +17,24 @@ def half_width(values: Sequence[float]) -> float | None:
     return t_quantile(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
 
 
+def with_interval(values: Sequence[float], sign: str = "") -> str:
+    """Mean of one number or more; of several with its 95 % interval.
+
+    Args:
+        sign: "+" to write that of positive numbers too.
+    """
+    values = list(values)
+    mean, half = statistics.fmean(values), half_width(values)
+    if half is None:
+        return f"{mean:{sign}.1f}"
+    return f"{mean:{sign}.1f} ({mean - half:{sign}.1f} to {mean + half:{sign}.1f})"
+
+
+def mean_over(x: Sequence[float], y: Sequence[float]) -> float:
+    """Mean of a curve y (N,) over x (N,), N > 1, by the trapezoidal rule."""
+    return float(np.trapezoid(y, x)) / (x[-1] - x[0])
+
+
 def mean_curve(label: str, runs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Curve:
     """The mean of several curves with its 95 % interval; a single one as it is, without.
 

@@ -1,6 +1,7 @@
 """Evaluation of a training run at one or several of its checkpoints: every score, the last and the best."""
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +157,42 @@ def find_checkpoints(run: Path, which: Literal["last", "all"] | Sequence[int] = 
             f"checkpoints: {run} has none of step {missing[0]}; it has {', '.join(map(str, sorted(found)))}"
         )
     return [found[step] for step in sorted(set(which))]
+
+
+def evaluation_scores(checkpoint: Path, device: str, options: dict[str, Any]) -> dict[str, float]:
+    """Scores of a checkpoint for the log, by target return and Action Gradient setting where there are any.
+
+    Episodes that their environments did not let finish are warned of and counted as failed_episodes; the
+    training goes on.
+
+    Args:
+        options: of `rollout.evaluate`; Action Gradient climbs the checkpoint's own critic.
+    """
+    refined = any(setting.steps for setting in options.get("settings", ()))
+    critic = load_critic(checkpoint, device) if refined else None
+    try:
+        result = evaluate(load_policy(checkpoint, device), critic=critic, **options)
+    except EpisodesFailed as error:
+        result = error.result
+    scores: dict[str, float] = {}
+    if result.failures:
+        scores["failed_episodes"] = float(len(result.failures))
+        warnings.warn(
+            f"evaluation at step {checkpoint.name}: {EpisodesFailed(result)}; the scores are over the others",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    for setting in result.settings:
+        if setting.mean is None:
+            continue
+        target = [] if setting.target_return is None else [f"{setting.target_return:g}"]
+        refined_by = [setting.setting.label] if setting.setting.steps else []
+        prefix = "".join(f"{part}/" for part in [*target, *refined_by])
+        scores[f"{prefix}return_mean"] = setting.mean
+        scores[f"{prefix}return_std"] = setting.std
+        if setting.normalized is not None:
+            scores[f"{prefix}normalized_score"] = setting.normalized.mean
+    return scores
 
 
 def _score(step: int, setting: SettingResult) -> dict[str, Any]:

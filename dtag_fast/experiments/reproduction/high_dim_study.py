@@ -80,7 +80,7 @@ def report(rows: Sequence[Latency | Gain | Score], tasks: Sequence[str]) -> Find
     return Findings(tables, figures, claims)
 
 
-HIGH_DIM_STUDY = Study(
+STUDY = Study(
     title="1 to 256 action dimensions: latency, gain on a known optimum, Adroit's door",
     source="Adroit of D4RL, arXiv 2004.07219, for the tasks; the other parts are this project's own",
     tasks=ADROIT,

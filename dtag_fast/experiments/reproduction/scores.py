@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dtag_fast.experiments.over_seeds import half_width
+from dtag_fast.experiments import over_seeds as intervals
 from dtag_fast.experiments.reproduction.evaluations import read
 from dtag_fast.experiments.reproduction.work import Shelf, Work
 from dtag_fast.experiments.tables import Table
@@ -106,10 +106,7 @@ def over_seeds(values: Sequence[float]) -> str:
 
 def with_interval(values: Sequence[float]) -> str:
     """Mean and its 95 % interval by Student's t over training seeds."""
-    if not values:
-        return NONE
-    mean, half = statistics.fmean(values), half_width(values)
-    return f"{mean:+.1f}" if half is None else f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
+    return intervals.with_interval(values, "+") if values else NONE
 
 
 def values_of(scores: Sequence[Score], task: str, method: str) -> dict[int, float]:

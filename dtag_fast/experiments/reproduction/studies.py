@@ -5,6 +5,7 @@ from dtag_fast.experiments.reproduction import (
     critic_study,
     diversity_study,
     high_dim_study,
+    online_study,
     optimizer_study,
     policy_gradient_study,
     steps_study,
@@ -20,7 +21,8 @@ STUDIES: dict[str, Study] = {
     "tp-ag": token_prediction_study.STUDY,
     "pg-ag": policy_gradient_study.STUDY,
     "critic": critic_study.STUDY,
-    "high-dim": high_dim_study.HIGH_DIM_STUDY,
+    "high-dim": high_dim_study.STUDY,
     "diversity": diversity_study.STUDY,
+    "online": online_study.STUDY,
     "conservative-optimizer": optimizer_study.CONSERVATIVE_STUDY,
 }

@@ -200,7 +200,7 @@ def small(monkeypatch, tmp_path):
 
 def test_without_data_the_synthetic_parts_are_made_and_reported(small, tmp_path):
     runs, out = tmp_path / "runs", tmp_path / "out"
-    plan = plan_study(high_dim_study.HIGH_DIM_STUDY, small, runs)
+    plan = plan_study(high_dim_study.STUDY, small, runs)
     assert plan.tasks == [] and set(plan.absent) == {"door-human", "door-expert"}
     # one latency; 2 seeds of A = 1, 2, 3 and two activations, a tenth of IQL's updates each
     gains = [goal.work for goal in plan.goals if isinstance(goal.work, DimensionGain)]
@@ -209,9 +209,7 @@ def test_without_data_the_synthetic_parts_are_made_and_reported(small, tmp_path)
         (a, activation, seed) for a in (1, 2, 3) for activation in ("relu", "silu") for seed in (1, 2)
     }
     with InThisProcess() as crew:
-        made = run_study(
-            "high-dim", high_dim_study.HIGH_DIM_STUDY, small, plan, runs=runs, out=out, crew=crew
-        )
+        made = run_study("high-dim", high_dim_study.STUDY, small, plan, runs=runs, out=out, crew=crew)
     assert not made.failures and not made.missing
     assert set(made.findings.tables) == {"latency", "gain", "gain-settings"}
     assert {f"figures/{name}.{kind}" for name in ("latency", "gain") for kind in ("png", "svg")} < {
@@ -220,7 +218,7 @@ def test_without_data_the_synthetic_parts_are_made_and_reported(small, tmp_path)
     assert len(made.findings.tables["gain"].rows) == 6 and len(made.findings.claims) == 2 + 4 + 1
     rows = json.loads((out / "results.json").read_text())["rows"]
     assert rows[0]["machine"]["device"] == "cpu" and rows[1]["activation"] == "relu"
-    assert not plan_study(high_dim_study.HIGH_DIM_STUDY, small, runs).work.missing
+    assert not plan_study(high_dim_study.STUDY, small, runs).work.missing
 
 
 def test_a_study_of_datasets_alone_still_asks_for_data(small, tmp_path):

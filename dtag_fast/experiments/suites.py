@@ -18,7 +18,6 @@ from dtag_fast.experiments.claims import Claim
 from dtag_fast.experiments.return_regret import ReturnRegretConfig, run_return_regret
 from dtag_fast.experiments.single_state import SingleStateConfig, run_single_state
 from dtag_fast.experiments.tables import Table
-from dtag_fast.experiments.toy import ToyConfig
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ SUITES: dict[str, Suite] = {
     "toy": Suite(
         title="reward 1 - a^2, data only where |a| > 0.5: imitation, Action Gradient, errors of the critic",
         source="Action Gradient, arXiv 2510.05285, toy experiment",
-        config=ToyConfig(),
+        config=toy_report.ToySuiteConfig(),
         seeds=5,
         seconds=9,
         code=("experiments/toy.py", "experiments/toy_critic_error.py", "models", "ops", "data"),
@@ -86,14 +85,3 @@ SUITES: dict[str, Suite] = {
         draw=toy_report.draw,
     ),
 }
-
-
-def find_suite(name: str) -> Suite:
-    """The suite of a name.
-
-    Raises:
-        ValueError: there is none; the sentence lists all.
-    """
-    if name not in SUITES:
-        raise ValueError(f"suite: expected one of {', '.join(SUITES)}, got {name!r}")
-    return SUITES[name]

@@ -112,9 +112,8 @@ def trained_critic_error(result: ToyResult) -> dict[str, float]:
     }
 
 
-def critic_error_of(result: ToyResult, config: CriticErrorConfig | None = None) -> dict[str, Any]:
+def critic_error_of(result: ToyResult, config: CriticErrorConfig) -> dict[str, Any]:
     """All of this for a seed of the toy: config, imitator_reward, refined_reward, trained and rows."""
-    config = config or CriticErrorConfig()
     return {
         "config": asdict(config),
         "imitator_reward": float(reward(np.array(result.imitated)).mean()),

@@ -1,24 +1,32 @@
 """The toy (toy.py) and its critics of known error (toy_critic_error.py) as a suite."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dtag_fast.experiments import plots, toy_critic_error_report
 from dtag_fast.experiments.claims import Claim
 from dtag_fast.experiments.tables import Table
 from dtag_fast.experiments.toy import ToyConfig, run_toy
-from dtag_fast.experiments.toy_critic_error import critic_error_of
+from dtag_fast.experiments.toy_critic_error import CriticErrorConfig, critic_error_of
 
 IMITATOR_STAYS, REFINED_ENDS = 0.4, 0.05
 
 
-def run(seed: int, config: ToyConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ToySuiteConfig:
+    """The toy, and the critics of known error that its imitator is refined with."""
+
+    toy: ToyConfig = field(default_factory=ToyConfig)
+    critic_error: CriticErrorConfig = field(default_factory=CriticErrorConfig)
+
+
+def run(seed: int, config: ToySuiteConfig) -> dict[str, Any]:
     """The ToyResult of a seed, its two distances from the optimum, and what errors of the critic cost."""
-    result = run_toy(seed, config)
+    result = run_toy(seed, config.toy)
     return asdict(result) | {
         "imitator_distance": result.imitator_distance,
         "refined_distance": result.refined_distance,
-        "critic_error": critic_error_of(result),
+        "critic_error": critic_error_of(result, config.critic_error),
     }
 
 

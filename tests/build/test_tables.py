@@ -5,6 +5,11 @@ import json
 
 import pytest
 
+from dtag_fast.experiments import toy_report
+from dtag_fast.experiments.toy import ToyConfig
+from dtag_fast.experiments.toy_critic_error import CriticErrorConfig
+from dtag_fast.experiments.toy_report import ToySuiteConfig
+
 
 @pytest.fixture
 def make_tables(sources, monkeypatch):
@@ -74,10 +79,15 @@ def test_benchmarks_give_times_and_ratios(make_tables, root):
 
 
 def test_a_suite_gives_its_table_and_its_claims(make_tables, root):
-    seeds = [
-        {"seed": 0, "imitator_distance": 0.45, "refined_distance": 0.01},
-        {"seed": 1, "imitator_distance": 0.5, "refined_distance": 0.25},
+    tiny = ToySuiteConfig(
+        ToyConfig(episodes=32, imitator_updates=2, critic_updates=2, prompts=4),
+        CriticErrorConfig(q_rmse=(0.1, 0.8), phases=2, steps=(1, 2)),
+    )
+    distances = [
+        {"imitator_distance": 0.45, "refined_distance": 0.01},
+        {"imitator_distance": 0.5, "refined_distance": 0.25},
     ]
+    seeds = [toy_report.run(seed, tiny) | distances[seed] for seed in (0, 1)]
     (root / "docs/toy.json").write_text(json.dumps({"suite": "toy", "seeds": seeds}))
     document(root, "suite docs/toy.json")
     assert make_tables.main([], root) == 0

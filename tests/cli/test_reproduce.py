@@ -13,6 +13,8 @@ from dtag_fast.experiments.return_regret import ReturnRegretConfig
 from dtag_fast.experiments.single_state import SingleStateConfig
 from dtag_fast.experiments.tables import Table
 from dtag_fast.experiments.toy import ToyConfig
+from dtag_fast.experiments.toy_critic_error import CriticErrorConfig
+from dtag_fast.experiments.toy_report import ToySuiteConfig
 
 SMALL = {
     "single-state": SingleStateConfig(
@@ -29,7 +31,10 @@ SMALL = {
         updates=2,
         played=9,
     ),
-    "toy": ToyConfig(episodes=32, imitator_updates=2, critic_updates=2, prompts=4),
+    "toy": ToySuiteConfig(
+        ToyConfig(episodes=32, imitator_updates=2, critic_updates=2, prompts=4),
+        CriticErrorConfig(q_rmse=(0.1, 0.8), phases=2, steps=(1, 2)),
+    ),
 }
 
 
@@ -153,7 +158,7 @@ def test_results_of_something_else_are_never_overwritten(change, reproduce, monk
     reproduce("toy", "--seeds", "1", "--out", "here")
     before, suite, name = contents(tmp_path / "here"), suites.SUITES["toy"], "toy"
     if change == "config":
-        other = replace(suite, config=replace(suite.config, prompts=5))
+        other = replace(suite, config=replace(suite.config, toy=replace(suite.config.toy, prompts=5)))
         monkeypatch.setitem(suites.SUITES, "toy", other)
     elif change == "code":
         monkeypatch.setitem(suites.SUITES, "toy", replace(suite, code=("experiments/tables.py",)))

@@ -44,7 +44,7 @@ class CriticError(Work):
 
     critic: Training
 
-    folder: ClassVar[str] = "critic_errors"
+    folder: ClassVar[str] = "critic-errors"
     code: ClassVar[tuple[str, ...]] = (
         "data",
         "models",

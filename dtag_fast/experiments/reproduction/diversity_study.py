@@ -53,12 +53,12 @@ class PartScore(Score):
     """A score of a policy of a part of the data: `method` holds the fraction too, see `on_part`.
 
     Attributes:
-        fraction: of the episodes. episodes, steps: in the part.
+        fraction: of the episodes. data_episodes, data_steps: in the part.
     """
 
     fraction: float = 1.0
-    episodes: int = 0
-    steps: int = 0
+    data_episodes: int = 0
+    data_steps: int = 0
 
 
 def on_part(method: str, fraction: float) -> str:
@@ -97,10 +97,10 @@ def row_of(goal: Goal, shelf: Shelf) -> PartScore | None:
     policy = goal.work.policy
     data = read_json(shelf.path(policy) / "config.json")["dataset"]
     return PartScore(
-        **{**asdict(score), "returns": score.returns},
+        **asdict(score),
         fraction=policy.data.fraction,
-        episodes=data["episodes"],
-        steps=data["steps"],
+        data_episodes=data["episodes"],
+        data_steps=data["steps"],
     )
 
 
@@ -117,7 +117,7 @@ def part_scores(rows: Sequence[PartScore], tasks: Sequence[str]) -> Table:
             mine = [row for row in rows if (row.task, row.fraction) == (task, fraction)]
             sizes = [
                 f"{fmean(sizes):.0f}" if (sizes := [getattr(row, name) for row in mine]) else NONE
-                for name in ("episodes", "steps")
+                for name in ("data_episodes", "data_steps")
             ]
             scores = [
                 over_seeds(list(values_of(rows, task, on_part(method, fraction)).values()))

@@ -124,7 +124,7 @@ def rows_of(errors: dict[str, list[float]], gains: dict[str, list[float]]) -> li
 
 
 def score(task: str, method: str, value: float) -> Score:
-    return Score(task, method, 1, value, value, None, "", (), None)
+    return Score(task, method, 1, value, value, None, "", 2, None)
 
 
 @pytest.mark.parametrize(

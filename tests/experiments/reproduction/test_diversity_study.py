@@ -54,8 +54,10 @@ def test_parts_of_other_seeds_hold_other_episodes(lab, tmp_path):
 
 def part_score(method: str, fraction: float, seed: int, value: float, task: str = TASK) -> PartScore:
     name = on_part(method, fraction)
-    numbers = (value, value, None, "", (), None)
-    return PartScore(task, name, seed, *numbers, fraction=fraction, episodes=int(100 * fraction), steps=seed)
+    numbers = (value, value, None, "", 2, None)
+    return PartScore(
+        task, name, seed, *numbers, fraction=fraction, data_episodes=int(100 * fraction), data_steps=seed
+    )
 
 
 def rows_of(gains: dict[float, tuple[float, float]]) -> list[PartScore]:
@@ -115,7 +117,7 @@ def test_a_small_run(tmp_path, monkeypatch):
     ]
     with minari_root_at(tmp_path / "datasets"):
         whole = lab.data(TASK).load(Shelf(tmp_path / "runs"))
-    sizes = {row["fraction"]: (row["episodes"], row["steps"]) for row in rows}
+    sizes = {row["fraction"]: (row["data_episodes"], row["data_steps"]) for row in rows}
     assert sizes[1.0] == (whole.num_episodes, 1500)
     assert sizes[0.1][0] == round(0.1 * whole.num_episodes) and sizes[0.1][1] < 500
 

@@ -241,7 +241,7 @@ def test_with_data_a_policy_is_played_with_and_without_action_gradient(small, tm
     assert all(g.work.policy.algorithm == "reinformer" and g.work.critic.algorithm == "iql" for g in goals)
     assert high_dim_study.read(goals[0], Shelf(tmp_path / "runs")) is None
     scores = [
-        Score(g.task, g.method, g.seed, 10.0 + 5 * (g.row == "refined"), 1.0, None, g.method, (), None)
+        Score(g.task, g.method, g.seed, 10.0 + 5 * (g.row == "refined"), 1.0, None, g.method, 2, None)
         for g in goals
     ]
     findings = high_dim_study.report(scores, high_dim_study.ADROIT)

@@ -11,8 +11,8 @@ from dtag_fast.experiments.reproduction.datasets import Data, Maze
 from dtag_fast.experiments.reproduction.finetunings import CURVE, RUN, Finetuning
 from dtag_fast.experiments.reproduction.lab import Lab
 from dtag_fast.experiments.reproduction.online_study import (
-    STUDY,
     ONLINE_TASKS,
+    STUDY,
     Run,
     goals,
     read_run,

@@ -115,7 +115,7 @@ def test_pieces_of_a_suite_have_names_of_their_own_that_any_file_system_takes(st
     assert len({(goal.task, goal.method, goal.seed) for goal in goals}) == len(goals)
     works = [work for wave in in_order([goal.work for goal in goals]) for work in wave]
     assert len({work.name.lower() for work in works}) == len(works)
-    assert all(re.fullmatch(r"[a-z]+/[a-z0-9_-]+(\.json)?", work.name) for work in works)
+    assert all(re.fullmatch(r"[a-z-]+/[a-z0-9_-]+(\.json)?", work.name) for work in works)
     assert all(work.seconds > 0 for work in works)
     reported = {work.seed for work in works if isinstance(work, Training)}
     assert {1, 2} <= reported <= {0, 1, 2}  # 0 chooses

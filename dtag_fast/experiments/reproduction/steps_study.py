@@ -19,6 +19,7 @@ POLICIES = {"DT": "dt", "RF": "reinformer"}
 
 STEPS = (*range(1, 16), 20, 30, 50, 100)
 LR = (0.003, 0.01, 0.03, 0.1)
+X_NAME = "n, Action Gradient steps"
 PUBLISHED_MOST = 15  # steps in the paper's ablation
 SHOWN = (10, PUBLISHED_MOST, STEPS[-1])  # n whose gains the table has
 
@@ -71,7 +72,7 @@ def report(scores: Sequence[Score], tasks: Sequence[str]) -> Findings:
     note = "Gains in normalised score over the policy alone on the same episodes, means over training seeds."
     return Findings(
         tables={"steps": Table(header, rows, text_columns=3, note=note)},
-        figures={"steps": learning_curves(panels, score_name="score", x_name="n, Action Gradient steps")},
+        figures={"steps": learning_curves(panels, score_name="score", x_name=X_NAME)} if panels else {},
         claims=[
             Claim(
                 f"where Action Gradient gains, 90 % of the gain is there within {PUBLISHED_MOST} steps",

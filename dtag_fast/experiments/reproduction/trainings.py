@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from dtag_fast.experiments.reproduction.work import Progress, Shelf, Work
 from dtag_fast.training import train
 from dtag_fast.training.files import write_text
 
+LOG_EVERY = 100  # updates, or fewer: the last record is of the last update
 CHECKPOINT_EVERY = 1_000  # updates: what a killed process may lose
 DIVERGED = "diverged.json"  # `train` writes it where a loss is not finite
 
@@ -67,6 +69,7 @@ class Training(Work):
                 updates=self.updates,
                 critic=None if self.critic is None else shelf.path(self.critic),
                 seed=self.seed,
+                log_every=math.gcd(self.updates, LOG_EVERY),
                 checkpoint_every=CHECKPOINT_EVERY,
                 keep_last=1,
                 holdout=self.holdout,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_studies import TINY, run_small, small_lab
+from suites_of_data import TINY, run_small, small_lab
 
 from dtag_fast.data import Episode, TrajectoryStore
 from dtag_fast.data.catalog import minari_root_at

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from small_studies import run_small, small_lab
+from suites_of_data import run_small, small_lab
 
 from dtag_fast.data.catalog import minari_root_at
 from dtag_fast.experiments.reproduction import diversity_study

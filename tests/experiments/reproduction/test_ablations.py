@@ -1,0 +1,81 @@
+"""What is told of the number of steps and of the optimizers, against cases worked out by hand."""
+
+import json
+
+import pytest
+from scored import scores_of
+from suites_of_data import run_small, small_lab
+
+from dtag_fast.experiments.reproduction import optimizer_study, steps_study
+from dtag_fast.experiments.reproduction.steps_study import _method, _shape
+
+TASK = "hopper-medium"
+
+
+@pytest.mark.parametrize(
+    ("gains", "best", "gain", "enough", "below"),
+    [
+        ({1: 1.0, 2: 9.5, 3: 10.0, 5: 4.0, 9: -1.0}, 3, 10.0, 2, 9),
+        ({1: -3.0, 2: -1.0, 3: -2.0}, 2, -1.0, 2, 3),
+        ({1: 1.0, 2: 2.0}, 2, 2.0, 2, None),
+        ({1: -1.0, 2: 5.0, 3: 4.6}, 2, 5.0, 2, None),  # below 0 before the best one is no collapse
+    ],
+)
+def test_shape_of_a_gain_over_n(gains, best, gain, enough, below):
+    found = _shape(gains)
+    assert (found.best, found.gain, found.enough, found.below) == (best, gain, enough, below)
+
+
+def test_steps_table_and_claims(monkeypatch):
+    monkeypatch.setattr(steps_study, "STEPS", (1, 10, 15, 100))
+    monkeypatch.setattr(steps_study, "LR", (0.1,))
+    monkeypatch.setattr(steps_study, "SHOWN", (10, 15, 100))
+    by_n = {1: (11.0, 21.0), 10: (19.0, 29.0), 15: (20.0, 30.0), 100: (12.0, 22.0)}
+    table = {(TASK, "RF"): (10.0, 20.0)}
+    table |= {(TASK, _method("RF", "best", 0.1, n)): values for n, values in by_n.items()}
+    falls = {1: (12.0, 22.0), 10: (5.0, 15.0), 15: (4.0, 14.0), 100: (0.0, 10.0)}
+    table |= {(TASK, _method("RF", "last", 0.1, n)): values for n, values in falls.items()}
+    found = steps_study.report(scores_of(table), [TASK])
+    assert found.tables["steps"].rows == [
+        [TASK, "RF", "best", "0.1", "15", "+10.0", "10", "+9.0", "+10.0", "+2.0", "-"],
+        [TASK, "RF", "last", "0.1", "1", "+2.0", "1", "-5.0", "-6.0", "-10.0", "10"],
+    ]
+    assert [claim.holds for claim in found.claims] == [True, True]
+    assert [claim.measured.split()[1:4] for claim in found.claims] == [["1", "of", "1"]] * 2
+    assert found.figures["steps"].axes[0].get_title() == f"{TASK}, RF, best"
+
+
+def test_without_numbers_there_is_an_empty_table_and_no_claim_holds():
+    found = steps_study.report([], [TASK])
+    assert found.tables["steps"].rows == [] and not any(claim.holds for claim in found.claims)
+    assert not any(claim.holds for claim in optimizer_study.report([], [TASK]).claims)
+
+
+def test_optimizers_are_counted_by_their_mean():
+    means = {"SGD": 12.0, "momentum": 15.0, "Adam": 11.0, "RMSprop": 14.0}
+    table = {(TASK, "RF"): (10.0, 10.0)}
+    table |= {(TASK, f"RF+AG {name}"): (value, value + 2) for name, value in means.items()}
+    found = optimizer_study.report(scores_of(table), [TASK])
+    (claim,) = found.claims
+    assert claim.holds and claim.measured == "SGD 0, momentum 1, Adam 0, RMSprop 0 of 1"
+    row = dict(zip(found.tables["gains"].header, found.tables["gains"].rows[0], strict=True))
+    assert row["RF+AG Adam - RF"].startswith("+2.0 (") and row["RF+AG Adam - RF"].endswith("2 of 2 up")
+    row = dict(zip(found.tables["against-sgd"].header, found.tables["against-sgd"].rows[0], strict=True))
+    assert row["RF+AG RMSprop - RF+AG SGD"].startswith("+2.0 (")
+
+
+def test_small_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(steps_study, "STEPS", (1, 3))
+    monkeypatch.setattr(steps_study, "LR", (0.01, 0.1))
+    monkeypatch.setattr(steps_study, "SHOWN", (1, 3))
+    lab = small_lab(tmp_path, seeds=1, hopper=("medium",))
+    plan, made = run_small("ablation-steps", steps_study.STUDY, lab, tmp_path, [TASK])
+    assert not made.failures and not made.missing
+    rows = json.loads((tmp_path / "out/results.json").read_text())["rows"]
+    # Each policy alone; DT with the best iterate, Reinformer with the best and the last.
+    assert len(rows) == 2 + 2 * 2 + 2 * 2 * 2 and len({row["method"] for row in rows}) == len(rows)
+    settings = {row["method"]: row["setting"] for row in rows}
+    assert settings[_method("RF", "last", 0.1, 3)] == "AG n=3 lr=0.1 select=last"
+    assert settings[_method("DT", "best", 0.01, 1)] == "AG n=1 lr=0.01" and settings["DT"] == "plain policy"
+    assert (tmp_path / "out/figures/steps.png").is_file()
+    assert plan.work.kinds()["trainings"][0] == 4  # iql, reinformer, dt, and the dt that chooses its return

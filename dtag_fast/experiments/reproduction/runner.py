@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from statistics import median
 
 import torch
 
@@ -163,11 +162,3 @@ def _forget_outdated(plan: Plan, pieces: Pieces) -> None:
         outdated = any(need in plan.missing for need in work.needs)
         if outdated and pieces.look(work.name, wanted := recipe(work))[0] is not Found.NOTHING:
             pieces.begin(work.name, wanted)
-
-
-def measured_seconds(works: Sequence[Work], root: Path) -> float | None:
-    """Median of what such pieces took where they are there; None where none is."""
-    pieces = Pieces(root)
-    records = (pieces.record(work.name) for work in works)
-    seconds = [record["seconds"] for record in records if record and record.get("seconds") is not None]
-    return median(seconds) if seconds else None

@@ -10,7 +10,7 @@ from numbers_of_work import Number, made
 
 from dtag_fast.executors.choice import InThisProcess
 from dtag_fast.executors.processes import Processes
-from dtag_fast.experiments.reproduction.runner import make_plan, measured_seconds, recipe, run
+from dtag_fast.experiments.reproduction.runner import make_plan, recipe, run
 from dtag_fast.experiments.reuse import Pieces
 
 BASE = Number(1)
@@ -50,8 +50,7 @@ def test_all_is_made_once_in_an_order_that_works(tmp_path):
     assert do(tmp_path) == [] and made(tmp_path) == []
     plan = make_plan(ALL, tmp_path, False)
     assert not plan.missing and plan.kinds() == {"numbers": (4, 0, 0.0)}
-    seconds = json.loads(record_of(tmp_path, BASE).read_text())["seconds"]
-    assert measured_seconds([BASE, Number(9)], tmp_path) == seconds and measured_seconds([], tmp_path) is None
+    assert json.loads(record_of(tmp_path, BASE).read_text())["seconds"] >= 0
 
 
 def test_what_another_suite_made_is_taken(tmp_path):

@@ -87,8 +87,9 @@ def _study(args: Args, study, console: Console) -> int:
     from dtag_fast.executors.choice import make_executor
     from dtag_fast.experiments.reproduction.budget import BUDGETS
     from dtag_fast.experiments.reproduction.lab import Lab
-    from dtag_fast.experiments.reproduction.study_runs import plan_study, refuse_other, run_study
+    from dtag_fast.experiments.reproduction.study_runs import plan_study, run_study
     from dtag_fast.experiments.reproduction.tasks import Source
+    from dtag_fast.experiments.result_folder import RESULTS, refuse_other
 
     budget = BUDGETS[args.budget]
     if args.seeds is not None and args.seeds < 1:
@@ -96,7 +97,7 @@ def _study(args: Args, study, console: Console) -> int:
     lab = Lab(budget, Source.parse(args.data), budget.seeds if args.seeds is None else args.seeds)
     out, runs = args.out or Path("results") / args.suite, args.runs or Path("results/runs")
     tasks = None if args.tasks is None else args.tasks.split(",")
-    refuse_other(args.suite, out)
+    refuse_other(args.suite, out, (out / RESULTS).is_file())
     plan = plan_study(study, lab, runs, tasks=tasks, keep_older=args.resume)
     crew = make_executor(args.executor, args.jobs, "cpu", args.ray_address)
     _print_title(console, args.suite, study)

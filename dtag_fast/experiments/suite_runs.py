@@ -8,15 +8,13 @@ from typing import Any
 
 import torch
 
-from dtag_fast.experiments import plots
 from dtag_fast.experiments.claims import Claim
+from dtag_fast.experiments.result_folder import RESULTS, refuse_other, write_findings
 from dtag_fast.experiments.reuse import Found, Pieces, code_fingerprint
 from dtag_fast.experiments.suites import Suite
 from dtag_fast.experiments.tables import Table
 from dtag_fast.experiments.threads import one_thread
 from dtag_fast.training.files import read_json, write_json
-
-RESULTS = "results.json"
 
 
 @dataclass(frozen=True)
@@ -59,14 +57,7 @@ def plan_suite(name: str, suite: Suite, seeds: int, out: Path) -> Plan:
     """
     if seeds < 1:
         raise ValueError(f"seeds: expected a positive number, got {seeds}")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out: expected a folder, {out} is a file")
-    if out.is_dir() and any(out.iterdir()) and not (out / "recipes").is_dir():
-        raise ValueError(f"out: {out} holds files of something else; take another folder or move them away")
-    if (out / RESULTS).is_file() and read_json(out / RESULTS).get("suite") != name:
-        raise ValueError(
-            f"out: {out / RESULTS} is not of the suite {name}; take another folder or move it away"
-        )
+    refuse_other(name, out, (out / "recipes").is_dir())
     pieces, plan = Pieces(out), Plan([], [])
     for seed in sorted({*range(seeds), *_begun_seeds(out)}):
         found, difference = pieces.look(_piece(seed), _recipe(name, suite, seed))
@@ -112,11 +103,7 @@ def run_suite(
     results = [read_json(pieces.path(_piece(seed))) for seed in plan.seeds]
     tables, claims = suite.tables(results), suite.claims(results)
     write_json(out / RESULTS, _summary(name, suite, results, claims))
-    files = [out / RESULTS]
-    for key, table in tables.items():
-        files += table.save(out / "tables" / key)
-    for key, figure in suite.draw(results).items():
-        files += plots.save(figure, out / "figures" / key)
+    files = [out / RESULTS, *write_findings(out, tables, suite.draw(results))]
     return Report(plan, tables, claims, files)
 
 

@@ -3,17 +3,17 @@
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from dtag_fast.experiments.claims import Claim
+from dtag_fast.experiments.claims import Claim, on_most
 from dtag_fast.experiments.reproduction import quoted
 from dtag_fast.experiments.reproduction.figures import dots
-from dtag_fast.experiments.reproduction.lab import Lab
+from dtag_fast.experiments.reproduction.lab import POLICIES, Lab
 from dtag_fast.experiments.reproduction.scores import (
     Goal,
     Score,
     gain_table,
+    gains_of,
     score_table,
     setting_table,
-    values_of,
 )
 from dtag_fast.experiments.reproduction.study import Findings, Study
 from dtag_fast.experiments.reproduction.tasks import GYM, MAZE2D
@@ -38,7 +38,7 @@ def goals(lab: Lab, tasks: Sequence[str]) -> list[Goal]:
         for seed in lab.reported:
             iql = lab.training(task, "iql", seed)
             gradient = {"critic": iql, "q_weight": Q_WEIGHT}
-            for name, algorithm in (("DT", "dt"), ("RF", "reinformer")):
+            for name, algorithm in POLICIES.items():
                 both = lab.refined(lab.training(task, algorithm, seed), iql)
                 found.append(Goal(task, name, seed, both))
                 found.append(Goal(task, f"{name}+AG", seed, both, row="refined"))
@@ -80,17 +80,9 @@ def report_with(
 
 def raises(scores: Sequence[Score], tasks: Sequence[str], base: str, better: str) -> Claim:
     """Whether the mean gain over seeds is positive on most tasks."""
-    gains = []
-    for task in tasks:
-        before, after = values_of(scores, task, base), values_of(scores, task, better)
-        if both := before.keys() & after.keys():
-            gains.append(fmean(after[seed] - before[seed] for seed in both))
-    risen = sum(gain > 0 for gain in gains)
-    return Claim(
-        f"Action Gradient raises the mean score of {base} on most tasks",
-        risen > len(gains) / 2,
-        f"on {risen} of {len(gains)}",
-    )
+    gains = [gains_of(scores, task, base, better) for task in tasks]
+    risen = [fmean(found.values()) > 0 for found in gains if found]
+    return on_most(f"Action Gradient raises the mean score of {base} on most tasks", risen)
 
 
 GYM_STUDY = Study(

@@ -12,7 +12,7 @@ from dtag_fast.experiments import plots
 from dtag_fast.experiments.claims import Claim
 from dtag_fast.experiments.over_seeds import half_width, mean_curve
 from dtag_fast.experiments.reproduction.datasets import Data
-from dtag_fast.experiments.reproduction.lab import Lab
+from dtag_fast.experiments.reproduction.lab import POLICIES, Lab
 from dtag_fast.experiments.reproduction.scores import (
     NONE,
     Goal,
@@ -76,7 +76,7 @@ def goals(lab: Lab, tasks: Sequence[str]) -> list[Goal]:
                 # IQL's own policy is not played here; with it, the whole set's critic is that of the tables.
                 changes = {} if fraction == 1 else {"policy": False}
                 critic = lab.training(task, "iql", seed, data=part, **changes)
-                for name, algorithm in (("DT", "dt"), ("RF", "reinformer")):
+                for name, algorithm in POLICIES.items():
                     both = lab.refined(lab.training(task, algorithm, seed, data=part), critic)
                     found.append(Goal(task, on_part(name, fraction), seed, both))
                     refined = on_part(f"{name}+AG", fraction)

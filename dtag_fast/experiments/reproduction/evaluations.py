@@ -1,6 +1,5 @@
 """Episodes of a policy, with and without Action Gradient, and the choice of a setting by other episodes."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from dtag_fast.experiments.reproduction.work import Progress, Shelf, Work
 from dtag_fast.rollout import AGSetting, Candidates, evaluate
 from dtag_fast.rollout.results import EpisodesFailed
 from dtag_fast.training import load_critic, load_policy
-from dtag_fast.training.files import write_json
+from dtag_fast.training.files import read_json, write_json
 
 EPISODE_SECONDS = 0.15  # a thousand steps of one environment among many, with the policy's share
 
@@ -92,7 +91,7 @@ class Evaluation(Work):
 
 def read(evaluation: Evaluation, shelf: Shelf) -> dict[str, Any]:
     """What an evaluation wrote."""
-    return json.loads(shelf.path(evaluation).read_text())
+    return read_json(shelf.path(evaluation))
 
 
 def choose(tunings: Sequence[dict[str, Any]]) -> dict[str, Any]:

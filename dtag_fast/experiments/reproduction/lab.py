@@ -16,6 +16,8 @@ from dtag_fast.experiments.reproduction.tasks import MAZE2D, Source
 from dtag_fast.experiments.reproduction.trainings import Training
 from dtag_fast.rollout import AGSetting, grid
 
+POLICIES = {"DT": "dt", "RF": "reinformer"}  # by their names in tables
+
 
 @dataclass(frozen=True)
 class Lab:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from dtag_fast.experiments import plots
-from dtag_fast.experiments.claims import Claim
+from dtag_fast.experiments.claims import Claim, on_most
 from dtag_fast.experiments.over_seeds import mean_curve, mean_over, with_interval
 from dtag_fast.experiments.reproduction.budget import FIRST_EPISODE
 from dtag_fast.experiments.reproduction.finetunings import Finetuning, read_curve
@@ -168,23 +168,23 @@ def ends_above(rows: Sequence[Run], tasks: Sequence[str]) -> Claim:
         mine, others = of(rows, task, OURS), of(rows, task, BASELINE)
         if both := mine.keys() & others.keys():
             gaps.append(fmean(mine[seed].values[-1] - others[seed].values[-1] for seed in both))
-    return _on_most(f"{OURS} ends above {BASELINE} in the mean over seeds on most tasks", gaps)
+    return on_most(
+        f"{OURS} ends above {BASELINE} in the mean over seeds on most tasks", [gap > 0 for gap in gaps]
+    )
 
 
 def improves(rows: Sequence[Run], tasks: Sequence[str]) -> Claim:
     groups = [of(rows, task, OURS).values() for task in tasks]
     gains = [fmean(run.values[-1] - run.values[0] for run in runs) for runs in groups if runs]
-    return _on_most(f"{OURS} ends above the policy it began with, in the mean, on most tasks", gains)
+    return on_most(
+        f"{OURS} ends above the policy it began with, in the mean, on most tasks",
+        [gain > 0 for gain in gains],
+    )
 
 
 def of(rows: Sequence[Run], task: str, algorithm: str) -> dict[int, Run]:
     """Seed -> run, of those that did not diverge."""
     return {r.seed: r for r in rows if (r.task, r.algorithm) == (task, algorithm) and r.values}
-
-
-def _on_most(text: str, differences: Sequence[float]) -> Claim:
-    above = sum(difference > 0 for difference in differences)
-    return Claim(text, above > len(differences) / 2, f"on {above} of {len(differences)}")
 
 
 def _cell(values: Sequence[float], sign: str = "") -> str:

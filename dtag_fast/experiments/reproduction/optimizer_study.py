@@ -7,7 +7,7 @@ from statistics import fmean
 from dtag_fast import SGD, Adam, RMSprop
 from dtag_fast.experiments.claims import Claim
 from dtag_fast.experiments.reproduction.figures import dots
-from dtag_fast.experiments.reproduction.lab import Lab
+from dtag_fast.experiments.reproduction.lab import POLICIES, Lab
 from dtag_fast.experiments.reproduction.scores import (
     Goal,
     Score,
@@ -18,8 +18,6 @@ from dtag_fast.experiments.reproduction.scores import (
 )
 from dtag_fast.experiments.reproduction.study import Findings, Study
 from dtag_fast.experiments.reproduction.tasks import GYM, MAZE2D
-
-POLICIES = {"DT": "dt", "RF": "reinformer"}
 
 OPTIMIZERS = {"SGD": "sgd", "momentum": SGD(momentum=0.9), "Adam": Adam(), "RMSprop": RMSprop()}
 

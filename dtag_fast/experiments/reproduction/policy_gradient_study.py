@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from dtag_fast.experiments.claims import Claim
+from dtag_fast.experiments.claims import Claim, on_most
 from dtag_fast.experiments.over_seeds import half_width
 from dtag_fast.experiments.reproduction.figures import dots
-from dtag_fast.experiments.reproduction.lab import Lab
+from dtag_fast.experiments.reproduction.lab import POLICIES, Lab
 from dtag_fast.experiments.reproduction.scores import (
     NONE,
     Goal,
@@ -24,7 +24,6 @@ from dtag_fast.experiments.tables import Table
 from dtag_fast.training.files import read_json_lines
 
 Q_WEIGHTS = (0.3, 1.0, 3.0)  # of the term of Q beside the imitation loss
-POLICIES = {"DT": "dt", "RF": "reinformer"}
 GRADIENTS = tuple(f"{name}+PG {weight:g}" for name in POLICIES for weight in Q_WEIGHTS)
 METHODS = ("DT", "RF", "AWAC", "QT", *GRADIENTS, "DT+AG", "RF+AG")
 SIGNS = ("q", "action_distance", "at_bounds")  # that a training logs of its term of Q
@@ -107,17 +106,13 @@ def _signs(rows: Sequence[Trained], tasks: Sequence[str]) -> Table:
 
 def _unstable(scores: Sequence[Score], tasks: Sequence[str]) -> Claim:
     """Whether the spread over seeds of RF+PG is larger than that of RF+AG."""
-    wider, compared = 0, 0
+    wider = []
     for task in tasks:
         spreads = [_spread(scores, task, method) for method in (f"RF+PG {Q_WEIGHTS[1]:g}", "RF+AG")]
         if None not in spreads:
-            compared += 1
-            wider += spreads[0] > spreads[1]
-    return Claim(
-        "token prediction with a policy gradient varies more over training seeds than with Action Gradient",
-        wider > compared / 2,
-        f"on {wider} of {compared} tasks, at weight {Q_WEIGHTS[1]:g}",
-    )
+            wider.append(spreads[0] > spreads[1])
+    text = "token prediction with a policy gradient varies more over training seeds than with Action Gradient"
+    return on_most(text, wider, f" tasks, at weight {Q_WEIGHTS[1]:g}")
 
 
 def _spread(scores: Sequence[Score], task: str, method: str) -> float | None:
@@ -126,18 +121,14 @@ def _spread(scores: Sequence[Score], task: str, method: str) -> float | None:
 
 def _better_than_gradients(scores: Sequence[Score], tasks: Sequence[str]) -> Claim:
     """Whether RF+AG has a higher mean than RF+PG of every weight."""
-    better, compared = 0, 0
+    better = []
     for task in tasks:
         refined = values_of(scores, task, "RF+AG")
         gradients = [values_of(scores, task, f"RF+PG {weight:g}") for weight in Q_WEIGHTS]
         if refined and all(gradients):
-            compared += 1
-            better += fmean(refined.values()) > max(fmean(found.values()) for found in gradients)
-    return Claim(
-        "Reinformer with Action Gradient is better than with a policy gradient of any of the weights",
-        better > compared / 2,
-        f"on {better} of {compared} tasks",
-    )
+            better.append(fmean(refined.values()) > max(fmean(found.values()) for found in gradients))
+    text = "Reinformer with Action Gradient is better than with a policy gradient of any of the weights"
+    return on_most(text, better, " tasks")
 
 
 STUDY = Study(

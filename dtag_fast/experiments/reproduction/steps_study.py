@@ -8,14 +8,12 @@ from statistics import fmean
 from dtag_fast.experiments.claims import Claim
 from dtag_fast.experiments.over_seeds import mean_curve
 from dtag_fast.experiments.plots import Curve, learning_curves
-from dtag_fast.experiments.reproduction.lab import Lab
-from dtag_fast.experiments.reproduction.scores import NONE, Goal, Score, values_of
+from dtag_fast.experiments.reproduction.lab import POLICIES, Lab
+from dtag_fast.experiments.reproduction.scores import NONE, Goal, Score, gains_of, values_of
 from dtag_fast.experiments.reproduction.study import Findings, Study
 from dtag_fast.experiments.reproduction.tasks import MAZE2D
 from dtag_fast.experiments.tables import Table
 from dtag_fast.rollout import AGSetting
-
-POLICIES = {"DT": "dt", "RF": "reinformer"}
 
 STEPS = (*range(1, 16), 20, 30, 50, 100)
 LR = (0.003, 0.01, 0.03, 0.1)
@@ -115,12 +113,8 @@ def _shape(gains: dict[int, float]) -> _Shape:
 
 def _gains(scores: Sequence[Score], task: str, policy: str, select: str, lr: float) -> dict[int, float]:
     """n -> mean over seeds of what n steps gain, as far as it is known."""
-    plain, found = values_of(scores, task, policy), {}
-    for n in STEPS:
-        refined = values_of(scores, task, _method(policy, select, lr, n))
-        if both := plain.keys() & refined.keys():
-            found[n] = fmean(refined[seed] - plain[seed] for seed in both)
-    return found
+    found = {n: gains_of(scores, task, policy, _method(policy, select, lr, n)) for n in STEPS}
+    return {n: fmean(gains.values()) for n, gains in found.items() if gains}
 
 
 def _curve(scores, task: str, policy: str, select: str, lr: float) -> Curve:

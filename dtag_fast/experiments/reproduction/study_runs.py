@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from dtag_fast.executors.choice import Executor
-from dtag_fast.experiments import plots
 from dtag_fast.experiments.reproduction import runner
 from dtag_fast.experiments.reproduction.lab import Lab
 from dtag_fast.experiments.reproduction.scores import Goal
 from dtag_fast.experiments.reproduction.study import Findings, Study
 from dtag_fast.experiments.reproduction.work import Shelf
-from dtag_fast.training.files import read_json, write_json
-
-RESULTS = "results.json"
+from dtag_fast.experiments.result_folder import RESULTS, refuse_other, write_findings
+from dtag_fast.training.files import write_json
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def run_study(
     Raises:
         ValueError: `out` holds results of another suite.
     """
-    refuse_other(name, out)
+    refuse_other(name, out, (out / RESULTS).is_file())
     failures = runner.run(plan.work, runs, crew, progress)
     shelf = Shelf(runs)
     found = {goal: study.read(goal, shelf) for goal in plan.goals}
@@ -100,27 +98,8 @@ def run_study(
     findings = study.report(rows, plan.tasks)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / RESULTS, _summary(name, study, lab, plan, rows, findings))
-    files = [out / RESULTS]
-    for key, table in findings.tables.items():
-        files += table.save(out / "tables" / key)
-    for key, figure in findings.figures.items():
-        files += plots.save(figure, out / "figures" / key)
+    files = [out / RESULTS, *write_findings(out, findings.tables, findings.figures)]
     return StudyReport(findings, [goal for goal, row in found.items() if row is None], failures, files)
-
-
-def refuse_other(name: str, out: Path) -> None:
-    """Refuse a folder that holds the results of something else.
-
-    Raises:
-        ValueError: it does.
-    """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out: expected a folder, {out} is a file")
-    file = out / RESULTS
-    if out.is_dir() and any(out.iterdir()) and not file.is_file():
-        raise ValueError(f"out: {out} holds files of something else; take another folder or move them away")
-    if file.is_file() and read_json(file).get("suite") != name:
-        raise ValueError(f"out: {file} is not of the suite {name}; take another folder or move it away")
 
 
 def _summary(name: str, study: Study, lab: Lab, plan: StudyPlan, rows: list[Any], findings: Findings) -> dict:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from dtag_fast.experiments.claims import Claim
+from dtag_fast.experiments.claims import Claim, on_most
 from dtag_fast.experiments.reproduction.figures import dots
 from dtag_fast.experiments.reproduction.lab import Lab
 from dtag_fast.experiments.reproduction.scores import (
@@ -71,18 +71,14 @@ def report(scores: Sequence[Score], tasks: Sequence[str]) -> Findings:
 def _both_are_best(scores: Sequence[Score], tasks: Sequence[str], predictor: str) -> Claim:
     """Whether predictor + AG has a higher mean than the baseline, and than either alone."""
     names = (BASELINE, predictor, f"{BASELINE}+AG", f"{predictor}+AG")
-    best, compared = 0, 0
+    best = []
     for task in tasks:
         found = [values_of(scores, task, name) for name in names]
         if all(found):
-            compared += 1
             means = [fmean(values.values()) for values in found]
-            best += means[-1] == max(means)
-    return Claim(
-        f"{predictor} with Action Gradient is better than either alone and than neither on most tasks",
-        best > compared / 2,
-        f"on {best} of {compared}",
-    )
+            best.append(means[-1] == max(means))
+    text = f"{predictor} with Action Gradient is better than either alone and than neither on most tasks"
+    return on_most(text, best)
 
 
 STUDY = Study(

@@ -1,7 +1,6 @@
 """Trainings of policies and critics."""
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from dtag_fast.algorithms.registry import preset_config
 from dtag_fast.experiments.reproduction.datasets import Data
 from dtag_fast.experiments.reproduction.work import Progress, Shelf, Work
 from dtag_fast.training import train
-from dtag_fast.training.files import write_text
+from dtag_fast.training.files import read_json, write_text
 
 LOG_EVERY = 100  # updates, or fewer: the last record is of the last update
 CHECKPOINT_EVERY = 1_000  # updates: what a killed process may lose
@@ -89,7 +88,7 @@ def divergence(run: Path) -> dict[str, Any] | None:
     file = run / DIVERGED
     if not file.is_file():
         return None
-    found = json.loads(file.read_text())
+    found = read_json(file)
     return {"metric": found["metric"], "value": found["value"], "update": found["batches"][0]["update"]}
 
 

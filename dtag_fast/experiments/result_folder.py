@@ -1,0 +1,39 @@
+"""The folder of a suite's results: results.json, tables/ and figures/."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dtag_fast.experiments import plots
+from dtag_fast.experiments.tables import Table
+from dtag_fast.training.files import read_json
+
+RESULTS = "results.json"
+
+
+def refuse_other(name: str, out: Path, is_ours: bool) -> None:
+    """Refuse a folder that holds something else than the results of a suite.
+
+    Args:
+        is_ours: whether `out`, where it holds anything, is known to be a suite's.
+
+    Raises:
+        ValueError: it does.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out: expected a folder, {out} is a file")
+    if out.is_dir() and any(out.iterdir()) and not is_ours:
+        raise ValueError(f"out: {out} holds files of something else; take another folder or move them away")
+    file = out / RESULTS
+    if file.is_file() and read_json(file).get("suite") != name:
+        raise ValueError(f"out: {file} is not of the suite {name}; take another folder or move it away")
+
+
+def write_findings(out: Path, tables: Mapping[str, Table], figures: Mapping[str, Any]) -> list[Path]:
+    """Write tables and figures by name; returns the files."""
+    files = []
+    for key, table in tables.items():
+        files += table.save(out / "tables" / key)
+    for key, figure in figures.items():
+        files += plots.save(figure, out / "figures" / key)
+    return files

@@ -12,6 +12,7 @@ from dtag_fast.models.elastic_decision_transformer import (
     ElasticDecisionTransformer,
     ElasticDecisionTransformerConfig,
 )
+from dtag_fast.models.gated_critic import GatedCritic
 from dtag_fast.models.normalizer import ActionBounds, InputNormalizer
 from dtag_fast.models.online_decision_transformer import (
     OnlineDecisionTransformer,
@@ -33,6 +34,7 @@ __all__ = [
     "DeterministicPolicy",
     "ElasticDecisionTransformer",
     "ElasticDecisionTransformerConfig",
+    "GatedCritic",
     "GaussianPolicy",
     "InputNormalizer",
     "LocalBehaviour",

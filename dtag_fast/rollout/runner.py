@@ -5,6 +5,7 @@ each with its own environments and a fixed share of the episodes, so that what o
 the others' pace.
 """
 
+import math
 import threading
 import time
 from collections import deque
@@ -41,7 +42,8 @@ class Task:
 @dataclass(frozen=True)
 class Played:
     """One episode: undiscounted return, steps, how it ended, and over its steps the means of Q(s, a_0) and of
-    Q(s, a) - Q(s, a_0) for the executed a (None without a critic)."""
+    Q(s, a) - Q(s, a_0) for the executed a (None without a critic). A step whose Q(s, a_0) is not finite is
+    not refined: it has no part in the first and adds 0 to the second."""
 
     episode_return: float
     length: int
@@ -139,7 +141,8 @@ class Worker:
         waiting = deque(range(len(tasks)))
         task_of = np.full(slots, -1)  # number of the task in each slot, -1: none
         settings = np.zeros(slots, np.int64)
-        totals, lengths = np.zeros((3, slots)), np.zeros(slots, np.int64)  # return, sum of q_0, sum of gains
+        totals = np.zeros((4, slots))  # return, sum of q_0, sum of gains, steps that have them
+        lengths = np.zeros(slots, np.int64)
         split, began = Split(), time.perf_counter()
 
         def start(rows: Sequence[int]) -> None:
@@ -185,8 +188,10 @@ class Worker:
                     refined = self.refinement(observations[rows], actions[rows], settings[rows])
             if refined is not None:
                 actions[rows] = refined.actions
-                totals[1, rows] += refined.q_0
-                totals[2, rows] += refined.q_best - refined.q_0
+                known = np.isfinite(refined.q_0)
+                totals[1, rows[known]] += refined.q_0[known]
+                totals[2, rows[known]] += refined.q_best[known] - refined.q_0[known]
+                totals[3, rows[known]] += 1
             if recorder is not None:
                 recorder.execute(rows, actions)
             improved = clock()
@@ -225,7 +230,7 @@ class Worker:
             episode_return=float(totals[0]),
             length=length,
             terminated=bool(self.environments.terminated[row]),
-            mean_q_0=float(totals[1] / length) if with_critic else None,
+            mean_q_0=(float(totals[1] / totals[3]) if totals[3] else math.nan) if with_critic else None,
             mean_q_gain=float(totals[2] / length) if with_critic else None,
         )
         return played if self.recorder is None else self.recorder.finish(row, played)

@@ -10,6 +10,7 @@ from dtag_fast.training.checkpoint import (
     load_info,
     load_policy,
 )
+from dtag_fast.training.gate import disagreement, gated
 from dtag_fast.training.loop import train
 from dtag_fast.training.seeds import train_seeds
 
@@ -19,7 +20,9 @@ __all__ = [
     "RunInfo",
     "TrainingSteps",
     "behaviour_of",
+    "disagreement",
     "fit_behaviour",
+    "gated",
     "load_behaviour",
     "load_critic",
     "load_info",

@@ -12,7 +12,7 @@ from dtag_fast.experiments.reproduction.trainings import Training, divergence
 from dtag_fast.experiments.reproduction.work import Progress, Shelf, Work
 from dtag_fast.rollout import AGSetting, Candidates, evaluate
 from dtag_fast.rollout.results import EpisodesFailed
-from dtag_fast.training import load_critic, load_policy
+from dtag_fast.training import gated, load_critic, load_policy
 from dtag_fast.training.files import read_json, write_json
 
 EPISODE_SECONDS = 0.15  # a thousand steps of one environment among many, with the policy's share
@@ -26,6 +26,7 @@ class Evaluation(Work):
         settings: of Action Gradient. target_returns: None for those of the policy's preset.
         episodes: of each setting and target. seed: of the first one.
         history_lengths, candidates: as `evaluate` takes them.
+        gate: quantile of `training.gated` over the critic's data; None for no gate.
         chosen_by: evaluations, of other training seeds and episodes, whose best setting with steps > 0 is
             added to `settings`, and whose best target return for the plain policy is asked for.
     """
@@ -38,14 +39,17 @@ class Evaluation(Work):
     seed: int = 0
     history_lengths: tuple[int, ...] | None = None
     candidates: Candidates | None = None
+    gate: float | None = None
     chosen_by: tuple["Evaluation", ...] = ()
 
     folder: ClassVar[str] = "evaluations"
-    code: ClassVar[tuple[str, ...]] = ("ops", "models", "rollout", "data")
+    code: ClassVar[tuple[str, ...]] = ("ops", "models", "rollout", "data", "training/gate.py")
 
     @property
     def label(self) -> str:
-        return self.policy.label if self.critic is None else f"{self.policy.label}-{self.critic.algorithm}"
+        if self.critic is None:
+            return self.policy.label
+        return f"{self.policy.label}-{self.critic.algorithm}{'' if self.gate is None else '-gated'}"
 
     @property
     def needs(self) -> tuple[Work, ...]:
@@ -62,7 +66,10 @@ class Evaluation(Work):
                 write_json(path, {"diverged": diverged})
                 return
         policy = load_policy(shelf.path(self.policy))
-        critic = None if self.critic is None else load_critic(shelf.path(self.critic))
+        critic, limit = None if self.critic is None else load_critic(shelf.path(self.critic)), None
+        if self.gate is not None:
+            gate = gated(critic.critic, self.critic.data.load(shelf), self.gate)
+            critic, limit = critic._replace(critic=gate), gate.limit
         settings, targets, chosen = self.settings, self.target_returns, None
         if self.chosen_by:
             chosen = choose([read(tuning, shelf) for tuning in self.chosen_by])
@@ -86,7 +93,8 @@ class Evaluation(Work):
             )
         except EpisodesFailed as error:
             result = error.result
-        write_json(path, result.to_dict() | {"chosen": chosen, "settings_asked": len(settings)})
+        more = {"chosen": chosen, "settings_asked": len(settings), "gate_limit": limit}
+        write_json(path, result.to_dict() | more)
 
 
 def read(evaluation: Evaluation, shelf: Shelf) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """From evaluations to scores of methods on tasks, and to tables of them over training seeds."""
 
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from dtag_fast.experiments.reproduction.work import Shelf, Work
 from dtag_fast.experiments.tables import Table
 
 NONE = "-"
+_OPTIMIZER = re.compile(r" optimizer=\w+(\([^)]*\))?")
 
 
 @dataclass(frozen=True)
@@ -177,13 +179,14 @@ def gain_table(
 
 
 def setting_table(scores: Sequence[Score], tasks: Sequence[str], methods: Sequence[str]) -> Table:
-    """Which setting was chosen for each task and method on the tuning seed."""
+    """Which setting was chosen for each task and method on the tuning seed; an optimizer stands in the name
+    of its method."""
 
     def chosen(task: str, method: str) -> str:
         for s in scores:
             if (s.task, s.method) == (task, method) and s.diverged is None:
                 asked = "" if s.target_return is None else f", return {s.target_return:g}"
-                return s.setting + asked
+                return _OPTIMIZER.sub("", s.setting) + asked
         return NONE
 
     return Table(["task", *methods], [[t, *(chosen(t, m) for m in methods)] for t in tasks], text_columns=99)

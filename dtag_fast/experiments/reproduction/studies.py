@@ -4,6 +4,7 @@ from dtag_fast.experiments.reproduction import (
     benchmark_study,
     critic_study,
     diversity_study,
+    gate_study,
     high_dim_study,
     online_study,
     optimizer_study,
@@ -25,4 +26,5 @@ STUDIES: dict[str, Study] = {
     "diversity": diversity_study.STUDY,
     "online": online_study.STUDY,
     "conservative-optimizer": optimizer_study.CONSERVATIVE_STUDY,
+    "ensemble-gate": gate_study.STUDY,
 }

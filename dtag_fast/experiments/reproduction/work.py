@@ -50,7 +50,8 @@ class Work(ABC):
 
     @cached_property
     def name(self) -> str:
-        """Its place below the root; the digest stands for every field and for those of what it needs."""
+        """Its place below the root; the digest stands for every field and for those of what it needs, see
+        `plain`."""
         digest = hashlib.sha256(json.dumps(plain(self), sort_keys=True).encode()).hexdigest()[:10]
         return f"{self.folder}/{self.label}-{digest}{self.suffix}"
 
@@ -75,10 +76,16 @@ class Shelf:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON takes it; a dataclass with the name of its class, as two may have the same fields."""
+    """A value as JSON takes it; a dataclass with the name of its class, as two may have the same fields.
+
+    A field at its default is left out, so that one that a class gets later changes no name that was given
+    before.
+    """
     if is_dataclass(value):
-        content = {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-        return {"kind": type(value).__name__, **content}
+        content = {field.name: getattr(value, field.name) for field in fields(value)}
+        defaults = {field.name: field.default for field in fields(value)}
+        told = {name: plain(part) for name, part in content.items() if part != defaults[name]}
+        return {"kind": type(value).__name__, **told}
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]
     if isinstance(value, dict):

@@ -6,7 +6,7 @@ import pytest
 from scored import scores_of
 from suites_of_data import run_small, small_lab
 
-from dtag_fast.experiments.reproduction import optimizer_study, steps_study
+from dtag_fast.experiments.reproduction import critic_study, gate_study, optimizer_study, steps_study
 from dtag_fast.experiments.reproduction.steps_study import _method, _shape
 
 TASK = "hopper-medium"
@@ -79,3 +79,43 @@ def test_small_runs(tmp_path, monkeypatch):
     assert settings[_method("DT", "best", 0.01, 1)] == "AG n=1 lr=0.01" and settings["DT"] == "plain policy"
     assert (tmp_path / "out/figures/steps.png").is_file()
     assert plan.work.kinds()["trainings"][0] == 4  # iql, reinformer, dt, and the dt that chooses its return
+
+
+def test_gates_stand_beside_each_other():
+    gains = {None: {10: 4.0, 30: 2.0, 100: -6.0}, 0.99: {10: 4.0, 30: 3.0, 100: 0.0}}
+    gains[0.9] = {10: 1.0, 30: 1.0, 100: -1.0}
+    table = {(TASK, "RF"): (10.0, 20.0)}
+    for gate, by_n in gains.items():
+        for n, gain in by_n.items():
+            table[TASK, gate_study.method(gate, 0.1, n)] = (9.0 + gain, 21.0 + gain)
+    table[TASK, gate_study.method(None, 0.01, 100)] = (20.0, 30.0)
+    table[TASK, gate_study.method(0.99, 0.01, 100)] = (19.0, 29.0)
+    table[TASK, gate_study.method(0.9, 0.01, 100)] = (18.0, 28.0)
+    found = gate_study.report(scores_of(table), [TASK])
+    rows = found.tables["gates"].rows
+    assert [row[1:3] for row in rows] == [["0.01", "100"], ["0.1", "10"], ["0.1", "30"], ["0.1", "100"]]
+    assert rows[0][3:] == ["+10.0 (+10.0 to +10.0)", "+9.0 (+9.0 to +9.0)", "+8.0 (+8.0 to +8.0)"]
+    assert [cell.split()[0] for cell in rows[3][3:]] == ["-6.0", "+0.0", "-1.0"]
+    saved, kept = found.claims
+    assert not saved.holds and saved.measured.startswith("on 1 of 2")
+    assert not kept.holds and kept.measured.startswith("on 1 of 2")
+    assert [axes.get_title() for axes in found.figures["gates"].axes][:2] == [
+        f"{TASK}, step size 0.01",
+        f"{TASK}, step size 0.1",
+    ]
+    assert gate_study.report([], [TASK]).tables["gates"].rows == []
+
+
+def test_small_run_with_gates(tmp_path, monkeypatch):
+    monkeypatch.setattr(gate_study, "STEPS", (1, 3))
+    monkeypatch.setattr(gate_study, "LR", (0.1,))
+    monkeypatch.setattr(gate_study, "GATES", (None, 0.0, 1.0))
+    monkeypatch.setattr(critic_study, "HOLDOUT", 0.5)
+    lab = small_lab(tmp_path, seeds=1, hopper=("medium",))
+    _, made = run_small("ensemble-gate", gate_study.STUDY, lab, tmp_path, [TASK])
+    assert not made.failures and not made.missing
+    rows = {row["method"]: row for row in json.loads((tmp_path / "out/results.json").read_text())["rows"]}
+    assert len(rows) == 1 + 3 * 2
+    # The data's own least disagreement stops nearly every climb, their greatest hardly one.
+    free, closed, open_ = (rows[gate_study.method(gate, 0.1, 3)]["q_gain"] for gate in (None, 0.0, 1.0))
+    assert 0 <= closed < 0.5 * free and open_ <= free * 1.001

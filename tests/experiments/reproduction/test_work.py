@@ -65,6 +65,7 @@ CHANGES = [
             {"seed": 1},
             {"history_lengths": (1, 2)},
             {"candidates": Candidates(2)},
+            {"gate": 0.9},
             {"chosen_by": (replace(EVALUATION, seed=1),)},
         )
     ),
@@ -92,6 +93,24 @@ class RMSprop:
 
 def test_settings_of_another_class_with_the_same_fields_differ():
     assert plain(Adam()) != plain(RMSprop()) and plain((Adam(), {"a": [1]})) == [plain(Adam()), {"a": [1]}]
+
+
+def test_what_a_class_gets_later_changes_no_name():
+    @dataclass(frozen=True)
+    class Setting:
+        steps: int
+        lr: float = 0.03
+
+    before = plain(Setting(3))
+
+    @dataclass(frozen=True)
+    class Setting:
+        steps: int
+        lr: float = 0.03
+        starts: int = 1
+
+    assert plain(Setting(3)) == before == {"kind": "Setting", "steps": 3}
+    assert plain(Setting(3, starts=4)) == before | {"starts": 4}
 
 
 def test_optimizers_of_action_gradient_differ():

@@ -6,6 +6,7 @@ Then `python -m tools.make_tables` writes the tables.
 """
 
 import argparse
+import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def keep(folder: Path, kept: Path) -> list[Path]:
-    """Copy a suite's results and PNG figures; returns the copies.
+    """Copy a suite's results and PNG figures; returns the copies. What each seed of a suite of seeds gave is
+    left out: its tables are there, and the rest is made in minutes.
 
     Args:
         folder: of the suite, named as it is. kept: where copies go.
@@ -26,13 +28,17 @@ def keep(folder: Path, kept: Path) -> list[Path]:
     results = folder / "results.json"
     if not results.is_file():
         raise FileNotFoundError(f"{results}: expected the results of a suite; run `dtag reproduce` first")
-    copies = {results: kept / f"{folder.name}.json"}
+    copies = {}
     for figure in sorted((folder / "figures").glob("*.png")):
         copies[figure] = kept / f"{folder.name}-{figure.name}"
     kept.mkdir(parents=True, exist_ok=True)
     for source, target in copies.items():
         shutil.copyfile(source, target)
-    return list(copies.values())
+    found = json.loads(results.read_text())
+    found.pop("seeds", None)
+    summary = kept / f"{folder.name}.json"
+    summary.write_text(json.dumps(found, indent=1) + "\n")
+    return [summary, *copies.values()]
 
 
 def main(argv: Sequence[str]) -> int:

@@ -124,15 +124,16 @@ def benchmarks(file: Path, *prefixes: str) -> str:
 
 
 def suite(file: Path, part: str = "table") -> str:
-    """Of a results.json of `dtag reproduce`: its "claims" and whether they hold, or a table. A suite of seeds
-    has one, "table", made anew from what each seed gave; a suite of trainings has several, by name."""
+    """Of a results.json of `dtag reproduce`: its "claims" and whether they hold, or a table by its name. Where
+    what each seed of a suite of seeds gave is there, "table" is all of its tables, made anew from that."""
     result = json.loads(file.read_text())
     about = SUITES.get(result["suite"])
     if part == "claims":
-        claims = result["claims"] if about is None else map(asdict, about.claims(result["seeds"]))
+        anew = about is not None and "seeds" in result
+        claims = map(asdict, about.claims(result["seeds"])) if anew else result["claims"]
         rows = [(c["text"], "yes" if c["holds"] else "**no**", c["measured"]) for c in claims]
         return Table(("claim", "holds", "measured"), rows, text_columns=3).markdown()
-    if about is not None and part == "table":
+    if about is not None and part == "table" and "seeds" in result:
         return "\n\n".join(table.markdown() for table in about.tables(result["seeds"]).values())
     if part not in result.get("tables", {}):
         known = ", ".join(("claims", *result.get("tables", ("table",))))

@@ -102,12 +102,14 @@ def run_suite(
         progress(done, len(plan.seeds))
     results = [read_json(pieces.path(_piece(seed))) for seed in plan.seeds]
     tables, claims = suite.tables(results), suite.claims(results)
-    write_json(out / RESULTS, _summary(name, suite, results, claims))
+    write_json(out / RESULTS, _summary(name, suite, results, tables, claims))
     files = [out / RESULTS, *write_findings(out, tables, suite.draw(results))]
     return Report(plan, tables, claims, files)
 
 
-def _summary(name: str, suite: Suite, results: list[dict], claims: list[Claim]) -> dict[str, Any]:
+def _summary(
+    name: str, suite: Suite, results: list[dict], tables: dict[str, Table], claims: list[Claim]
+) -> dict[str, Any]:
     """What results.json holds."""
     return {
         "suite": name,
@@ -115,6 +117,7 @@ def _summary(name: str, suite: Suite, results: list[dict], claims: list[Claim]) 
         "config": asdict(suite.config),
         "versions": {"torch": torch.__version__},
         "claims": [asdict(claim) for claim in claims],
+        "tables": {name: asdict(table) for name, table in tables.items()},
         "seeds": results,
     }
 

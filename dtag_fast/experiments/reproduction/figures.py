@@ -22,7 +22,7 @@ def dots(scores: Sequence[Score], tasks: Sequence[str], methods: Sequence[str]):
                 values = list(values_of(scores, task, method).values())
                 if not values:
                     continue
-                color = plots.VERMILION if method.endswith("AG") else plots.BLUE
+                color = plots.VERMILION if "+AG" in method else plots.BLUE
                 axes.plot(values, [place] * len(values), "o", color=color, ms=4, alpha=0.6)
                 axes.plot(fmean(values), place, "|", color=color, ms=13, mew=2.2)
             axes.set(title=task, xlabel="score", ylim=(len(methods) - 0.4, -0.6))

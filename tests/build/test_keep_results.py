@@ -1,0 +1,29 @@
+"""What is kept of a suite's results for the documentation."""
+
+import json
+
+import pytest
+
+from tools.keep_results import keep
+
+
+def made(folder, content):
+    (folder / "figures").mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(content))
+    for name in ("scores.png", "scores.svg"):
+        (folder / "figures" / name).write_bytes(b"a figure")
+    return folder
+
+
+def test_results_and_figures_are_kept_without_the_seeds(tmp_path):
+    content = {"suite": "toy", "tables": {"toy": {"rows": []}}, "claims": [], "seeds": [{"seed": 0}]}
+    copies = keep(made(tmp_path / "toy", content), tmp_path / "kept")
+    assert [copy.name for copy in copies] == ["toy.json", "toy-scores.png"]
+    content.pop("seeds")
+    assert json.loads(copies[0].read_text()) == content and copies[1].read_bytes() == b"a figure"
+
+
+def test_a_suite_that_was_not_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run `dtag reproduce` first"):
+        keep(tmp_path / "gym", tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()

@@ -124,8 +124,10 @@ def benchmarks(file: Path, *prefixes: str) -> str:
 
 
 def suite(file: Path, part: str = "table") -> str:
-    """Of a results.json of `dtag reproduce`: its "claims" and whether they hold, or a table by its name. Where
-    what each seed of a suite of seeds gave is there, "table" is all of its tables, made anew from that."""
+    """Of a results.json of `dtag reproduce`: its "claims" and whether they hold, or a table by its name.
+
+    Where it has what each seed of a suite of seeds gave, "table" is all of the tables, made anew from that.
+    """
     result = json.loads(file.read_text())
     about = SUITES.get(result["suite"])
     if part == "claims":

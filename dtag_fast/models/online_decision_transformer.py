@@ -75,6 +75,10 @@ class OnlineDecisionTransformer(DecisionTransformer):
         low, high = LOG_STD_RANGE
         return SquashedGaussian(in_full(mean), low + 0.5 * (high - low) * (F.tanh(in_full(log_std)) + 1))
 
+    def drawn(self, mean: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
+        """Actions (..., A) inside the bounds for a distribution and standard normal noise."""
+        return self.bounded(mean + log_std.exp() * noise)
+
     def forward(
         self,
         states: Tensor,

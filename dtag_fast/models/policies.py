@@ -141,7 +141,10 @@ class GaussianPolicy(StatePolicy):
     def sample(self, states: Tensor, generator: Generator | None = None) -> Tensor:
         """states (B, S) raw -> (B, A) drawn, then clipped to the action bounds."""
         mean, log_std = self(states, generator)
-        noise = normal_like(mean, generator)
+        return self.drawn(mean, log_std, normal_like(mean, generator))
+
+    def drawn(self, mean: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
+        """Actions (..., A) for what `forward` gives and standard normal noise, clipped to the bounds."""
         return self.action_bounds.clip(mean + log_std.exp() * noise)
 
     @torch.inference_mode()
@@ -200,6 +203,10 @@ class TanhGaussianPolicy(StatePolicy):
         noise = normal_like(mean, generator)
         u = mean + log_std.exp() * noise
         return self.action_bounds(u.tanh()), _log_density(u, noise, log_std)
+
+    def drawn(self, mean: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
+        """Actions (..., A) for what `forward` gives and standard normal noise."""
+        return self.action_bounds((mean + log_std.exp() * noise).tanh())
 
     def log_prob(self, states: Tensor, actions: Tensor) -> Tensor:
         """log pi (..., 1) of given actions (..., A); those on the bounds count as `TANH_MARGIN` inside."""

@@ -94,6 +94,15 @@ class Reinformer(ReturnPredictor):
         super().__init__(config, *args, **kwargs)
         self.action_log_std = None if config.discrete else nn.Parameter(torch.zeros(config.action_dim))
 
+    @property
+    def log_std(self) -> Tensor | None:
+        """(A,) in the units of actions; None of discrete ones."""
+        return None if self.config.discrete else self.action_log_std.clamp(*LOG_STD_RANGE)
+
+    def drawn(self, mean: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
+        """Actions (..., A) for means as `act` gives them and standard normal noise, clipped to the bounds."""
+        return self.action_bounds.clip(mean + log_std.exp() * noise)
+
     def forward(
         self,
         states: Tensor,
@@ -116,6 +125,6 @@ class Reinformer(ReturnPredictor):
         return SequenceOutput(
             actions=self.action_of(head),
             returns=self.return_head(hidden[:, :, 0]),
-            log_std=None if discrete else self.action_log_std.clamp(*LOG_STD_RANGE),
+            log_std=self.log_std,
             action_logits=head if discrete else None,
         )

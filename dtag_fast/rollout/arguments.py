@@ -12,6 +12,7 @@ from dtag_fast.models.policies import StatePolicy
 from dtag_fast.rollout.candidates import Candidates, check_candidates
 from dtag_fast.rollout.policy import check_history_lengths
 from dtag_fast.rollout.settings import AGSetting, expect_whole
+from dtag_fast.rollout.starts import check_starts
 from dtag_fast.training.checkpoint import LoadedCritic, LoadedPolicy
 
 # of an evaluation -> of `refine`
@@ -127,6 +128,7 @@ def check_together(
     if candidates is not None:
         info = policy.info
         check_candidates(candidates, policy.model, critic, info.reward_scale, info.reward_shift)
+    check_starts(settings, policy.model, candidates)
 
 
 def check_precision(precision: Precision | None) -> None:

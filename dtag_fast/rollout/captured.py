@@ -73,7 +73,7 @@ class CapturedStep:
         policy = self.policy
         later = np.flatnonzero(~active)
         step = policy.begin(observations, active)
-        policy.update_decoder()
+        policy.update_decoder(policy.decoder)
 
         states, previous, returns, timesteps, *numbers = np.split(
             self._host_in.numpy(), self._columns, axis=1

@@ -62,6 +62,10 @@ def check_acting(
             "ag: a behaviour is of a critic that stays as it is, and a collector's is trained on; give steps "
             "and lr"
         )
+    if setting.starts > 1:
+        raise ValueError(
+            f"ag: a collector begins Action Gradient at one action, got {setting.label}; leave starts out"
+        )
     check_together(policy, critic, [setting], env_id)
     if exploration.kind == "sample":
         expect_distribution(policy.model)

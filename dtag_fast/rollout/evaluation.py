@@ -37,6 +37,7 @@ from dtag_fast.rollout.runner import Played, Split, Task, Worker, play_all
 from dtag_fast.rollout.scored_task import scored_task
 from dtag_fast.rollout.setting_results import failed_episodes, setting_results
 from dtag_fast.rollout.settings import AGSetting
+from dtag_fast.rollout.starts import Starts
 from dtag_fast.training.checkpoint import LoadedCritic, LoadedPolicy, RunInfo
 
 
@@ -70,8 +71,8 @@ def evaluate(
     the result's `failures` and part of no statistics; all others are played to their end.
 
     Args:
-        policy: from `load_policy`. critic: from `load_critic`; needed by settings with steps > 0
-            and by candidates.
+        policy: from `load_policy`. critic: from `load_critic`; needed by settings with steps > 0 or
+            several starts, and by candidates.
         settings: Action Gradient settings, see `grid`.
         target_returns: to ask of a return-conditioned policy, in the environment's units; None takes
             those of its checkpoint. Reinformer predicts its own, and a policy of the present state has
@@ -102,8 +103,8 @@ def evaluate(
     Raises:
         TypeError: a policy, critic or settings of another kind.
         ValueError: a bad argument, a missing environment id, critic or target return, a critic of other
-        dimensions, an environment of other spaces, a policy that gives NaN, or Action Gradient for a policy
-        of discrete actions.
+        dimensions, an environment of other spaces, a policy that gives NaN, Action Gradient for a policy
+        of discrete actions, or several starts for one without a distribution or beside candidates.
         EpisodesFailed: no episode at all could be finished.
     """
     expect_loaded(policy, critic)
@@ -146,7 +147,10 @@ def evaluate(
             actor = make_actor(
                 policy, n, tasks[0].target_return, on_cpu, history_lengths, candidates, critic, precision
             )
-            crew.append(Worker(actor, environments, refinement))
+            starts = None
+            if any(setting.starts > 1 for setting in settings):
+                starts = Starts(actor, info.action_dim, settings)
+            crew.append(Worker(actor, environments, refinement, starts=starts))
         if refinement is not None:
             refinement.prepare(info.state_dim, info.action_dim)
         precisions = _precisions(crew[0], info)

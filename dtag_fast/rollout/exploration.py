@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from dtag_fast.models import OnlineDecisionTransformer
 from dtag_fast.models.decoder import Decoder
 from dtag_fast.rollout.batches import Step
+from dtag_fast.rollout.distributions import squashed_gaussian
+from dtag_fast.rollout.draws import Draws
 from dtag_fast.rollout.policy import SequencePolicy
 
 Kind = Literal["none", "noise", "sample"]
@@ -49,27 +50,6 @@ class Exploration:
             )
 
 
-class Draws:
-    """Standard normal numbers for N slots, each from the seed of its episode.
-
-    Args:
-        num_envs: N. size: A, numbers of a step.
-    """
-
-    def __init__(self, num_envs: int, size: int):
-        self.size = size
-        self._generators: list[np.random.Generator | None] = [None] * num_envs  # None: no episode yet
-
-    def start(self, row: int, seed: int) -> None:
-        """An episode begins in slot `row`."""
-        self._generators[row] = np.random.default_rng([seed, *b"exploration"])
-
-    def of(self, rows: np.ndarray) -> np.ndarray:
-        """(R, A) float32 for one step of the slots `rows` (R,)."""
-        drawn = [self._generators[row].standard_normal(self.size) for row in rows]
-        return np.array(drawn, np.float32).reshape(len(rows), self.size)
-
-
 class ActionNoise:
     """a + std * half range * e, e ~ N(0, 1), clipped to the bounds.
 
@@ -81,7 +61,7 @@ class ActionNoise:
     def __init__(self, std: float, bounds: tuple[np.ndarray, np.ndarray], num_envs: int):
         self._low, self._high = (np.asarray(bound, np.float32) for bound in bounds)
         self._std = np.float32(std) * (self._high - self._low) / 2  # (A,) in units of actions
-        self._draws = Draws(num_envs, len(self._low))
+        self._draws = Draws(num_envs, len(self._low), "exploration")
 
     def start(self, row: int, seed: int) -> None:
         """An episode begins in slot `row`."""
@@ -118,7 +98,7 @@ class SamplingPolicy(SequencePolicy):
         batch_invariant: bool = False,
     ):
         expect_distribution(model)
-        self._draws = Draws(num_envs, model.config.action_dim)
+        self._draws = Draws(num_envs, model.config.action_dim, "exploration")
         self._noise = np.zeros((num_envs, model.config.action_dim), np.float32)  # of the present step
         scales = target_return, reward_scale, reward_shift
         super().__init__(model, num_envs, *scales, batch_invariant=batch_invariant, incremental=False)
@@ -145,24 +125,8 @@ class SamplingPolicy(SequencePolicy):
         return step
 
     def _compute(self, step: Step) -> tuple[Tensor, None]:
-        if self.decoder is None or not self.decoder.compiled:
-            return self._act_on_window(step.rows)
-        found, _ = super()._compute(step)  # (R, 2A)
-        return self._drawn(step.rows, *self.model.distribution_of(*found.chunk(2, dim=-1))), None
-
-    def _drawn(self, rows: np.ndarray, mean: Tensor, log_std: Tensor) -> Tensor:
-        """Actions (R, A) of rollouts `rows` from their distributions, (R, A) each."""
-        return self.model.bounded(mean + log_std.exp() * self._tensor(self._noise[rows]))
-
-    def _act_on_window(self, rows: np.ndarray, steps: int | None = None) -> tuple[Tensor, None]:
-        states, *others = map(self._tensor, self.history.window(rows, steps))
-        with torch.inference_mode():
-            states = self.model.normalize_states(states)
-            window = self.model.window(states, *others, trim=not self.batch_invariant)
-            found = self.model.distribution(*window[:5])
-            everyone = torch.arange(len(rows), device=self.device)
-            mean, log_std = (part[everyone, window.last] for part in found)  # (R, A)
-            return self._drawn(rows, mean, log_std), None
+        mean, log_std = squashed_gaussian(self, self.decoder, step)
+        return self.model.drawn(mean, log_std, self._tensor(self._noise[step.rows])), None
 
 
 def expect_distribution(model: nn.Module) -> None:

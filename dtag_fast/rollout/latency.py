@@ -31,6 +31,7 @@ from dtag_fast.rollout.policy import SequencePolicy
 from dtag_fast.rollout.reactive import ReactivePolicy
 from dtag_fast.rollout.refinement import Refinement
 from dtag_fast.rollout.settings import AGSetting, expect_whole
+from dtag_fast.rollout.starts import Starts
 from dtag_fast.rollout.transfers import TimedTransfers, now
 from dtag_fast.training.checkpoint import LoadedCritic, LoadedPolicy
 
@@ -38,6 +39,7 @@ PERCENTILES = (50, 95, 99)
 METHOD = "linear"  # of numpy.percentile: between the two nearest times
 
 ACTIVE = np.ones(1, bool)  # the one rollout there is
+FIRST = np.zeros(1, np.int64)  # its place, and that of its setting
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,8 @@ def measure_latency(
     Python its garbage collector. On CUDA the clock is read when the device is done, so that a part is not
     charged for the kernels of the one before; those waits are part of the times.
 
-    - policy: from the observation to the action, and entering into the history what it earned.
+    - policy: from the observation to the action, or to all starts, and entering into the history what it
+      earned.
     - refine: the call of a `Refiner`, prepared once. transfer: copies between host and device, both ways.
     - environment: its step and the observation as a vector.
 
@@ -162,8 +165,9 @@ def measure_latency(
                 make_actor(policy, 1, target, False, history_lengths, candidates, critic, precision)
                 for _ in range(2)
             ]
-            apart, together = (_Episodes(env, actor, kind, target, seed) for actor in crew)
-            refiner = refinement = None
+            refiner = refinement = starts = None
+            if setting.starts > 1:
+                starts = Starts(crew[0], policy.info.action_dim, [setting])
             if not setting.is_plain:
                 network, bounds = critic.critic.to(device), policy.info.action_bounds
                 wanted = REFINE_PRECISION[precision]
@@ -172,6 +176,8 @@ def measure_latency(
                     network, bounds, [setting], device, precision=wanted, behaviour=behaviour
                 )
             reason = why_not_captured(crew[1], refinement)
+            apart = _Episodes(env, crew[0], kind, target, seed, starts)
+            together = _Episodes(env, crew[1], kind, target, seed)
             parts = _apart(apart, refiner, count, report)
             captured = None
             if reason is None:
@@ -229,8 +235,9 @@ class _Episodes:
         kind: EnvironmentKind,
         target_return: float | None,
         seed: int,
+        starts: Starts | None = None,
     ):
-        self.env, self.actor, self.kind = env, actor, kind
+        self.env, self.actor, self.kind, self.starts = env, actor, kind, starts
         self.target_return, self.seed = target_return, seed
         self.observation = np.zeros((1, kind.state_dim), np.float32)
         self.rewards, self.over = np.zeros(1), True
@@ -242,7 +249,17 @@ class _Episodes:
         observation, _ = self.env.reset(seed=self.seed)
         self._see(observation)
         self.actor.reset(ACTIVE, self.target_return, self.seed)
+        if self.starts is not None:
+            self.starts.begin(0, self.seed)
         self.seed, self.over = self.seed + 1, False
+
+    def act(self) -> np.ndarray:
+        """The policy's action (1, A), or all starts (1, M, A)."""
+        actions = self.actor.act(self.observation, ACTIVE)
+        if self.starts is None:
+            return actions
+        draws = self.starts.draw(FIRST, self.observation, actions, FIRST)
+        return np.concatenate((actions, draws))[None]
 
     def step(self, actions: np.ndarray) -> None:
         """Execute actions (1, A)."""
@@ -274,7 +291,7 @@ def _apart(
         episodes.begin()
         transfers.take()
         began = now(device)
-        actions = actor.act(episodes.observation, ACTIVE)
+        actions = episodes.act()
         acted, copied = now(device), transfers.take()
         times["policy"][i] = acted - began - copied
         refined = acted

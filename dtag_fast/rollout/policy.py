@@ -43,6 +43,9 @@ class SequencePolicy:
         critic: that candidates are chosen by.
         precision: of the steps, see `models.Decoder`.
 
+    Attributes:
+        step: what the last `act` acted on; None before the first.
+
     Raises:
         ValueError: a target return missing or not wanted, a history length that cannot be, candidates that
             cannot be made or chosen, or bf16 where steps are not those of the compiled module.
@@ -72,6 +75,7 @@ class SequencePolicy:
                 "whole windows, in float32: leave one of them out"
             )
         self.history_lengths = history_lengths
+        self.step: Step | None = None
         self.model, self.device = model.eval(), next(model.parameters()).device
         self.transfers = Transfers(self.device)
         self.num_envs, self.batch_invariant = num_envs, batch_invariant
@@ -140,7 +144,7 @@ class SequencePolicy:
         actions = np.zeros((len(step.rows), self.model.config.action_dim), np.float32)
         returns = np.zeros((len(step.rows), 1), np.float32)
         if self.decoder is not None:
-            self.update_decoder()
+            self.update_decoder(self.decoder)
         compiled = self.decoder is not None and self.decoder.compiled  # any age together, rows independent
         if self.decoder is None or compiled:
             groups = [np.arange(len(step.rows))]
@@ -170,9 +174,10 @@ class SequencePolicy:
         states = np.asarray(observations[rows], np.float32)
         returns = self._prompts(states) if self._prompted else self._returns_to_go[rows]
         self.history.begin(rows, states, returns)
-        return Step(
+        self.step = Step(
             rows, self.history.lengths[rows] - 1, previous, states, returns[:, None].astype(np.float32)
         )
+        return self.step
 
     def finish(self, step: Step, actions: np.ndarray, returns: np.ndarray) -> np.ndarray:
         """Enter what was predicted for a step, actions (R, A) and returns (R, 1); returns what `act` does."""
@@ -190,11 +195,12 @@ class SequencePolicy:
             return self.decoder.precision
         return pytorch_precision()
 
-    def update_decoder(self) -> None:
-        """Fill the decoder's rings anew if the model was trained since; for after `begin`."""
-        if self.decoder.stale():
+    def update_decoder(self, decoder: Decoder) -> None:
+        """Fill the rings of a decoder over these rollouts anew if the model was trained since; for after
+        `begin`."""
+        if decoder.stale():
             states, *others = map(self._tensor, self.history.steps())
-            self.decoder.refill(self.model.normalize_states(states), *others)
+            decoder.refill(self.model.normalize_states(states), *others)
 
     def record(self, executed_actions: np.ndarray, rewards: np.ndarray, active: np.ndarray) -> None:
         """Enter what was executed and what it earned.
@@ -236,6 +242,10 @@ class SequencePolicy:
             return actions[everyone, best], predicted[everyone, best]
         if self.decoder is None:
             return self._act_on_window(step.rows)
+        return self.decoded(self.decoder, step)
+
+    def decoded(self, decoder: Decoder, step: Step) -> tuple[Tensor, Tensor | None]:
+        """What a decoder over these rollouts gives for a step of rollouts that are all of one kind."""
         everyone = np.array_equal(step.rows, np.arange(self.num_envs))
         arguments = (
             None if everyone else self._tensor(step.rows),
@@ -244,11 +254,11 @@ class SequencePolicy:
             self.model.normalize_states(self._tensor(step.states)),
             None if self.model.predicts_returns else self._tensor(step.returns_to_go),
         )
-        if self.decoder.compiled:
-            return self.decoder.act(*arguments)
+        if decoder.compiled:
+            return decoder.act(*arguments)
         if step.timesteps[0] < self.history.context_len:
-            return self.decoder.decode(*arguments)
-        return self.decoder.slide(*arguments, all_full=True)
+            return decoder.decode(*arguments)
+        return decoder.slide(*arguments, all_full=True)
 
     def _act_on_window(self, rows: np.ndarray, steps: int | None = None) -> tuple[Tensor, Tensor | None]:
         states, *others = map(self._tensor, self.history.window(rows, steps))

@@ -12,6 +12,7 @@ from dtag_fast import Prior, Refiner, Variant
 from dtag_fast.models.behaviour import BehaviourModel
 from dtag_fast.ops.refine.binding import Binding
 from dtag_fast.ops.refine.kept_call import KeptCall
+from dtag_fast.ops.refine.reference import prior_cost
 from dtag_fast.rollout.batches import fill_up
 from dtag_fast.rollout.settings import AGSetting
 from dtag_fast.rollout.transfers import Transfers
@@ -53,6 +54,7 @@ class Refinement:
         self.device, self.batch_invariant = torch.device(device), batch_invariant
         self.transfers = Transfers(self.device)
         self._steps = np.array([s.steps for s in settings], np.int32)
+        self._starts = np.array([s.starts for s in settings])
         action_dim = 0 if behaviour is None else behaviour.sizes[1]  # none asks without one
         self._lr = np.array([s.step_size(action_dim) for s in settings], np.float32)
         self._variants, self._variant = _variants_of(settings, action_dim)
@@ -71,8 +73,25 @@ class Refinement:
         # Of each worker: `settings` as bytes, the `call` for them and their `weight`.
         self._kept = threading.local()
 
-    def __call__(self, states: np.ndarray, actions: np.ndarray, settings: np.ndarray) -> Refined:
-        """Refine `actions` (R, A) at raw `states` (R, S) under the settings of these positions (R,)."""
+    def __call__(
+        self,
+        states: np.ndarray,
+        actions: np.ndarray,
+        settings: np.ndarray,
+        draws: np.ndarray | None = None,
+    ) -> Refined:
+        """Refine `actions` (R, A) at raw `states` (R, S) under the settings of these positions (R,).
+
+        Args:
+            draws: (D, A), what else to begin at: M - 1 actions of each row whose setting has M starts, in the
+                order of the rows; None where no row has more than one.
+
+        Returns:
+            Of a row with several starts the end of the greatest Q, with a behaviour of the greatest F, the
+            earliest on ties. What is not finite is never the greatest: without another the first end.
+        """
+        if draws is not None:
+            return self._of_several_starts(states, actions, settings, draws)
         count = len(actions)
         if count == 0:
             return Refined(actions.copy(), *np.zeros((2, 0), np.float32))
@@ -86,6 +105,37 @@ class Refinement:
             **self._regularisation(self._tensor(states[batch]), self._tensor(self._weight[settings[batch]])),
         )
         return Refined(*(self.transfers.to_host(x[:count]) for x in (refined, info.q_0, info.q_best)))
+
+    def _of_several_starts(
+        self, states: np.ndarray, actions: np.ndarray, settings: np.ndarray, draws: np.ndarray
+    ) -> Refined:
+        """As a call: one call of refine, with a row for every start."""
+        counts = self._starts[settings]
+        owner = np.repeat(np.arange(len(actions)), counts)  # (E,) the row that a start belongs to
+        first = np.cumsum(counts) - counts  # (R,) where the policy's own action stands
+        starts = np.empty((len(owner), actions.shape[1]), np.float32)
+        starts[first] = actions
+        starts[np.delete(np.arange(len(owner)), first)] = draws
+        states, settings = states[owner], settings[owner]
+        ends = self(states, starts, settings)
+        worth = self._worth(states, ends, settings)
+        greatest = np.maximum.reduceat(worth, first)[owner]
+        places = np.where(worth == greatest, np.arange(len(owner)), len(owner))
+        best = np.minimum.reduceat(places, first)  # (R,) the earliest
+        return Refined(ends.actions[best], ends.q_0[first], ends.q_best[best])
+
+    def _worth(self, states: np.ndarray, ends: Refined, settings: np.ndarray) -> np.ndarray:
+        """What ends are compared by, (E,): Q, F where there is a behaviour, -inf where it is not finite."""
+        worth = ends.q_best.astype(np.float64)
+        if self._behaviour is not None:
+            count = len(worth)
+            batch = fill_up(np.arange(count)) if self.batch_invariant else np.arange(count)
+            weight = self._tensor(self._weight[settings[batch]])
+            given = self._regularisation(self._tensor(states[batch]), weight)
+            prior, reached = given["prior"], self._tensor(ends.actions[batch])
+            cost = prior_cost(reached, prior.mean, prior.weight, given["scale"])
+            worth -= self.transfers.to_host(cost[:count])
+        return np.where(np.isfinite(worth), worth, -np.inf)
 
     def _in_kept_memory(self, states: np.ndarray, actions: np.ndarray, settings: np.ndarray) -> Refined:
         """As a call, where steps follow each other with the same settings: in memory of this thread's own."""
@@ -139,6 +189,8 @@ class Refinement:
 
     def why_not_captured(self, state_dim: int, action_dim: int) -> str | None:
         """Why a call cannot be part of a CUDA graph, or None."""
+        if (self._starts > 1).any():
+            return "starts of Action Gradient are drawn on the host"
         choice = self.update(state_dim, action_dim).choice
         if choice.backend == "torch":
             return f"refine runs on the autograd reference: {choice.slow_reason}"
@@ -181,14 +233,14 @@ class Refinement:
 def _variants_of(settings: Sequence[AGSetting], action_dim: int) -> tuple[list[Variant], np.ndarray]:
     """The variants among the settings, and the position of each setting's (len(settings),).
 
-    Of the plain policy only the reduction matters, which Q of its action is told by: it joins a variant that
-    has the same, and costs no other kernel.
+    Where no step is made only the reduction matters, which Q of an action is told by: the plain policy joins
+    a variant that has the same, and costs no other kernel.
     """
     own = [setting.variant(action_dim) for setting in settings]
-    variants = list(dict.fromkeys(v for v, s in zip(own, settings, strict=True) if not s.is_plain))
+    variants = list(dict.fromkeys(v for v, s in zip(own, settings, strict=True) if s.steps > 0))
     places = np.zeros(len(settings), np.int32)
     for index, (variant, setting) in enumerate(zip(own, settings, strict=True)):
-        if setting.is_plain:
+        if setting.steps == 0:
             variant = next((v for v in variants if v.reduce == variant.reduce), variant)
         if variant not in variants:
             variants.append(variant)

@@ -168,7 +168,7 @@ def evaluation_scores(checkpoint: Path, device: str, options: dict[str, Any]) ->
     Args:
         options: of `rollout.evaluate`; Action Gradient climbs the checkpoint's own critic.
     """
-    refined = any(setting.steps for setting in options.get("settings", ()))
+    refined = any(not setting.is_plain for setting in options.get("settings", ()))
     critic = load_critic(checkpoint, device) if refined else None
     try:
         result = evaluate(load_policy(checkpoint, device), critic=critic, **options)
@@ -186,7 +186,7 @@ def evaluation_scores(checkpoint: Path, device: str, options: dict[str, Any]) ->
         if setting.mean is None:
             continue
         target = [] if setting.target_return is None else [f"{setting.target_return:g}"]
-        refined_by = [setting.setting.label] if setting.setting.steps else []
+        refined_by = [] if setting.setting.is_plain else [setting.setting.label]
         prefix = "".join(f"{part}/" for part in [*target, *refined_by])
         scores[f"{prefix}return_mean"] = setting.mean
         scores[f"{prefix}return_std"] = setting.std

@@ -26,6 +26,7 @@ from dtag_fast.rollout.guided import GuidedPolicy
 from dtag_fast.rollout.policy import SequencePolicy
 from dtag_fast.rollout.reactive import ReactivePolicy
 from dtag_fast.rollout.refinement import Refinement
+from dtag_fast.rollout.starts import Starts
 from dtag_fast.rollout.threads import threads
 
 
@@ -62,7 +63,8 @@ class Failed:
 
 @dataclass
 class Split:
-    """Wall time in seconds, summed over workers: where the loop spent it. A captured step is policy."""
+    """Wall time in seconds, summed over workers: where the loop spent it. Captured steps and draws are
+    policy."""
 
     policy: float = 0.0
     refine: float = 0.0
@@ -104,6 +106,7 @@ class Worker:
         environments: the slots.
         refinement: None plays the policy's own actions.
         recorder: None plays, and no more.
+        starts: of the policy's rollouts, where a setting of the refinement has several; None where none has.
 
     Attributes:
         not_captured: why policy and refinement are not one CUDA graph; None where they are.
@@ -115,9 +118,10 @@ class Worker:
         environments: Environments | EnvironmentProcesses,
         refinement: Refinement | None = None,
         recorder: Recorder | None = None,
+        starts: Starts | None = None,
     ):
         self.policy, self.environments, self.refinement = policy, environments, refinement
-        self.recorder = recorder
+        self.recorder, self.starts = recorder, starts
         self.not_captured = why_not_captured(policy, refinement)
         self.captured = CapturedStep(policy, refinement) if self.not_captured is None else None
 
@@ -161,6 +165,8 @@ class Worker:
                         done(number)
                         continue
                     self.policy.reset(np.arange(slots) == row, task.target_return, task.seed)
+                    if self.starts is not None:
+                        self.starts.begin(row, task.seed)
                     task_of[row], settings[row], totals[:, row], lengths[row] = number, task.setting, 0.0, 0
                     if recorder is not None:
                         recorder.start(row, task, self.environments.observations[row])
@@ -182,10 +188,12 @@ class Worker:
                 actions = np.zeros((slots, refined.actions.shape[1]), np.float32)
                 acted = clock()
             else:
-                actions = self.policy.act(observations, active)
+                actions, draws = self.policy.act(observations, active), None
+                if self.starts is not None:
+                    draws = self.starts.draw(rows, observations, actions, settings)
                 acted = clock()
                 if self.refinement is not None:
-                    refined = self.refinement(observations[rows], actions[rows], settings[rows])
+                    refined = self.refinement(observations[rows], actions[rows], settings[rows], draws)
             if refined is not None:
                 actions[rows] = refined.actions
                 known = np.isfinite(refined.q_0)

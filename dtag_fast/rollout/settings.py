@@ -1,8 +1,8 @@
 """Action Gradient settings of an evaluation."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from itertools import product
 from typing import Any
 
@@ -24,7 +24,7 @@ def expect_whole(name: str, value: Any, least: int) -> None:
 
 @dataclass(frozen=True)
 class AGSetting:
-    """One way to refine the policy's actions; `steps=0` is the plain policy.
+    """One way to refine the policy's actions; `steps=0` with one start is the plain policy.
 
     Args: those of `dtag_fast.refine`.
         steps: n >= 0.
@@ -32,6 +32,10 @@ class AGSetting:
         optimizer, reduce, gradient, radius, select: as in `refine`.
         behaviour: regularise by what the data do, in place of lr, optimizer, gradient and radius; needs the
             critic's `BehaviourModel`.
+        starts: M >= 1: begin at the policy's own action and at M - 1 draws from its distribution at this
+            step, and execute the end of the greatest Q, with a behaviour of the greatest F. As candidates of
+            `refine` have, each start has a ball of its own. With `steps=0` it is the best of the M. For
+            policies with a distribution, see `rollout.starts`.
 
     Raises:
         ValueError, TypeError: naming the argument.
@@ -45,9 +49,11 @@ class AGSetting:
     radius: Any = None
     select: str = "best"
     behaviour: Behaviour | None = None
+    starts: int = field(default=1, metadata={"later": True})
 
     def __post_init__(self) -> None:
         expect_whole("steps", self.steps, 0)
+        expect_whole("starts", self.starts, 1)
         if isinstance(self.lr, bool) or not isinstance(self.lr, int | float) or not 0 <= self.lr < math.inf:
             raise ValueError(f"lr: expected a finite number of at least 0, got {self.lr!r}")
         parse_optimizer(self.optimizer), parse_reduce(self.reduce), parse_gradient(self.gradient)
@@ -65,20 +71,33 @@ class AGSetting:
 
     @property
     def is_plain(self) -> bool:
-        return self.steps == 0
+        return self.steps == 0 and self.starts == 1
+
+    @property
+    def essence(self) -> "AGSetting":
+        """This setting without the options that change nothing where no step is made."""
+        if self.steps > 0:
+            return self
+        if self.starts == 1:
+            return AGSetting()
+        return AGSetting(reduce=self.reduce, behaviour=self.behaviour, starts=self.starts)
+
+    @property
+    def size(self) -> str:
+        """Of its steps, for labels: "n=10 lr=0.03", with a behaviour its numbers."""
+        if self.behaviour is not None:
+            b = self.behaviour
+            return f"n={self.steps} behaviour weight={b.weight:g} radius={b.radius:g}"
+        return f"n={self.steps} lr={self.lr:g}" if self.steps else "n=0"
 
     @property
     def label(self) -> str:
         """Short name for tables: "plain policy", "AG n=10 lr=0.03", further options where not the default."""
         if self.is_plain:
             return "plain policy"
-        extras = [
-            f"{name}={value}" for name, value in self.options().items() if value != getattr(AGSetting, name)
-        ]
-        if self.behaviour is not None:
-            b = self.behaviour
-            return " ".join([f"AG n={self.steps} behaviour weight={b.weight:g} radius={b.radius:g}", *extras])
-        return " ".join([f"AG n={self.steps} lr={self.lr:g}", *extras])
+        options = self.essence.options() | {"starts": self.starts}
+        extras = [f"{name}={value}" for name, value in options.items() if value != getattr(AGSetting, name)]
+        return " ".join([f"AG {self.size}", *extras])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings; an option that is an object becomes its name and fields."""
@@ -107,15 +126,22 @@ class AGSetting:
         return self.behaviour.options(self.steps, action_dim)["lr"]
 
 
+def is_plain_record(setting: Mapping[str, Any]) -> bool:
+    """Whether `AGSetting.to_dict`, or a row of a sweep's table, tells of the plain policy; in older files a
+    setting has one start and does not say so."""
+    return setting["steps"] == 0 and setting.get("starts", 1) == 1
+
+
 def grid(
     steps: Sequence[int] = (0,),
     lr: Sequence[float] = (0.03,),
     optimizer: Sequence[Any] = ("sgd",),
     behaviour: Sequence[Behaviour] = (),
+    starts: Sequence[int] = (1,),
     **options: Any,
 ) -> list[AGSetting]:
-    """All combinations of steps, lr and optimizer, and then of steps and behaviour; those with steps=0 are
-    one and the same plain policy.
+    """All combinations of steps, lr, optimizer and starts, and then of steps, behaviour and starts; those of
+    one start with steps=0 are one and the same plain policy.
 
     Args:
         lr: may be empty, for a grid of regularised settings alone.
@@ -128,6 +154,12 @@ def grid(
     if isinstance(behaviour, Behaviour):
         raise TypeError(f"behaviour: expected a sequence of Behaviour(...), got {behaviour!r}; give [it]")
     shared = {name: value for name, value in options.items() if name in ("reduce", "select")}
-    settings = [AGSetting(n, rate, chosen, **options) for n, rate, chosen in product(steps, lr, optimizer)]
-    settings += [AGSetting(n, behaviour=chosen, **shared) for chosen, n in product(behaviour, steps)]
-    return list(dict.fromkeys(AGSetting() if setting.is_plain else setting for setting in settings))
+    settings = [
+        AGSetting(n, rate, chosen, **options, starts=m)
+        for n, rate, chosen, m in product(steps, lr, optimizer, starts)
+    ]
+    settings += [
+        AGSetting(n, behaviour=chosen, **shared, starts=m)
+        for chosen, n, m in product(behaviour, steps, starts)
+    ]
+    return list(dict.fromkeys(setting.essence for setting in settings))

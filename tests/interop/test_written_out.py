@@ -237,6 +237,7 @@ def test_the_policy_is_left_as_it_is():
         ({"critic": torch.nn.Linear(9, 1), "setting": AGSetting(5)}, "S = 3, A = 2"),
         ({"critic": make_critic(), "setting": AGSetting(5, behaviour=Behaviour())}, "not exported"),
         ({"critic": make_critic(), "setting": AGSetting(5, reduce=4)}, "reduce"),
+        ({"critic": make_critic(), "setting": AGSetting(5, starts=4)}, "starts: draws .* are not exported"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:refine. this critic runs on the slow:RuntimeWarning")

@@ -4,6 +4,7 @@ import pytest
 
 from dtag_fast import SGD, Adam, ClipNorm
 from dtag_fast.rollout import AGSetting, Behaviour, grid
+from dtag_fast.rollout.settings import is_plain_record
 
 
 def test_a_grid_has_every_combination_and_one_plain_policy():
@@ -26,9 +27,32 @@ def test_a_behaviour_stands_in_place_of_lr_and_its_like():
         grid((5,), behaviour=(0.4,))
 
 
+def test_of_settings_that_make_no_step_only_what_matters_is_left():
+    settings = grid((0, 5), (0.01, 0.03), ("sgd", "adam"), starts=(1, 4), select="last", reduce="mean")
+    plain, best_of_four, *refined = settings
+    assert plain == AGSetting() and plain.is_plain
+    assert best_of_four == AGSetting(reduce="mean", starts=4) and not best_of_four.is_plain
+    assert len(refined) == 8 and all(s.select == "last" and s.essence == s for s in refined)
+    assert [s.starts for s in refined[:2]] == [1, 4]
+    assert grid((0, 5), (), behaviour=[Behaviour()], starts=(4,)) == [
+        AGSetting(behaviour=Behaviour(), starts=4),
+        AGSetting(5, behaviour=Behaviour(), starts=4),
+    ]
+
+
+def test_the_plain_policy_is_known_in_files():
+    settings = [AGSetting(), AGSetting(0, 0.5, reduce="mean"), AGSetting(starts=2), AGSetting(3)]
+    assert [is_plain_record(s.to_dict()) for s in settings] == [True, True, False, False]
+    assert is_plain_record({"steps": 0}) and not is_plain_record({"steps": 1})
+
+
 def test_labels_say_what_differs_from_the_default():
     assert AGSetting().label == "plain policy"
     assert AGSetting(10).label == "AG n=10 lr=0.03"
+    assert AGSetting(10, select="last", starts=4).label == "AG n=10 lr=0.03 select=last starts=4"
+    assert AGSetting(0, 0.5, "adam", "mean", starts=16).label == "AG n=0 reduce=mean starts=16"
+    label = AGSetting(5, behaviour=Behaviour(), starts=2).label
+    assert label == "AG n=5 behaviour weight=0.4 radius=1 starts=2"
     label = AGSetting(5, 0.01, SGD(momentum=0.9), reduce=1, radius=0.2).label
     assert label == "AG n=5 lr=0.01 optimizer=SGD(momentum=0.9, nesterov=False) reduce=1 radius=0.2"
 
@@ -45,6 +69,9 @@ def test_labels_say_what_differs_from_the_default():
         ({"gradient": "sign"}, "gradient: expected"),
         ({"select": "first"}, "select: expected"),
         ({"radius": -1.0}, "radius: expected"),
+        ({"starts": 0}, "starts: expected a whole number of at least 1, got 0"),
+        ({"starts": 2.0}, "starts: expected"),
+        ({"starts": True}, "starts: expected"),
     ],
 )
 def test_bad_settings_are_refused(options, message):

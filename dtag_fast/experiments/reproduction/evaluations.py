@@ -12,6 +12,7 @@ from dtag_fast.experiments.reproduction.trainings import Training, divergence
 from dtag_fast.experiments.reproduction.work import Progress, Shelf, Work
 from dtag_fast.rollout import AGSetting, Candidates, evaluate
 from dtag_fast.rollout.results import EpisodesFailed
+from dtag_fast.rollout.settings import is_plain_record
 from dtag_fast.training import gated, load_critic, load_policy
 from dtag_fast.training.files import read_json, write_json
 
@@ -27,7 +28,7 @@ class Evaluation(Work):
         episodes: of each setting and target. seed: of the first one.
         history_lengths, candidates: as `evaluate` takes them.
         gate: quantile of `training.gated` over the critic's data; None for no gate.
-        chosen_by: evaluations, of other training seeds and episodes, whose best setting with steps > 0 is
+        chosen_by: evaluations, of other training seeds and episodes, whose best setting of Action Gradient is
             added to `settings`, and whose best target return for the plain policy is asked for.
     """
 
@@ -111,7 +112,8 @@ def choose(tunings: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         target_return: or None where policies take none. setting: its place among the settings, None where
-        there is none with steps. means: of each setting for that target, None where one finished no episode.
+        there is but the plain policy. means: of each setting for that target, None where one finished no
+        episode.
     """
     tunings = [found for found in tunings if "settings" in found]
     if not tunings:
@@ -127,10 +129,10 @@ def choose(tunings: Sequence[dict[str, Any]]) -> dict[str, Any]:
         ]
     )
     mean = mean.mean(axis=0).reshape(count, len(targets))
-    steps = [row["setting"]["steps"] for row in rows[:: len(targets)]]
-    plain = steps.index(0) if 0 in steps else None
+    is_plain = [is_plain_record(row["setting"]) for row in rows[:: len(targets)]]
+    plain = is_plain.index(True) if True in is_plain else None
     target = int((mean.max(axis=0) if plain is None else mean[plain]).argmax())
-    refined = [place for place, n in enumerate(steps) if n > 0]
+    refined = [place for place, is_so in enumerate(is_plain) if not is_so]
     best = max(refined, key=lambda place: mean[place, target], default=None)
     means = [value if math.isfinite(value) else None for value in mean[:, target].tolist()]
     return {"target_return": targets[target], "setting": best, "means": means}

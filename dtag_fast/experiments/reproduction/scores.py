@@ -10,6 +10,7 @@ from dtag_fast.experiments import over_seeds as intervals
 from dtag_fast.experiments.reproduction.evaluations import read
 from dtag_fast.experiments.reproduction.work import Shelf, Work
 from dtag_fast.experiments.tables import Table
+from dtag_fast.rollout.settings import is_plain_record
 
 NONE = "-"
 _OPTIMIZER = re.compile(r" optimizer=\w+(\([^)]*\))?")
@@ -90,11 +91,11 @@ def score_of(goal: Goal, shelf: Shelf) -> Score | None:
 
 
 def _row(found: dict[str, Any], which: str | int) -> dict[str, Any] | None:
-    """A row for the first target return; of those with steps the last, where what was chosen stands."""
+    """A row for the first target return; of Action Gradient's the last, where what was chosen stands."""
     if isinstance(which, int):
         return found["settings"][which * (len(found["settings"]) // found["settings_asked"])]
     first = found["settings"][:: len(found["settings"]) // found["settings_asked"]]
-    rows = [row for row in first if (row["setting"]["steps"] > 0) == (which == "refined")]
+    rows = [row for row in first if is_plain_record(row["setting"]) != (which == "refined")]
     return rows[-1] if rows else None
 
 

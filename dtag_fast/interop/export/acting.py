@@ -41,7 +41,7 @@ class Acting:
     Args:
         policy: from `load_policy`, on the CPU.
         critic: a LoadedCritic, an nn.Module as `refine` takes it, or a CriticProgram; needed with steps.
-        setting: of Action Gradient; the bounds are those of the policy's actions. No `behaviour`.
+        setting: of Action Gradient; the bounds are those of the policy's actions. No `behaviour`, one start.
 
     Attributes:
         program: the critic as layers and numbers; None without steps.
@@ -69,6 +69,10 @@ class Acting:
             raise ValueError('policy: expected it on the CPU; load it with device="cpu"')
         if setting.behaviour is not None:
             raise ValueError("behaviour: it is not exported; give steps and lr alone")
+        if setting.starts > 1:
+            raise ValueError(
+                f"starts: draws of a policy are not exported, got {setting.label}; leave starts out"
+            )
         if isinstance(setting.radius, Tensor):
             raise ValueError("radius: one number is exported, got one for each row")
         if setting.is_plain:

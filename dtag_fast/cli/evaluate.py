@@ -30,6 +30,9 @@ class Args:
     ag_gradient: str = "raw"  # raw, unit, or clip:C to limit its norm to C
     ag_radius: float | None = None  # largest distance from the policy's action, in every dimension
     ag_select: Literal["best", "last"] = "best"  # which iterate is executed
+    # M, e.g. 1,4,16: climb from the policy's action and M - 1 draws from its distribution, and execute the
+    # best end. For reinformer and odt, and the policies of iql, awac and cql.
+    ag_starts: str = "1"
     # Also with steps in units of the data, regularised by what they do: WEIGHT or WEIGHT:RADIUS, or lists
     # of them, e.g. 0.4 or 0.4:1. Needs the critic's dataset the first time.
     ag_behaviour: str | None = None
@@ -163,6 +166,7 @@ def _settings_options(args: Args) -> dict[str, Any]:
         "gradient": action_gradient.gradient(args.ag_gradient),
         "radius": args.ag_radius,
         "select": args.ag_select,
+        "starts": numbers("--ag-starts", args.ag_starts, int),
     }
 
 

@@ -30,6 +30,9 @@ class Args:
     ag_radius: str | None = None  # largest distance from the policy's action, e.g. none,0.1. Default: none
     ag_reduce: str = "min"  # of the critic's members: e.g. min,mean,0
     ag_select: str = "best"  # which iterate is executed: best,last
+    # M, e.g. 1,4,16: climb from the policy's action and M - 1 draws from its distribution, and execute the
+    # best end. For reinformer and odt, and the policies of iql, awac and cql.
+    ag_starts: str = "1"
     # Steps in units of the data, regularised by what they do: WEIGHT or WEIGHT:RADIUS, e.g. 0.2,0.4,0.8:0.5.
     # Stands in place of the five options from --ag-lr to --ag-radius; with one of these given too, their
     # combinations are played beside it. Needs the critic's dataset the first time.
@@ -144,6 +147,7 @@ def _lists(args: Args) -> dict[str, list]:
         "gradient": [action_gradient.gradient(part) for part in raw["ag_gradient"].split(",")],
         "radius": [action_gradient.radius(part) for part in raw["ag_radius"].split(",")],
         "select": args.ag_select.split(","),
+        "starts": numbers("--ag-starts", args.ag_starts, int),
     }
     if args.ag_behaviour is None:
         return lists

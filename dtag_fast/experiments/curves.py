@@ -167,18 +167,27 @@ def read_latencies(files: dict[str, Path]) -> dict[str, dict]:
 def _by_choice(settings: list[dict]) -> dict[str, list[tuple[int, dict]]]:
     """Name of all that a setting chose but n -> its (n, setting), by n."""
     choices: dict[str, list[tuple[int, dict]]] = {}
-    targets_of: dict[str, float | None] = {}
+    beginnings: dict[str, tuple] = {}
     for setting in settings:
         if setting["setting"]["steps"] > 0:
             name = _choice(setting, settings)
             choices.setdefault(name, []).append((setting["setting"]["steps"], setting))
-            targets_of[name] = setting["target_return"]
+            beginnings[name] = _beginning(setting)
     for setting in settings:
         if setting["setting"]["steps"] == 0:
             for name, points in choices.items():
-                if targets_of[name] == setting["target_return"]:
+                if beginnings[name] == _beginning(setting):
                     points.append((0, setting))
     return {name: sorted(points, key=lambda point: point[0]) for name, points in choices.items()}
+
+
+def _beginning(setting: dict) -> tuple:
+    """What a setting has in common with the one of n = 0 that its line begins with: the plain policy, or with
+    several starts the best of them."""
+    options = setting["setting"]
+    if (starts := options.get("starts", 1)) == 1:
+        return setting["target_return"], 1
+    return setting["target_return"], starts, options["reduce"], str(options.get("behaviour"))
 
 
 def _choice(setting: dict, settings: list[dict]) -> str:

@@ -1,7 +1,7 @@
 """The panels of a sweep's figures: rows of its tables in, statistics per cell out.
 
-The rows with steps = 0 are the plain policy, which every other cell is compared with on the seeds that both
-have played.
+The rows with steps = 0 and one start are the plain policy, which every other cell is compared with on the
+seeds that both have played.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,7 @@ import numpy as np
 
 from dtag_fast.experiments.sweep_tables import POLICY, RAW, SHARED, Row, SweepTable, nothing_to_draw
 from dtag_fast.models.behaviour import Behaviour
+from dtag_fast.rollout.settings import is_plain_record
 from dtag_fast.rollout.statistics import Summary, paired_difference, summarize
 
 
@@ -71,6 +72,7 @@ class Panel:
         title: what tells it from the other panels, and how many episodes a cell has.
         env_id: played in. score_name: "normalised score", or "return" where a row has none.
         plain: the policy without Action Gradient, or None where the table has no such rows.
+        unclimbed: n = 0: with one start the plain policy, with several the best of them by Q alone. Likewise.
         cells: by rule and n, n > 0.
     """
 
@@ -78,6 +80,7 @@ class Panel:
     env_id: str
     score_name: str
     plain: Cell | None
+    unclimbed: Cell | None
     cells: list[Cell]
 
     @property
@@ -110,7 +113,8 @@ def sweep_panels(tables: Mapping[str, SweepTable], apart: bool = False) -> list[
         ValueError: no cell of Action Gradient has a finished episode.
     """
     groups: dict[_Key, list[Row]] = {}  # panel -> its rows with steps > 0
-    plain: dict[tuple, list[Row]] = {}  # policy -> its rows with steps = 0
+    plain: dict[tuple, list[Row]] = {}  # policy -> its rows without Action Gradient
+    unclimbed: dict[tuple, list[Row]] = {}  # beginning of panels -> rows of several starts with steps = 0
     failed: dict[_Key, set[tuple]] = {}  # panel -> its episodes without an end
     finished: set[tuple] = set()  # an episode may have been played again
     for label, table in tables.items():
@@ -121,8 +125,11 @@ def sweep_panels(tables: Mapping[str, SweepTable], apart: bool = False) -> list[
                 failed.setdefault(key, set()).add(episode)
                 continue
             finished.add(episode)
-            if row["steps"] == 0:
+            if is_plain_record(row):
                 plain.setdefault(key.policy, []).append(row)
+            elif row["steps"] == 0:  # the best by F has no line of its own to begin
+                if key.raw is not None:
+                    unclimbed.setdefault(key.beginning, []).append(row)
             else:
                 groups.setdefault(key, []).append(row)
     if not groups:
@@ -132,7 +139,9 @@ def sweep_panels(tables: Mapping[str, SweepTable], apart: bool = False) -> list[
     for key, members in _together(list(groups), apart).items():
         rows = [row for member in members for row in groups[member]]
         lost = sum(len(failed.get(member, set()) - finished) for member in members)
-        panels.append(_panel(titles[key], rows, plain.get(key.policy, []), lost))
+        baseline = plain.get(key.policy, [])
+        beginning = baseline if key.has_one_start else unclimbed.get(key.beginning, [])
+        panels.append(_panel(titles[key], rows, baseline, beginning, lost))
     return panels
 
 
@@ -153,6 +162,19 @@ class _Key(NamedTuple):
         policy, shared = (tuple(row[name] for name in names) for names in (POLICY, SHARED))
         return cls((label, *policy), shared, raw)
 
+    @property
+    def beginning(self) -> tuple:
+        """What rows with steps = 0 have in common with it, which select nothing."""
+        return self.policy, tuple(self._how[name] for name in SHARED if name != "select")
+
+    @property
+    def has_one_start(self) -> bool:
+        return self._how["starts"] == 1
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        return dict(zip(SHARED, self.shared, strict=True))
+
     def joins(self, other: "_Key") -> bool:
         """Whether these are the regularised rows to rows like `other`."""
         return self.raw is None and other.raw is not None and self[:2] == other[:2]
@@ -172,8 +194,10 @@ def _together(keys: Sequence[_Key], apart: bool) -> dict[_Key, list[_Key]]:
     return found
 
 
-def _panel(title: str, rows: Sequence[Row], plain: Sequence[Row], failed: int) -> Panel:
-    has_scores = all(row.get("normalized_score") is not None for row in (*rows, *plain))
+def _panel(
+    title: str, rows: Sequence[Row], plain: Sequence[Row], unclimbed: Sequence[Row], failed: int
+) -> Panel:
+    has_scores = all(row.get("normalized_score") is not None for row in (*rows, *plain, *unclimbed))
     column = "normalized_score" if has_scores else "episode_return"
     cells: dict[tuple, list[Row]] = {}
     for row in rows:
@@ -189,6 +213,7 @@ def _panel(title: str, rows: Sequence[Row], plain: Sequence[Row], failed: int) -
         env_id=rows[0]["env_id"],
         score_name="normalised score" if has_scores else "return",
         plain=_cell(plain, column, {}) if plain else None,
+        unclimbed=_cell(unclimbed, column, {}) if unclimbed else None,
         cells=found,
     )
 

@@ -19,17 +19,18 @@ LOG_RANGE = 30  # of largest to smallest Q gain, from which on their axis is log
 
 
 def score_against_n(panels: Sequence[Panel]):
-    """Score against n, a line per lr and per weight; n = 0 is the plain policy, the start of every line."""
+    """Score against n, a line per lr and per weight; n = 0, where every line begins, is the plain policy, or
+    with several starts the best of them."""
     looks = _looks(panels)
     with style():
         figure, places = _grid(panels, 4.2, 3.0)
         for axes, panel in places:
-            ticks = [0] * (panel.plain is not None) + panel.steps
+            ticks = [0] * (panel.unclimbed is not None) + panel.steps
             place = {n: k for k, n in enumerate(ticks)}
             shifts = _shifts(len(panel.rules))
             for rule, shift in zip(panel.rules, shifts, strict=True):
                 cells = [cell for cell in panel.cells if cell.rule == rule]
-                cells = [panel.plain, *cells] if panel.plain else cells
+                cells = [panel.unclimbed, *cells] if panel.unclimbed else cells
                 x = [place[cell.steps] + shift * (cell.steps > 0) for cell in cells]
                 _draw(axes, x, cells, looks[rule], rule.label)
             axes.set_xticks(range(len(ticks)), [str(n) for n in ticks])

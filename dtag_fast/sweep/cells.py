@@ -18,7 +18,7 @@ from dtag_fast.rollout.settings import AGSetting, Behaviour, grid
 _NAMES = {SGD(): "sgd", Adam(): "adam", RMSprop(): "rmsprop"}
 # columns of a table that say what a setting is, its label aside
 SETTING_COLUMNS = ("steps", "lr", "optimizer", "reduce", "gradient", "radius", "radius_norm", "select")
-SETTING_COLUMNS += ("behaviour_weight", "behaviour_radius")
+SETTING_COLUMNS += ("starts", "behaviour_weight", "behaviour_radius")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Cell:
     Args:
         checkpoint_step: of the policy.
         target_return: to ask for, in the environment's units; None for a policy that takes none.
-        setting: steps=0 is the plain policy.
+        setting: steps=0 with one start is the plain policy.
     """
 
     checkpoint_step: int
@@ -57,12 +57,13 @@ def setting_columns(setting: AGSetting) -> dict[str, Any]:
 
     `optimizer`: "sgd", "adam", "rmsprop", or the form with its options. `gradient`: "raw", "unit", "clip:C".
     `reduce`: "min", "mean" or the member's number as a string. `radius` and `radius_norm` ("inf", "l2") are
-    None without a limit. A regularised setting has None for all of these but `reduce`, and for `lr`; it has
-    `behaviour_weight` and `behaviour_radius`, None for every other. `setting` is the label made of them.
+    None without a limit. `starts` is a number, 1 of the plain policy. A regularised setting has None for
+    `lr`, `optimizer`, `gradient`, `radius` and `radius_norm`; it has `behaviour_weight` and
+    `behaviour_radius`, None for every other. `setting` is the label made of them.
     """
-    if setting.is_plain:
-        setting = AGSetting()  # its other options change nothing
+    setting = setting.essence
     columns = {"steps": setting.steps, "reduce": str(setting.reduce), "select": setting.select}
+    columns["starts"] = setting.starts
     columns |= _raw_columns(setting) if setting.behaviour is None else _regularised_columns(setting)
     return {name: columns.get(name) for name in SETTING_COLUMNS} | {"setting": _label(setting, columns)}
 
@@ -88,14 +89,13 @@ def _regularised_columns(setting: AGSetting) -> dict[str, float]:
 def _label(setting: AGSetting, columns: Mapping[str, Any]) -> str:
     if setting.is_plain:
         return setting.label
-    size = f"lr={setting.lr:g}"
-    if (behaviour := setting.behaviour) is not None:
-        size = f"behaviour weight={behaviour.weight:g} radius={behaviour.radius:g}"
     usual = {"optimizer": "sgd", "reduce": "min", "gradient": "raw", "radius": None, "select": "best"}
     extras = [f"{name}={columns[name]}" for name, value in usual.items() if columns.get(name, value) != value]
     if columns.get("radius_norm") == "l2":
         extras.append("norm=l2")
-    return " ".join([f"AG n={setting.steps} {size}", *extras])
+    if setting.starts > 1:
+        extras.append(f"starts={setting.starts}")
+    return " ".join([f"AG {setting.size}", *extras])
 
 
 def settings_grid(
@@ -107,8 +107,10 @@ def settings_grid(
     radius: Sequence[Any] = (None,),
     select: Sequence[str] = ("best",),
     behaviour: Sequence[Behaviour] = (),
+    starts: Sequence[int] = (1,),
 ) -> list[AGSetting]:
-    """All combinations of the fields of AGSetting, each once; steps=0 is one and the same plain policy.
+    """All combinations of the fields of AGSetting, each once; steps=0 with one start is one and the same
+    plain policy.
 
     A behaviour stands in place of lr, optimizer, gradient and radius, so these make no combinations with it:
     the raw settings come first, the regularised ones after them. With `lr=()` there are no raw ones.
@@ -117,15 +119,16 @@ def settings_grid(
     found = [
         setting
         for values in product(reduce, gradient, radius, select)
-        for setting in grid(steps, lr, optimizer, behaviour, **dict(zip(names, values, strict=True)))
+        for setting in grid(steps, lr, optimizer, behaviour, starts, **dict(zip(names, values, strict=True)))
     ]
     return unique_settings(sorted(found, key=lambda setting: setting.behaviour is not None))
 
 
 def unique_settings(settings: Iterable[AGSetting]) -> list[AGSetting]:
-    """`settings` without those that mean what an earlier one does; the plain policy has no other options."""
+    """`settings` without those that mean what an earlier one does and, where no step is made, without the
+    options that change nothing then."""
     found = {tuple(setting_columns(s).values()): s for s in reversed(list(settings))}
-    return [AGSetting() if s.is_plain else s for s in reversed(found.values())]
+    return [s.essence for s in reversed(found.values())]
 
 
 def make_cells(

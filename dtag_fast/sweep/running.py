@@ -70,7 +70,8 @@ def sweep(
     calls this needs the usual `if __name__ == "__main__":`.
 
     Args:
-        run: run or checkpoint folder of a policy. critic: of a critic, needed by settings with steps > 0.
+        run: run or checkpoint folder of a policy. critic: of a critic, needed by settings with steps > 0
+            or several starts.
             Candidates without one are chosen by the critic that the policy's checkpoint holds.
         settings: see `settings_grid`; the plain policy is added where it is missing. Those with a behaviour
             need the model of `behaviour_of`, which is fitted to the critic's dataset before anything is
@@ -126,7 +127,7 @@ def sweep(
             f"critic: {regularised[0].label} needs the run of a critic, which keeps the model of the "
             "behaviour, got None"
         )
-    raw = [setting for setting in asked if setting.behaviour is None]  # what is wrong without the model, too
+    raw = [replace(setting, behaviour=None) for setting in asked]  # what is wrong without the model, too
     check_together(policy, loaded, raw, how.env_id, history_lengths, candidates)
     not_normalized = why_no_score(scored_task(policy.info, how.env_id)) or None
     crew = make_executor(executor, jobs, device, ray_address)

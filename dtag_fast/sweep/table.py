@@ -31,6 +31,7 @@ COLUMNS = {
     "radius": "float64",
     "radius_norm": "string",
     "select": "string",
+    "starts": "int64",
     "behaviour_weight": "float64",
     "behaviour_radius": "float64",
     "setting": "string",
@@ -44,7 +45,8 @@ COLUMNS = {
     "error": "string",
 }
 _CELL = ("checkpoint_step", "target_return", *SETTING_COLUMNS, "setting")  # the order of Cell.key
-_LATER = ("behaviour_weight", "behaviour_radius")  # tables of before have no column for these
+# columns that tables of before do not have -> what holds for their rows
+_LATER = {"starts": 1, "behaviour_weight": None, "behaviour_radius": None}
 
 Row = dict[str, Any]
 
@@ -135,7 +137,7 @@ class Table:
         for number, line in enumerate(content[:whole].splitlines(), start=1):
             try:
                 row = json.loads(line)
-                row = dict.fromkeys(_LATER) | row
+                row = _LATER | row
                 if set(row) != set(COLUMNS):
                     raise ValueError("other columns than this version writes")
             except (ValueError, TypeError) as error:

@@ -113,6 +113,20 @@ def test_plain_policy_is_the_start_of_every_curve_of_its_target(tmp_path):
         assert (line.low[0], line.high[0]) == (4.0, 6.0)
 
 
+def test_several_starts_begin_at_the_best_of_them_and_not_at_the_plain_policy(tmp_path):
+    settings = [setting(0, 10), setting(0, 11), setting(5, 12), setting(5, 13)]
+    settings += [setting(8, 14), setting(9, 15)]
+    for one, starts in zip(settings, (1, 4, 1, 4, 16, 16), strict=True):
+        one["setting"] |= {"starts": starts, "reduce": "min"}
+    found, _ = score_curves({"file": write_evaluation(tmp_path / "e.json", settings)})
+    assert {line.label: list(line.x) for line in found} == {
+        "lr=0.03, starts=1": [0, 5],
+        "lr=0.03, starts=4": [0, 5],
+        "lr=0.03, starts=16": [8, 9],
+    }
+    assert [line.y[0] for line in found] == [5.0, 5.5, 7.0]
+
+
 def test_a_regularised_setting_is_named_by_what_it_has(tmp_path):
     settings = [setting(0, 10), setting(5, 12), setting(5, 13), setting(8, 14)]
     for number in (2, 3):

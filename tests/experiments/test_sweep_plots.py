@@ -67,6 +67,21 @@ def test_returns_where_there_are_no_references(tmp_path):
     assert panel.score_name == "return" and panel.plain.score == summarize(30 * PLAIN)
 
 
+def test_starts_are_panels_and_begin_at_the_best_of_them(tmp_path):
+    """Whatever the other options of the row without steps; gains are over the plain policy."""
+    best = [row(7 + e, score + 3, starts=4, select="best") for e, score in enumerate(PLAIN)]
+    several = [r | {"starts": 4, "select": "last"} for r in rows_of_a_sweep() if r["steps"]]
+    one, four = sweep_panels({"sweep": load_table(write(tmp_path / "a", rows_of_a_sweep() + several + best))})
+    assert "starts=1" in one.title and "starts=4" in four.title
+    assert one.unclimbed == one.plain == four.plain and four.cells == one.cells
+    assert four.unclimbed.score == summarize(PLAIN + 3)
+    axes = sweep_plots.score_against_n([one, four]).axes
+    for panel, value in zip(axes, (PLAIN.mean(), PLAIN.mean() + 3), strict=False):
+        assert all(y[0] == pytest.approx(value) for _, y in lines(panel).values())
+    (alone,) = sweep_panels({"sweep": load_table(write(tmp_path / "b", rows_of_a_sweep() + best))})
+    assert alone == panel_of(write(tmp_path / "c", rows_of_a_sweep()))
+
+
 def test_every_choice_of_the_other_options_is_a_panel_and_shares_the_plain_policy(tmp_path):
     rows = rows_of_a_sweep()
     rows += [r | {"optimizer": "adam", "radius": 0.1, "radius_norm": "inf"} for r in rows if r["steps"]]

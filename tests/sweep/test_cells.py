@@ -39,6 +39,18 @@ def test_columns_name_every_option():
     assert all(word in columns["setting"] for word in ("n=3", "lr=0.5", "reduce=1", "norm=l2", "select=last"))
 
 
+def test_starts_are_an_axis_and_make_cells_of_settings_without_steps():
+    found = settings_grid((0, 5), (0.1, 0.2), reduce=("min", "mean"), starts=(1, 4))
+    assert len(found) == 1 + 2 + 2 * 2 * 2 and len({Cell(0, None, s).key for s in found}) == len(found)
+    columns = [setting_columns(setting) for setting in found]
+    assert sorted(c["starts"] for c in columns if c["steps"] == 0) == [1, 4, 4]
+    labels = {"plain policy", "AG n=0 starts=4", "AG n=0 reduce=mean starts=4"}
+    assert {c["setting"] for c in columns if c["steps"] == 0} == labels
+    assert "AG n=5 lr=0.2 reduce=mean starts=4" in [c["setting"] for c in columns]
+    cells, added = make_cells([1], [None], [AGSetting(0, 0.1, starts=4), AGSetting(0, 0.2, starts=4)])
+    assert added and [cell.setting for cell in cells] == [AGSetting(), AGSetting(starts=4)]
+
+
 def test_the_plain_policy_is_added_where_it_is_missing():
     cells, added = make_cells([1, 2], [5.0, 6.0], settings_grid((3,)))
     assert added and len(cells) == 8 and sum(cell.setting.is_plain for cell in cells) == 4
@@ -48,7 +60,7 @@ def test_the_plain_policy_is_added_where_it_is_missing():
 
 def test_settings_of_a_file_are_those_written(tmp_path):
     settings = [AGSetting(2, 0.1), AGSetting(3, optimizer=Adam((0.5, 0.9)), gradient=ClipNorm(1.0))]
-    settings.append(AGSetting(4, radius=Radius(0.2, "l2"), select="last"))
+    settings.append(AGSetting(4, radius=Radius(0.2, "l2"), select="last", starts=3))
     file = tmp_path / "settings.json"
     file.write_text(json.dumps([setting.to_dict() for setting in settings]))
     assert read_settings(file) == settings

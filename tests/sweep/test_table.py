@@ -11,8 +11,8 @@ from dtag_fast.sweep.cells import Cell, setting_columns
 from dtag_fast.sweep.table import COLUMNS, Table, in_order, write_parquet
 
 
-def row(seed, steps=0, target=None):
-    values = dict.fromkeys(COLUMNS) | setting_columns(AGSetting(steps))
+def row(seed, steps=0, target=None, starts=1):
+    values = dict.fromkeys(COLUMNS) | setting_columns(AGSetting(steps, starts=starts))
     values |= {"checkpoint_step": 5, "target_return": target, "seed": seed, "episode_return": seed / 3}
     return values
 
@@ -24,6 +24,16 @@ def test_rows_come_back_as_they_were(tmp_path):
         table.append([row(0, steps=3)])
     with Table(path) as table:
         assert list(table.rows.values()) == [row(0), row(1), row(0, steps=3)]
+        assert (Cell(5, None, AGSetting(3)).key, 0) in table.rows
+
+
+def test_rows_of_before_there_were_starts_have_one(tmp_path):
+    path = tmp_path / "table.jsonl"
+    before = {name: value for name, value in row(0, steps=3).items() if name != "starts"}
+    path.write_text(json.dumps(before) + "\n")
+    with Table(path) as table:
+        table.append([row(0, steps=3, starts=4)])
+        assert list(table.rows.values()) == [row(0, steps=3), row(0, steps=3, starts=4)]
         assert (Cell(5, None, AGSetting(3)).key, 0) in table.rows
 
 

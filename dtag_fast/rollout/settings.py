@@ -49,6 +49,7 @@ class AGSetting:
     radius: Any = None
     select: str = "best"
     behaviour: Behaviour | None = None
+    # later: pieces of `dtag reproduce` with one start keep the names they had without this field
     starts: int = field(default=1, metadata={"later": True})
 
     def __post_init__(self) -> None:
@@ -83,8 +84,8 @@ class AGSetting:
         return AGSetting(reduce=self.reduce, behaviour=self.behaviour, starts=self.starts)
 
     @property
-    def size(self) -> str:
-        """Of its steps, for labels: "n=10 lr=0.03", with a behaviour its numbers."""
+    def step_label(self) -> str:
+        """Its steps in a label: "n=10 lr=0.03", with a behaviour its numbers."""
         if self.behaviour is not None:
             b = self.behaviour
             return f"n={self.steps} behaviour weight={b.weight:g} radius={b.radius:g}"
@@ -97,7 +98,7 @@ class AGSetting:
             return "plain policy"
         options = self.essence.options() | {"starts": self.starts}
         extras = [f"{name}={value}" for name, value in options.items() if value != getattr(AGSetting, name)]
-        return " ".join([f"AG {self.size}", *extras])
+        return " ".join([f"AG {self.step_label}", *extras])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings; an option that is an object becomes its name and fields."""

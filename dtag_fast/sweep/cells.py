@@ -95,7 +95,7 @@ def _label(setting: AGSetting, columns: Mapping[str, Any]) -> str:
         extras.append("norm=l2")
     if setting.starts > 1:
         extras.append(f"starts={setting.starts}")
-    return " ".join([f"AG {setting.size}", *extras])
+    return " ".join([f"AG {setting.step_label}", *extras])
 
 
 def settings_grid(

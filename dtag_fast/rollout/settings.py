@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from itertools import product
 from typing import Any
 
@@ -50,7 +50,7 @@ class AGSetting:
     select: str = "best"
     behaviour: Behaviour | None = None
     # later: pieces of `dtag reproduce` with one start keep the names they had without this field
-    starts: int = field(default=1, metadata={"later": True})
+    starts: int = 1
 
     def __post_init__(self) -> None:
         expect_whole("steps", self.steps, 0)

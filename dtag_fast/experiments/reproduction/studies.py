@@ -9,6 +9,7 @@ from dtag_fast.experiments.reproduction import (
     online_study,
     optimizer_study,
     policy_gradient_study,
+    starts_study,
     steps_study,
     token_prediction_study,
 )
@@ -27,4 +28,5 @@ STUDIES: dict[str, Study] = {
     "online": online_study.STUDY,
     "conservative-optimizer": optimizer_study.CONSERVATIVE_STUDY,
     "ensemble-gate": gate_study.STUDY,
+    "multi-start": starts_study.STUDY,
 }

@@ -6,7 +6,13 @@ import pytest
 from scored import scores_of
 from suites_of_data import run_small, small_lab
 
-from dtag_fast.experiments.reproduction import critic_study, gate_study, optimizer_study, steps_study
+from dtag_fast.experiments.reproduction import (
+    critic_study,
+    gate_study,
+    optimizer_study,
+    starts_study,
+    steps_study,
+)
 from dtag_fast.experiments.reproduction.steps_study import _method, _shape
 
 TASK = "hopper-medium"
@@ -119,3 +125,32 @@ def test_small_run_with_gates(tmp_path, monkeypatch):
     # The data's own least disagreement stops nearly every climb, their greatest hardly one.
     free, closed, open_ = (rows[gate_study.method(gate, 0.1, 3)]["q_gain"] for gate in (None, 0.0, 1.0))
     assert 0 <= closed < 0.5 * free and open_ <= free * 1.001
+
+
+def test_starts_are_compared_with_as_many_more_steps():
+    by_arm = {"n=10": 12.0, "n=40": 14.0, "4 x n=10": 15.0, "20 x n=2": 11.0, "best of 40": 13.0}
+    table = {(TASK, "RF"): (10.0, 10.0), (TASK, "ODT"): (10.0, 10.0)}
+    table |= {(TASK, starts_study.method("RF", arm)): (value, value + 2) for arm, value in by_arm.items()}
+    table |= {(TASK, starts_study.method("ODT", arm)): (value, value) for arm, value in by_arm.items()}
+    table[TASK, starts_study.method("ODT", "4 x n=10")] = (14.0, 14.0)
+    found = starts_study.report(scores_of(table), [TASK])
+    row = dict(zip(found.tables["against-steps"].header, found.tables["against-steps"].rows[0], strict=True))
+    assert row["RF+AG 4 x n=10 - RF+AG n=40"].startswith("+1.0 (")
+    assert not any("n=40 - RF+AG n=40" in name for name in row)
+    starts, climbing = found.claims
+    assert not starts.holds and starts.measured == "on 1 of 2 tasks and policies"
+    assert climbing.holds and climbing.measured == "on 2 of 2 tasks and policies"
+
+
+def test_small_run_with_several_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        starts_study, "ARMS", {"n=10": (1, 1), "n=40": (1, 2), "4 x n=10": (2, 1), "best of 40": (3, 0)}
+    )
+    lab = small_lab(tmp_path, seeds=1, hopper=("medium",))
+    _, made = run_small("multi-start", starts_study.STUDY, lab, tmp_path, [TASK])
+    assert not made.failures and not made.missing
+    rows = {row["method"]: row for row in json.loads((tmp_path / "out/results.json").read_text())["rows"]}
+    assert len(rows) == 2 * 5 and rows["ODT+AG best of 40"]["setting"] == "AG n=0 starts=3"
+    assert rows["RF+AG 4 x n=10"]["setting"].endswith("starts=2")
+    gains = made.findings.tables["q-gains"].rows
+    assert all(float(gain) > 0 for gain in gains[0][1:])

@@ -6,6 +6,7 @@ from statistics import fmean
 
 from dtag_fast import SGD, Adam, RMSprop
 from dtag_fast.experiments.claims import Claim
+from dtag_fast.experiments.reproduction import critic_study
 from dtag_fast.experiments.reproduction.figures import dots
 from dtag_fast.experiments.reproduction.lab import POLICIES, Lab
 from dtag_fast.experiments.reproduction.scores import (
@@ -22,12 +23,16 @@ from dtag_fast.experiments.reproduction.tasks import GYM, MAZE2D
 OPTIMIZERS = {"SGD": "sgd", "momentum": SGD(momentum=0.9), "Adam": Adam(), "RMSprop": RMSprop()}
 
 
-def goals(lab: Lab, tasks: Sequence[str], critic: str) -> list[Goal]:
-    """Each optimizer with the step size that is best for it on the tuning seed."""
+def goals(lab: Lab, tasks: Sequence[str], critic: str, holdout: float | None = None) -> list[Goal]:
+    """Each optimizer with the step size that is best for it on the tuning seed.
+
+    Args:
+        critic: algorithm that trains it. holdout: of its training.
+    """
     found = []
     for task in tasks:
         for seed in lab.reported:
-            judge = lab.training(task, critic, seed)
+            judge = lab.training(task, critic, seed, holdout=holdout)
             for name, algorithm in POLICIES.items():
                 policy = lab.training(task, algorithm, seed)
                 for label, optimizer in OPTIMIZERS.items():
@@ -90,7 +95,7 @@ STUDY = Study(
 CONSERVATIVE_STUDY = Study(
     title="whether an adaptive optimizer helps with a conservative critic: the same with CQL's",
     source="an open question of Action Gradient, arXiv 2510.05285",
-    tasks=("halfcheetah-medium-replay", "hopper-medium", "hopper-medium-replay", "maze2d-umaze"),
-    goals=partial(goals, critic="cql"),
+    tasks=critic_study.TASKS,
+    goals=partial(goals, critic="cql", holdout=critic_study.HOLDOUT),  # the critics of that suite
     report=report,
 )

@@ -125,9 +125,11 @@ def _print_title(console: Console, name: str, suite) -> None:
 
 
 def _print_study_plan(console: Console, plan, lab, runs: Path, workers: int) -> None:
+    pieces = (work for wave in plan.work.waves for work in wave)
+    choosing = ", seed 0 chooses settings" if any(getattr(work, "chosen_by", ()) for work in pieces) else ""
     console.print(
         f"Budget {lab.budget.name}, data {lab.source.kind}; training seeds {lab.reported[0]} to "
-        f"{lab.reported[-1]} are reported, seed 0 chooses settings. Tasks: {', '.join(plan.tasks)}.",
+        f"{lab.reported[-1]} are reported{choosing}. Tasks: {', '.join(plan.tasks)}.",
         soft_wrap=True,
     )
     for task, wanted in plan.absent.items():

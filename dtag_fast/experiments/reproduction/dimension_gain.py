@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dtag_fast.experiments.reproduction.work import Progress, Shelf, Work
-from dtag_fast.experiments.threads import one_thread
 from dtag_fast.models import TwinCritic
 from dtag_fast.ops.refine import refine
 from dtag_fast.training.files import write_json
@@ -62,7 +61,7 @@ class DimensionGain(Work):
         return _UPDATE_SECONDS * self.updates
 
     def do(self, path: Path, shelf: Shelf, progress: Progress) -> None:
-        with one_thread(), torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)  # of the critic's weights
             generator = torch.Generator().manual_seed(self.seed)
             problem = Shell(self.action_dim, generator)

@@ -11,7 +11,6 @@ import torch
 
 from dtag_fast.experiments.reproduction.machine import machine
 from dtag_fast.experiments.reproduction.work import Progress, Shelf, Work
-from dtag_fast.experiments.threads import one_thread
 from dtag_fast.models import TwinCritic
 from dtag_fast.ops.refine import Refiner, explain
 from dtag_fast.training.files import write_json
@@ -58,16 +57,15 @@ class RefinementLatency(Work):
         return _ROUND_SECONDS * self.rounds * len(self.shapes) * len(self.batches)
 
     def do(self, path: Path, shelf: Shelf, progress: Progress) -> None:
-        with one_thread():
-            found = machine(self.device)
-            cells = [
-                self._cell(*shape, batch, number)
-                for number, shape in enumerate(self.shapes)
-                for batch in self.batches
-            ]
-            calls = {(i, name): call for i, cell in enumerate(cells) for name, call in cell["calls"].items()}
-            clock = process_time if self.device == "cpu" else perf_counter
-            seconds = interleaved(calls, self.rounds, clock, self._wait, progress)
+        found = machine(self.device)
+        cells = [
+            self._cell(*shape, batch, number)
+            for number, shape in enumerate(self.shapes)
+            for batch in self.batches
+        ]
+        calls = {(i, name): call for i, cell in enumerate(cells) for name, call in cell["calls"].items()}
+        clock = process_time if self.device == "cpu" else perf_counter
+        seconds = interleaved(calls, self.rounds, clock, self._wait, progress)
         rows = [
             {key: value for key, value in cell.items() if key != "calls"}
             | {f"{name}_seconds": seconds[i, name] for name in cell["calls"]}

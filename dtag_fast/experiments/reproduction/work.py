@@ -42,7 +42,7 @@ class Work(ABC):
 
     @abstractmethod
     def do(self, path: Path, shelf: "Shelf", progress: Progress) -> None:
-        """Make it at `path`, or go on with what an interrupted call left there.
+        """Make it at `path`, or go on with what an interrupted call left there; PyTorch has one thread.
 
         Args:
             shelf: says where what it needs lies.

@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -35,8 +36,13 @@ def mean_over(x: Sequence[float], y: Sequence[float]) -> float:
     return float(np.trapezoid(y, x)) / (x[-1] - x[0])
 
 
-def mean_curve(label: str, runs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Curve:
-    """The mean of several curves with its 95 % interval; a single one as it is, without.
+def mean_curve(
+    label: str,
+    runs: Sequence[tuple[Sequence[float], Sequence[float]]],
+    band: Literal["interval", "range"] = "interval",
+) -> Curve:
+    """The mean of several curves with its 95 % interval, or from the least of them to the greatest; a single
+    one as it is, without.
 
     Args:
         runs: x (N,), ascending, and y (N,) of each; N may differ. Where their x are not the same, straight
@@ -52,6 +58,8 @@ def mean_curve(label: str, runs: Sequence[tuple[Sequence[float], Sequence[float]
     mean = y.mean(axis=0)
     if len(runs) == 1:
         return Curve(label, x, mean)
+    if band == "range":
+        return Curve(label, x, mean, y.min(axis=0), y.max(axis=0))
     half = np.array([half_width(column) for column in y.T.tolist()])
     return Curve(label, x, mean, mean - half, mean + half)
 

@@ -180,11 +180,15 @@ def training_curves(panels: Mapping[str, Sequence[Curve]], *, x_name: str = "upd
 
 
 def learning_curves(
-    panels: Mapping[str, Sequence[Curve]], *, score_name: str, x_name: str = "environment steps"
+    panels: Mapping[str, Sequence[Curve]],
+    *,
+    score_name: str,
+    x_name: str = "environment steps",
+    log_x: bool = False,
 ):
     """A panel per dataset (name -> curves over steps of the environment, or `x_name`), three to a row.
 
-    Curves of the same label look the same in all panels.
+    Curves of the same label look the same in all panels. With `log_x` x is logarithmic from 1 on.
     """
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
@@ -198,7 +202,11 @@ def learning_curves(
                 draw_line(axes, curve.x, curve, look if len(curve.x) <= 20 else {**look, "markevery": 0.1})
                 drawn.setdefault(curve.label, axes.lines[-1])
             axes.set(title=name, xlabel=x_name, ylabel=score_name)
-            axes.ticklabel_format(style="sci", axis="x", scilimits=(-3, 4))
+            if log_x:
+                axes.set_xscale("symlog", linthresh=1, linscale=0.4)
+                axes.set_xlim(left=0)
+            else:
+                axes.ticklabel_format(style="sci", axis="x", scilimits=(-3, 4))
         for axes in list(places.flat)[len(panels) :]:
             axes.set_visible(False)
         handles = [drawn[label] for label in looks]

@@ -122,6 +122,8 @@ def test_panels(results, write):
 
 def test_mean_over_curves_of_other_places():
     """Of y = x from 0 to 10 and y = 3 x from 0 to 8: looked at in 0, 4 and 8."""
+    curve = mean_curve("a", [([0, 2], [1, 5]), ([0, 2], [3, 4]), ([0, 2], [2, 9])], band="range")
+    assert [c.tolist() for c in (curve.y, curve.low, curve.high)] == [[2, 6], [1, 4], [3, 9]]
     curve = mean_curve("a", [([0, 2, 5, 10], [0, 2, 5, 10]), ([0, 1, 8], [0, 3, 24])])
     np.testing.assert_allclose(curve.x, [0, 4, 8])
     np.testing.assert_allclose(curve.y, [0, 8, 16])

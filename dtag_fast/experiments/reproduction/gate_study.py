@@ -7,7 +7,7 @@ from statistics import fmean
 from dtag_fast.experiments.claims import on_most
 from dtag_fast.experiments.over_seeds import mean_curve
 from dtag_fast.experiments.plots import Curve, learning_curves
-from dtag_fast.experiments.reproduction import critic_study
+from dtag_fast.experiments.reproduction import critic_study, steps_study
 from dtag_fast.experiments.reproduction.lab import Lab
 from dtag_fast.experiments.reproduction.scores import (
     Goal,
@@ -80,12 +80,12 @@ def report(scores: Sequence[Score], tasks: Sequence[str]) -> Findings:
         if found := [curve for curve in curves if curve is not None]:
             panels[f"{task}, step size {lr:g}"] = found
     header = ["task", "step size", "n", *(_gate_name(gate) for gate in GATES)]
-    figure = (
-        learning_curves(panels, score_name="score", x_name="n, Action Gradient steps") if panels else None
-    )
+    figures = {}
+    if panels:
+        figures["gates"] = learning_curves(panels, score_name="score", x_name=steps_study.X_NAME, log_x=True)
     return Findings(
         tables={"gates": Table(header, rows, text_columns=1, note=NOTE)},
-        figures={} if figure is None else {"gates": figure},
+        figures=figures,
         claims=[
             on_most(
                 f"where {STEPS[-1]} steps end below the policy alone, with a gate they do not",
@@ -106,14 +106,14 @@ def _gate_name(gate: float | None) -> str:
 
 
 def _curve(scores: Sequence[Score], task: str, gate: float | None, lr: float) -> Curve | None:
-    """Score over n behind one gate; n = 0 is the policy alone."""
+    """Score over n behind one gate, mean and range over training seeds; n = 0 is the policy alone."""
     by_seed: dict[int, list[tuple[int, float]]] = {}
     for n in (0, *STEPS):
         name = BASE if n == 0 else method(gate, lr, n)
         for seed, value in values_of(scores, task, name).items():
             by_seed.setdefault(seed, []).append((n, value))
     runs = [tuple(zip(*points, strict=True)) for points in by_seed.values() if len(points) > 1]
-    return mean_curve(_gate_name(gate), runs) if runs else None
+    return mean_curve(_gate_name(gate), runs, band="range") if runs else None
 
 
 STUDY = Study(

@@ -70,7 +70,9 @@ def report(scores: Sequence[Score], tasks: Sequence[str]) -> Findings:
     note = "Gains in normalised score over the policy alone on the same episodes, means over training seeds."
     return Findings(
         tables={"steps": Table(header, rows, text_columns=3, note=note)},
-        figures={"steps": learning_curves(panels, score_name="score", x_name=X_NAME)} if panels else {},
+        figures={"steps": learning_curves(panels, score_name="score", x_name=X_NAME, log_x=True)}
+        if panels
+        else {},
         claims=[
             Claim(
                 f"where Action Gradient gains, 90 % of the gain is there within {PUBLISHED_MOST} steps",
@@ -118,13 +120,13 @@ def _gains(scores: Sequence[Score], task: str, policy: str, select: str, lr: flo
 
 
 def _curve(scores, task: str, policy: str, select: str, lr: float) -> Curve:
-    """Score over n of one step size; n = 0 is the policy alone."""
+    """Score over n of one step size, mean and range over training seeds; n = 0 is the policy alone."""
     by_seed: dict[int, list[tuple[int, float]]] = {}
     for n in (0, *STEPS):
         for seed, value in values_of(scores, task, _method(policy, select, lr, n)).items():
             by_seed.setdefault(seed, []).append((n, value))
     runs = [tuple(zip(*points, strict=True)) for points in by_seed.values()]
-    return mean_curve(f"step size {lr:g}", runs)
+    return mean_curve(f"step size {lr:g}", runs, band="range")
 
 
 STUDY = Study(

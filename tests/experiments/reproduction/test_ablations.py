@@ -48,7 +48,8 @@ def test_steps_table_and_claims(monkeypatch):
     ]
     assert [claim.holds for claim in found.claims] == [True, True]
     assert [claim.measured.split()[1:4] for claim in found.claims] == [["1", "of", "1"]] * 2
-    assert found.figures["steps"].axes[0].get_title() == f"{TASK}, RF, best"
+    axes = found.figures["steps"].axes[0]
+    assert axes.get_title() == f"{TASK}, RF, best" and axes.get_xscale() == "symlog"
 
 
 def test_without_numbers_there_is_an_empty_table_and_no_claim_holds():

@@ -33,6 +33,7 @@ class Args:
     # M, e.g. 1,4,16: climb from the policy's action and M - 1 draws from its distribution, and execute the
     # best end. For reinformer and odt, and the policies of iql, awac and cql.
     ag_starts: str = "1"
+    ag_spread: str = "1"  # of those draws, in deviations of the distribution, e.g. 0.3,1
     # Also with steps in units of the data, regularised by what they do: WEIGHT or WEIGHT:RADIUS, or lists
     # of them, e.g. 0.4 or 0.4:1. Needs the critic's dataset the first time.
     ag_behaviour: str | None = None
@@ -167,6 +168,7 @@ def _settings_options(args: Args) -> dict[str, Any]:
         "radius": args.ag_radius,
         "select": args.ag_select,
         "starts": numbers("--ag-starts", args.ag_starts, int),
+        "spread": numbers("--ag-spread", args.ag_spread, float),
     }
 
 

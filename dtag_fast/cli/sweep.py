@@ -33,6 +33,7 @@ class Args:
     # M, e.g. 1,4,16: climb from the policy's action and M - 1 draws from its distribution, and execute the
     # best end. For reinformer and odt, and the policies of iql, awac and cql.
     ag_starts: str = "1"
+    ag_spread: str = "1"  # of those draws, in deviations of the distribution, e.g. 0.3,1
     # Steps in units of the data, regularised by what they do: WEIGHT or WEIGHT:RADIUS, e.g. 0.2,0.4,0.8:0.5.
     # Stands in place of the five options from --ag-lr to --ag-radius; with one of these given too, their
     # combinations are played beside it. Needs the critic's dataset the first time.
@@ -148,6 +149,7 @@ def _lists(args: Args) -> dict[str, list]:
         "radius": [action_gradient.radius(part) for part in raw["ag_radius"].split(",")],
         "select": args.ag_select.split(","),
         "starts": numbers("--ag-starts", args.ag_starts, int),
+        "spread": numbers("--ag-spread", args.ag_spread, float),
     }
     if args.ag_behaviour is None:
         return lists

@@ -187,7 +187,8 @@ def _beginning(setting: dict) -> tuple:
     options = setting["setting"]
     if (starts := options.get("starts", 1)) == 1:
         return setting["target_return"], 1
-    return setting["target_return"], starts, options["reduce"], str(options.get("behaviour"))
+    how = starts, options.get("spread", 1.0), options["reduce"], str(options.get("behaviour"))
+    return setting["target_return"], *how
 
 
 def _choice(setting: dict, settings: list[dict]) -> str:

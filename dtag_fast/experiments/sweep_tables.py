@@ -12,7 +12,7 @@ from dtag_fast.training.files import read_json_lines
 NAMES = ("table.jsonl", "table.parquet")  # in a sweep's folder; the first is what the second is made of
 SUFFIXES = (".jsonl", ".parquet")
 POLICY = ("run", "checkpoint_step", "env_id", "target_return")  # columns that name what AG is applied to
-SHARED = ("critic", "reduce", "select", "starts")  # and how, whatever its steps are
+SHARED = ("critic", "reduce", "select", "starts", "spread")  # and how, whatever its steps are
 RAW = ("optimizer", "gradient", "radius", "radius_norm")  # and how, where they are no regularised ones
 _NEEDED = {*POLICY, *SHARED, *RAW[:-1], "steps", "lr", "seed", "episode_return"}
 
@@ -59,7 +59,8 @@ def read_table(file: Path) -> list[Row]:
         ValueError: pyarrow is missing, the file is damaged, or it lacks a column.
     """
     rows = _parquet(file) if file.suffix == ".parquet" else read_json_lines(file)
-    rows = [{"starts": 1} | row if isinstance(row, dict) else row for row in rows]  # before: one
+    before = {"starts": 1, "spread": 1.0}  # of tables that do not say so
+    rows = [before | row if isinstance(row, dict) else row for row in rows]
     if not rows:
         raise ValueError(f"{file}: no row in it yet; let the sweep go on")
     for number, row in enumerate(rows, start=1):

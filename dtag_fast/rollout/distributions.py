@@ -66,7 +66,7 @@ class OwnDistribution:
 
         Args:
             observations: (R, S) raw, what the slots saw. actions: (R, A), the policy's own for it.
-            noise: (sum of counts, A) standard normal.
+            noise: (sum of counts, A), in deviations.
         """
         owner = np.repeat(np.arange(len(rows)), counts)
         batch = self._filled(np.arange(len(owner)))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -36,6 +36,7 @@ class AGSetting:
             step, and execute the end of the greatest Q, with a behaviour of the greatest F. As candidates of
             `refine` have, each start has a ball of its own. With `steps=0` it is the best of the M. For
             policies with a distribution, see `rollout.starts`.
+        spread: >= 0, of the draws, in deviations of the policy's distribution; without meaning for one start.
 
     Raises:
         ValueError, TypeError: naming the argument.
@@ -51,12 +52,15 @@ class AGSetting:
     behaviour: Behaviour | None = None
     # later: pieces of `dtag reproduce` with one start keep the names they had without this field
     starts: int = 1
+    spread: float = 1.0
 
     def __post_init__(self) -> None:
         expect_whole("steps", self.steps, 0)
         expect_whole("starts", self.starts, 1)
-        if isinstance(self.lr, bool) or not isinstance(self.lr, int | float) or not 0 <= self.lr < math.inf:
-            raise ValueError(f"lr: expected a finite number of at least 0, got {self.lr!r}")
+        for name in ("lr", "spread"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise ValueError(f"{name}: expected a finite number of at least 0, got {value!r}")
         parse_optimizer(self.optimizer), parse_reduce(self.reduce), parse_gradient(self.gradient)
         parse_select(self.select)
         Variant(radius=self.radius)
@@ -76,12 +80,12 @@ class AGSetting:
 
     @property
     def essence(self) -> "AGSetting":
-        """This setting without the options that change nothing where no step is made."""
+        """This setting without the options that change nothing where no step is made, or with one start."""
+        if self.starts == 1:
+            return AGSetting() if self.steps == 0 else replace(self, spread=1.0)
         if self.steps > 0:
             return self
-        if self.starts == 1:
-            return AGSetting()
-        return AGSetting(reduce=self.reduce, behaviour=self.behaviour, starts=self.starts)
+        return AGSetting(reduce=self.reduce, behaviour=self.behaviour, starts=self.starts, spread=self.spread)
 
     @property
     def step_label(self) -> str:
@@ -96,7 +100,8 @@ class AGSetting:
         """Short name for tables: "plain policy", "AG n=10 lr=0.03", further options where not the default."""
         if self.is_plain:
             return "plain policy"
-        options = self.essence.options() | {"starts": self.starts}
+        essence = self.essence
+        options = essence.options() | {"starts": essence.starts, "spread": essence.spread}
         extras = [f"{name}={value}" for name, value in options.items() if value != getattr(AGSetting, name)]
         return " ".join([f"AG {self.step_label}", *extras])
 
@@ -139,10 +144,11 @@ def grid(
     optimizer: Sequence[Any] = ("sgd",),
     behaviour: Sequence[Behaviour] = (),
     starts: Sequence[int] = (1,),
+    spread: Sequence[float] = (1.0,),
     **options: Any,
 ) -> list[AGSetting]:
-    """All combinations of steps, lr, optimizer and starts, and then of steps, behaviour and starts; those of
-    one start with steps=0 are one and the same plain policy.
+    """All combinations of steps, lr, optimizer, starts and spread, and then of steps, behaviour, starts and
+    spread, each once: those of one start with steps=0 are one and the same plain policy.
 
     Args:
         lr: may be empty, for a grid of regularised settings alone.
@@ -156,11 +162,11 @@ def grid(
         raise TypeError(f"behaviour: expected a sequence of Behaviour(...), got {behaviour!r}; give [it]")
     shared = {name: value for name, value in options.items() if name in ("reduce", "select")}
     settings = [
-        AGSetting(n, rate, chosen, **options, starts=m)
-        for n, rate, chosen, m in product(steps, lr, optimizer, starts)
+        AGSetting(n, rate, chosen, **options, starts=m, spread=width)
+        for n, rate, chosen, m, width in product(steps, lr, optimizer, starts, spread)
     ]
     settings += [
-        AGSetting(n, behaviour=chosen, **shared, starts=m)
-        for chosen, n, m in product(behaviour, steps, starts)
+        AGSetting(n, behaviour=chosen, **shared, starts=m, spread=width)
+        for chosen, n, m, width in product(behaviour, steps, starts, spread)
     ]
     return list(dict.fromkeys(setting.essence for setting in settings))

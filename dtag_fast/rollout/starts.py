@@ -2,12 +2,12 @@
 
 With M starts at a step, a_0 the policy's action and e_i standard normal,
 
-    a_i = draw(mu, sigma, e_i),  i = 1, ..., M - 1
+    a_i = draw(mu, sigma, spread e_i),  i = 1, ..., M - 1
 
-where mu and sigma are those of the step: Normal(mu, sigma) in the units of actions, clipped to the bounds
-(Reinformer, the policies of IQL and AWAC), or tanh of a normal number, mapped onto the bounds (Online
-Decision Transformer, the policies of SAC and CQL). `Refinement` climbs from each start and takes the best
-end.
+where mu and sigma are those of the step and the spread is the setting's: Normal(mu, sigma) in the units of
+actions, clipped to the bounds (Reinformer, the policies of IQL and AWAC), or tanh of a normal number, mapped
+onto the bounds (Online Decision Transformer, the policies of SAC and CQL). `Refinement` climbs from each
+start and takes the best end.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ from dtag_fast.rollout.settings import AGSetting
 class Starts:
     """The starts of N rollouts beside the policy's own action.
 
-    A rollout draws from a generator of its own: what it draws follows from its episode's seed and from the M
-    of its own setting.
+    A rollout draws from a generator of its own: what it draws follows from its episode's seed and from M and
+    spread of its own setting.
 
     Args:
         policy: of the rollouts; one that `check_starts` lets pass. action_dim: A.
@@ -38,6 +38,7 @@ class Starts:
         self, policy: SequencePolicy | ReactivePolicy, action_dim: int, settings: Sequence[AGSetting]
     ):
         self._draws_of = np.array([setting.starts - 1 for setting in settings])
+        self._spread = np.array([setting.spread for setting in settings], np.float32)
         self._draws = Draws(policy.num_envs, action_dim, "starts")
         self._distribution = OwnDistribution(policy) if self._draws_of.any() else None
 
@@ -67,7 +68,8 @@ class Starts:
             return None
         several = rows[counts > 0]
         counts = counts[counts > 0]
-        noise = self._draws.several(several, counts)
+        spread = np.repeat(self._spread[settings[several]], counts)
+        noise = spread[:, None] * self._draws.several(several, counts)
         drawn = self._distribution.draw(several, observations[several], actions[several], counts, noise)
         check_finite(drawn)
         return drawn

@@ -18,7 +18,7 @@ from dtag_fast.rollout.settings import AGSetting, Behaviour, grid
 _NAMES = {SGD(): "sgd", Adam(): "adam", RMSprop(): "rmsprop"}
 # columns of a table that say what a setting is, its label aside
 SETTING_COLUMNS = ("steps", "lr", "optimizer", "reduce", "gradient", "radius", "radius_norm", "select")
-SETTING_COLUMNS += ("starts", "behaviour_weight", "behaviour_radius")
+SETTING_COLUMNS += ("starts", "spread", "behaviour_weight", "behaviour_radius")
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ def setting_columns(setting: AGSetting) -> dict[str, Any]:
 
     `optimizer`: "sgd", "adam", "rmsprop", or the form with its options. `gradient`: "raw", "unit", "clip:C".
     `reduce`: "min", "mean" or the member's number as a string. `radius` and `radius_norm` ("inf", "l2") are
-    None without a limit. `starts` is a number, 1 of the plain policy. A regularised setting has None for
-    `lr`, `optimizer`, `gradient`, `radius` and `radius_norm`; it has `behaviour_weight` and
+    None without a limit. `starts` and `spread` are numbers, 1 where there is one start. A regularised setting
+    has None for `lr`, `optimizer`, `gradient`, `radius` and `radius_norm`; it has `behaviour_weight` and
     `behaviour_radius`, None for every other. `setting` is the label made of them.
     """
     setting = setting.essence
     columns = {"steps": setting.steps, "reduce": str(setting.reduce), "select": setting.select}
-    columns["starts"] = setting.starts
+    columns |= {"starts": setting.starts, "spread": float(setting.spread)}
     columns |= _raw_columns(setting) if setting.behaviour is None else _regularised_columns(setting)
     return {name: columns.get(name) for name in SETTING_COLUMNS} | {"setting": _label(setting, columns)}
 
@@ -95,6 +95,8 @@ def _label(setting: AGSetting, columns: Mapping[str, Any]) -> str:
         extras.append("norm=l2")
     if setting.starts > 1:
         extras.append(f"starts={setting.starts}")
+    if columns["spread"] != 1:
+        extras.append(f"spread={setting.spread:g}")
     return " ".join([f"AG {setting.step_label}", *extras])
 
 
@@ -108,6 +110,7 @@ def settings_grid(
     select: Sequence[str] = ("best",),
     behaviour: Sequence[Behaviour] = (),
     starts: Sequence[int] = (1,),
+    spread: Sequence[float] = (1.0,),
 ) -> list[AGSetting]:
     """All combinations of the fields of AGSetting, each once; steps=0 with one start is one and the same
     plain policy.
@@ -119,7 +122,9 @@ def settings_grid(
     found = [
         setting
         for values in product(reduce, gradient, radius, select)
-        for setting in grid(steps, lr, optimizer, behaviour, starts, **dict(zip(names, values, strict=True)))
+        for setting in grid(
+            steps, lr, optimizer, behaviour, starts, spread, **dict(zip(names, values, strict=True))
+        )
     ]
     return unique_settings(sorted(found, key=lambda setting: setting.behaviour is not None))
 

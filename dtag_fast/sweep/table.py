@@ -32,6 +32,7 @@ COLUMNS = {
     "radius_norm": "string",
     "select": "string",
     "starts": "int64",
+    "spread": "float64",
     "behaviour_weight": "float64",
     "behaviour_radius": "float64",
     "setting": "string",
@@ -46,7 +47,7 @@ COLUMNS = {
 }
 _CELL = ("checkpoint_step", "target_return", *SETTING_COLUMNS, "setting")  # the order of Cell.key
 # columns that tables of before do not have -> what holds for their rows
-_LATER = {"starts": 1, "behaviour_weight": None, "behaviour_radius": None}
+_LATER = {"starts": 1, "spread": 1.0, "behaviour_weight": None, "behaviour_radius": None}
 
 Row = dict[str, Any]
 

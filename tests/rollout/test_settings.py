@@ -40,6 +40,18 @@ def test_of_settings_that_make_no_step_only_what_matters_is_left():
     ]
 
 
+def test_a_spread_is_of_several_starts():
+    found = grid((0, 5), (0.1,), starts=(1, 4), spread=(0.5, 1.0))
+    assert found[:3] == [AGSetting(), AGSetting(starts=4, spread=0.5), AGSetting(starts=4)]
+    assert found[3:] == [
+        AGSetting(5, 0.1),
+        AGSetting(5, 0.1, starts=4, spread=0.5),
+        AGSetting(5, 0.1, starts=4),
+    ]
+    assert [s.label for s in found[-2:]] == ["AG n=5 lr=0.1 starts=4 spread=0.5", "AG n=5 lr=0.1 starts=4"]
+    assert AGSetting(5, spread=0.5).label == "AG n=5 lr=0.03"
+
+
 def test_the_plain_policy_is_known_in_files():
     settings = [AGSetting(), AGSetting(0, 0.5, reduce="mean"), AGSetting(starts=2), AGSetting(3)]
     assert [is_plain_record(s.to_dict()) for s in settings] == [True, True, False, False]
@@ -72,6 +84,8 @@ def test_labels_say_what_differs_from_the_default():
         ({"starts": 0}, "starts: expected a whole number of at least 1, got 0"),
         ({"starts": 2.0}, "starts: expected"),
         ({"starts": True}, "starts: expected"),
+        ({"spread": -0.5}, "spread: expected a finite number of at least 0, got -0.5"),
+        ({"spread": "1"}, "spread: expected"),
     ],
 )
 def test_bad_settings_are_refused(options, message):

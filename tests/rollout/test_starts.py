@@ -101,10 +101,10 @@ def by_hand(policy, own, distribution, noise):
     return np.concatenate((own[None], np.clip(drawn, low, high)))
 
 
-@pytest.mark.parametrize("steps", [0, 3])
-def test_the_executed_action_is_that_of_refine_on_candidates(policy, critic, counting, steps):
+@pytest.mark.parametrize(("steps", "spread"), [(0, 1.0), (3, 1.0), (3, 0.5)])
+def test_the_executed_action_is_that_of_refine_on_candidates(policy, critic, counting, steps, spread):
     """Step by step of one episode: the same policy acts in a loop of its own, told what was executed."""
-    setting = AGSetting(steps, 0.3, starts=6)
+    setting = AGSetting(steps, 0.3, starts=6, spread=spread)
     result = evaluate(policy, critic=critic, settings=[setting], episodes=3, seed=4, workers=1)
     played = [event for event in counting.CountingEnv.events if event[0] == "step" and event[1] == 5]
     executed = np.array([event[3] for event in played])
@@ -119,7 +119,7 @@ def test_the_executed_action_is_that_of_refine_on_candidates(policy, critic, cou
         seen.append(np.float32(state))
         own = actor.act(seen[-1][None], everyone)[0]
         distribution = own_distribution(policy, own, seen, executed[: len(seen) - 1], rewards)
-        starts = by_hand(policy, own, distribution, rng.standard_normal((5, 2)))
+        starts = by_hand(policy, own, distribution, spread * rng.standard_normal((5, 2)))
         found, info = refine(
             critic.critic,
             torch.tensor(seen[-1])[None],

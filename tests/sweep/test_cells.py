@@ -47,6 +47,9 @@ def test_starts_are_an_axis_and_make_cells_of_settings_without_steps():
     labels = {"plain policy", "AG n=0 starts=4", "AG n=0 reduce=mean starts=4"}
     assert {c["setting"] for c in columns if c["steps"] == 0} == labels
     assert "AG n=5 lr=0.2 reduce=mean starts=4" in [c["setting"] for c in columns]
+    columns = setting_columns(AGSetting(5, starts=4, spread=0.5))
+    assert columns["spread"] == 0.5 and columns["setting"].endswith("starts=4 spread=0.5")
+    assert len(settings_grid((0, 5), starts=(1, 4), spread=(0.5, 1.0))) == 2 + 2 + 2
     cells, added = make_cells([1], [None], [AGSetting(0, 0.1, starts=4), AGSetting(0, 0.2, starts=4)])
     assert added and [cell.setting for cell in cells] == [AGSetting(), AGSetting(starts=4)]
 

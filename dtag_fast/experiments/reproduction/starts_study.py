@@ -17,15 +17,17 @@ from dtag_fast.experiments.reproduction.scores import (
 )
 from dtag_fast.experiments.reproduction.study import Findings, Study
 from dtag_fast.experiments.tables import Table
-from dtag_fast.rollout import AGSetting
+from dtag_fast.rollout import grid
 
 POLICIES = {"RF": "reinformer", "ODT": "odt"}  # those that actions can be drawn from
 SHORT, MORE_STEPS, MORE_STARTS, NO_STEPS = "n=10", "n=40", "4 x n=10", "best of 40"
 ARMS = {SHORT: (1, 10), MORE_STEPS: (1, 40), MORE_STARTS: (4, 10), "20 x n=2": (20, 2), NO_STEPS: (40, 0)}
+SPREADS = (0.1, 0.3, 1.0)  # of the draws, to choose from
 NOTE = (
     "M x n: M starts, the policy's own action and draws from its distribution, and n steps from each. Every "
     "arm but the first takes 40 gradients, or looks at 40 values of Q without climbing. Each with the step "
-    "size that is best for it on the tuning seed. Mean ± standard deviation over trainings."
+    "size, and the spread of its draws, that are best for it on the tuning seed. Mean ± standard deviation "
+    "over trainings."
 )
 
 
@@ -43,8 +45,8 @@ def goals(lab: Lab, tasks: Sequence[str]) -> list[Goal]:
             for name, algorithm in POLICIES.items():
                 policy = lab.training(task, algorithm, seed)
                 for arm, (starts, n) in ARMS.items():
-                    lr = lab.budget.ag_lr if n else lab.budget.ag_lr[:1]
-                    both = lab.refined(policy, iql, tuple(AGSetting(n, rate, starts=starts) for rate in lr))
+                    settings = grid((n,), lab.budget.ag_lr, starts=(starts,), spread=SPREADS)
+                    both = lab.refined(policy, iql, tuple(settings))
                     if arm == SHORT:
                         found.append(Goal(task, name, seed, both))
                     found.append(Goal(task, method(name, arm), seed, both, row="refined"))

@@ -1,6 +1,7 @@
 """`dtag reproduce` of the suites that train on datasets: its plan, what it writes, what it refuses."""
 
 import csv
+import importlib.util
 import json
 import shutil
 from dataclasses import replace
@@ -10,6 +11,9 @@ from suites_of_data import TINY, make_data
 
 from dtag_fast.cli.main import main
 from dtag_fast.experiments.reproduction import budget
+
+HAS_RAY = importlib.util.find_spec("ray") is not None
+needs_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed (extra cluster)")
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +92,10 @@ def test_results_tables_and_figures(whole):
     assert total[0] == "total of all 9" and total[-1] == "757.8"
 
 
-def test_two_jobs_give_the_same_and_again_nothing_is_run(whole, reproduce, minari, tmp_path, monkeypatch):
+@pytest.mark.parametrize("executor", ["local", pytest.param("ray", marks=needs_ray)])
+def test_two_jobs_give_the_same_and_again_nothing_is_run(whole, reproduce, tmp_path, executor):
     # Workers take everything from what they are sent, the budget too.
-    reproduce(*words(tmp_path, jobs=2))
+    reproduce(*words(tmp_path, jobs=2), "--executor", executor)
     assert files_of(tmp_path / "out") == files_of(whole / "out")
     for name in files_of(whole / "out"):
         if not name.startswith("figures"):

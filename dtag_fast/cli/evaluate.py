@@ -37,6 +37,9 @@ class Args:
     # Also with steps in units of the data, regularised by what they do: WEIGHT or WEIGHT:RADIUS, or lists
     # of them, e.g. 0.4 or 0.4:1. Needs the critic's dataset the first time.
     ag_behaviour: str | None = None
+    # End climbs where the members of the critic disagree by more than this quantile of what they do about its
+    # own dataset, e.g. 0.9. Needs that dataset, and a critic of two members or more.
+    ag_gate: float | None = None
     target_returns: str | None = None  # returns to ask for, e.g. 3600,1800. Default: those of the checkpoint
     history_lengths: str | None = None  # elastic history of a reinformer, e.g. 1,3,5. Default: context_len
     candidates: int | None = None  # actions at each step, one chosen by --critic or that of RUN. Default: off
@@ -83,6 +86,7 @@ def main(argv: Sequence[str]) -> int:
     from dtag_fast.rollout.settings import grid
     from dtag_fast.training.behaviour import behaviour_of
     from dtag_fast.training.checkpoint import load_critic, load_policy
+    from dtag_fast.training.gate import load_gated
 
     behaviours: list[Any] = []
     if args.ag_behaviour is not None:
@@ -95,7 +99,11 @@ def main(argv: Sequence[str]) -> int:
         candidates = Candidates(args.candidates, *options)
     elif options != (Args.candidate_noise, Args.candidate_choice):
         raise ValueError("--candidate-noise, --candidate-choice: expected together with --candidates")
+    if args.critic is None and args.ag_gate is not None:
+        raise ValueError("--ag-gate: expected together with --critic")
     critic = None if args.critic is None else load_critic(args.critic, args.device)
+    if args.ag_gate is not None:
+        critic = load_gated(args.critic, args.ag_gate, args.device)
     behaviour = None
     if behaviours:
         policy = load_policy(args.run)  # looked at before a minute goes into the fit
@@ -176,6 +184,8 @@ def results_table(result) -> Table:
     """One row per setting of an EvaluationResult."""
     about = result.policy
     chosen = f", {about['candidates']['count']} candidates" if about["candidates"] else ""
+    if result.critic is not None and "gate_limit" in result.critic:
+        chosen += f", gate at a deviation of {result.critic['gate_limit']:.3g}"
     table = Table(
         title=f"{about['algorithm']}, step {about['step']:,}, {result.env_id}, {result.episodes} episodes"
         + chosen,

@@ -15,6 +15,7 @@ from dtag_fast import __version__
 from dtag_fast.data import why_no_score
 from dtag_fast.models.behaviour import BehaviourModel
 from dtag_fast.models.decoder import Precision
+from dtag_fast.models.gated_critic import GatedCritic
 from dtag_fast.models.policies import StatePolicy
 from dtag_fast.rollout.arguments import (
     REFINE_PRECISION,
@@ -176,7 +177,7 @@ def evaluate(
             "history_lengths": history_lengths and list(history_lengths),
             "candidates": candidates and dataclasses.asdict(candidates),
         },
-        critic=None if critic is None else _about(critic.info),
+        critic=None if critic is None else _about_critic(critic),
         versions=_versions(),
         not_normalized=why_no_score(scored) or None,
     )
@@ -249,6 +250,12 @@ def _about(info: RunInfo) -> dict:
         "discount",
     )
     return {name: getattr(info, name) for name in names}
+
+
+def _about_critic(critic: LoadedCritic) -> dict:
+    """With the limit of its gate, where it has one."""
+    gate = {"gate_limit": critic.critic.limit} if isinstance(critic.critic, GatedCritic) else {}
+    return _about(critic.info) | gate
 
 
 def _versions() -> dict[str, str]:

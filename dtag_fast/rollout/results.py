@@ -54,7 +54,9 @@ class SettingResult:
         mean, std, ci95, iqm: of `returns` (see statistics.Summary); None where no episode was finished.
         normalized: None where the task has no reference scores that hold, or no episode was finished.
         mean_q_0, mean_q_gain: per episode, Q of the policy's action and what refinement added, averaged
-            over its steps, in the critic's units; None without a critic.
+            over its steps, in the critic's units; None without a critic. A step whose Q is not finite (a
+            gate) has no part in the first, which is None of an episode without any other, and adds 0 to the
+            second.
         paired: against the plain policy with the same target, over the seeds that both finished. None for
             that policy itself, where it was not asked for, and where they have no seed in common.
     """
@@ -71,7 +73,7 @@ class SettingResult:
     ci95: tuple[float, float] | None
     iqm: float | None
     normalized: Normalized | None
-    mean_q_0: list[float] | None
+    mean_q_0: list[float | None] | None
     mean_q_gain: list[float] | None
     paired: Paired | None
 

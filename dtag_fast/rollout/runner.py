@@ -5,7 +5,6 @@ each with its own environments and a fixed share of the episodes, so that what o
 the others' pace.
 """
 
-import math
 import threading
 import time
 from collections import deque
@@ -44,7 +43,7 @@ class Task:
 class Played:
     """One episode: undiscounted return, steps, how it ended, and over its steps the means of Q(s, a_0) and of
     Q(s, a) - Q(s, a_0) for the executed a (None without a critic). A step whose Q(s, a_0) is not finite is
-    not refined: it has no part in the first and adds 0 to the second."""
+    not refined: it has no part in the first, which is None without any other, and adds 0 to the second."""
 
     episode_return: float
     length: int
@@ -238,7 +237,7 @@ class Worker:
             episode_return=float(totals[0]),
             length=length,
             terminated=bool(self.environments.terminated[row]),
-            mean_q_0=(float(totals[1] / totals[3]) if totals[3] else math.nan) if with_critic else None,
+            mean_q_0=float(totals[1] / totals[3]) if totals[3] else None,
             mean_q_gain=float(totals[2] / length) if with_critic else None,
         )
         return played if self.recorder is None else self.recorder.finish(row, played)

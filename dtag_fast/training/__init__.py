@@ -10,7 +10,7 @@ from dtag_fast.training.checkpoint import (
     load_info,
     load_policy,
 )
-from dtag_fast.training.gate import disagreement, gated
+from dtag_fast.training.gate import disagreement, gated, load_gated
 from dtag_fast.training.loop import train
 from dtag_fast.training.seeds import train_seeds
 
@@ -25,6 +25,7 @@ __all__ = [
     "gated",
     "load_behaviour",
     "load_critic",
+    "load_gated",
     "load_info",
     "load_policy",
     "save_behaviour",

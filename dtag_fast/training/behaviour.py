@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dtag_fast.data import TrajectoryStore, load_dataset, transitions
+from dtag_fast.data import TrajectoryStore, transitions
 from dtag_fast.models.behaviour import BehaviourModel
 from dtag_fast.models.registry import describe
 from dtag_fast.ops.refine import Refiner
@@ -23,6 +23,7 @@ from dtag_fast.training.checkpoint import (
     load_described,
 )
 from dtag_fast.training.files import checksum, read_json, write_json, write_tensors
+from dtag_fast.training.own_data import own_data
 
 UPDATES, BATCH, LR = 4000, 256, 1e-3
 STEM = "behaviour"  # behaviour.json and behaviour.safetensors in the critic's checkpoint
@@ -127,23 +128,13 @@ def behaviour_of(
     if model is not None:
         return model
     critic, info = load_critic(path)
-    if info.dataset_id is None:
-        raise ValueError(
-            f"behaviour: {path} does not say which dataset it was trained on (`dtag convert-critic --data` "
-            "tells it of another library's); give one to fit_behaviour and keep the result by save_behaviour"
-        )
-    try:
-        store = load_dataset(info.dataset_id, observation_keys=info.observation_keys)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"behaviour: a model of the data's actions is fitted to the critic's dataset once: {error}"
-        ) from error
-    found = store.metadata.get("fingerprint")
-    if info.dataset_fingerprint not in (None, found):
-        raise ValueError(
-            f"behaviour: {info.dataset_id} is not the data that {path} was trained on (fingerprint {found}, "
-            f"expected {info.dataset_fingerprint})"
-        )
+    store = own_data(
+        path,
+        info,
+        "behaviour",
+        why="a model of the data's actions is fitted to the critic's dataset once",
+        remedy="give one to fit_behaviour and keep the result by save_behaviour",
+    )
     model = fit_behaviour(critic, store, progress=progress)
     if (theirs := load_behaviour(path)) is not None:  # of a process that was faster, and goes on with it
         return theirs

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor, nn
 
 from dtag_fast.data import TrajectoryStore, transitions
 from dtag_fast.models.gated_critic import GatedCritic, deviation
+from dtag_fast.training.checkpoint import LoadedCritic, load_critic
+from dtag_fast.training.own_data import own_data
 
 ROWS = 65536  # of a call of the critic
 
@@ -28,6 +32,26 @@ def gated(critic: nn.Module, store: TrajectoryStore, quantile: float = 0.99) -> 
     # not torch.quantile, which takes 16 million numbers at most
     place = round(quantile * (len(found) - 1))
     return GatedCritic(critic, float(found.kthvalue(place + 1).values))
+
+
+def load_gated(
+    path: str | os.PathLike, quantile: float = 0.99, device: str | torch.device = "cpu"
+) -> LoadedCritic:
+    """The critic of a run or checkpoint folder with a gate that fits the dataset it was trained on.
+
+    Raises:
+        FileNotFoundError: no such run, no critic in it, or its dataset is not there any more.
+        ValueError: as `gated`; the run does not say which dataset it was, or the data have changed.
+    """
+    critic, info = load_critic(path, device)
+    store = own_data(
+        path,
+        info,
+        "gate",
+        why="its limit is a quantile over the critic's dataset",
+        remedy="give one to dtag_fast.training.gated",
+    )
+    return LoadedCritic(gated(critic, store, quantile), info)
 
 
 @torch.no_grad()

@@ -1,5 +1,5 @@
 """`--ag-behaviour` of `dtag evaluate` and `dtag sweep`: the model of the data's behaviour is fitted once, and
-its settings play."""
+its settings play. `--ag-gate`: what the critic's members disagree about is left alone."""
 
 import json
 import os
@@ -159,3 +159,26 @@ def test_a_sweep_refuses_bad_input_in_one_sentence(dtag, runs, fits, options, co
     code, _, err = dtag(f"sweep run --episodes 1 --jobs 1 {options}")
     assert code == 2 and complaint in err and len(err.strip().splitlines()) == 1, err
     assert fits == [] and not (tmp_path / "run" / "sweep").exists()
+
+
+@pytest.mark.filterwarnings("ignore:refine. this critic runs on the slow")
+def test_a_gate_is_named_and_ends_climbs(dtag, runs, tmp_path):
+    line = "evaluate run --critic critic --ag-steps 0,5 --ag-lr 1 --episodes 2"
+    assert dtag(f"{line} --json free.json")[0] == 0
+    code, out, err = dtag(f"{line} --ag-gate 0 --json gated.json")
+    assert code == 0, err
+    free, gated = (
+        json.loads((tmp_path / f"{n}.json").read_text())["checkpoints"][0] for n in ("free", "gated")
+    )
+    limit = gated["critic"].pop("gate_limit")
+    assert f"gate at a deviation of {limit:.3g}" in out and gated["critic"] == free["critic"]
+    assert gated["settings"][0]["returns"] == free["settings"][0]["returns"]
+    gains = [sum(found["settings"][1]["mean_q_gain"]) for found in (gated, free)]
+    assert 0 <= gains[0] < 0.5 * gains[1]
+
+
+def test_a_gate_that_cannot_be_is_one_sentence(dtag, runs):
+    code, _, err = dtag("evaluate run --ag-gate 0.9 --episodes 1")
+    assert code == 2 and err.endswith("--ag-gate: expected together with --critic\n")
+    code, _, err = dtag("evaluate run --critic critic --ag-gate 2 --episodes 1")
+    assert code == 2 and "quantile: expected a number in [0, 1], got 2" in err

@@ -8,7 +8,7 @@ from torch import nn
 from dtag_fast.data import TrajectoryStore
 from dtag_fast.data.store import Episode
 from dtag_fast.models import TwinCritic
-from dtag_fast.training import disagreement, gated
+from dtag_fast.training import disagreement, gated, load_gated, train
 
 
 class Apart(nn.Module):
@@ -53,6 +53,12 @@ def test_bad_quantiles(quantile):
 def test_q_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="not finite"):
         disagreement(NoQ(), counting_store())
+
+
+def test_a_run_whose_data_are_not_there(store, configs, tmp_path):
+    train("iql", store, out=tmp_path / "run", config=configs["iql"], updates=1)
+    with pytest.raises(FileNotFoundError, match="gate: its limit is a quantile over the critic's dataset: "):
+        load_gated(tmp_path / "run")
 
 
 def test_one_member_is_refused():

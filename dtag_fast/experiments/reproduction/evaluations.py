@@ -67,10 +67,9 @@ class Evaluation(Work):
                 write_json(path, {"diverged": diverged})
                 return
         policy = load_policy(shelf.path(self.policy))
-        critic, limit = None if self.critic is None else load_critic(shelf.path(self.critic)), None
+        critic = None if self.critic is None else load_critic(shelf.path(self.critic))
         if self.gate is not None:
-            gate = gated(critic.critic, self.critic.data.load(shelf), self.gate)
-            critic, limit = critic._replace(critic=gate), gate.limit
+            critic = critic._replace(critic=gated(critic.critic, self.critic.data.load(shelf), self.gate))
         settings, targets, chosen = self.settings, self.target_returns, None
         if self.chosen_by:
             chosen = choose([read(tuning, shelf) for tuning in self.chosen_by])
@@ -94,8 +93,7 @@ class Evaluation(Work):
             )
         except EpisodesFailed as error:
             result = error.result
-        more = {"chosen": chosen, "settings_asked": len(settings), "gate_limit": limit}
-        write_json(path, result.to_dict() | more)
+        write_json(path, result.to_dict() | {"chosen": chosen, "settings_asked": len(settings)})
 
 
 def read(evaluation: Evaluation, shelf: Shelf) -> dict[str, Any]:

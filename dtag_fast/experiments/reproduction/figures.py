@@ -1,9 +1,11 @@
 """Figures of scores over tasks and methods."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from dtag_fast.experiments import plots
+from dtag_fast.experiments.over_seeds import mean_curve
+from dtag_fast.experiments.plots import Curve
 from dtag_fast.experiments.reproduction.scores import Score, values_of
 
 
@@ -30,3 +32,17 @@ def dots(scores: Sequence[Score], tasks: Sequence[str], methods: Sequence[str]):
         for axes in list(places.flat)[len(tasks) :]:
             axes.set_visible(False)
     return figure
+
+
+def over_steps(scores: Sequence[Score], task: str, methods: Mapping[int, str], label: str) -> Curve | None:
+    """Scores over n, mean and range over training seeds; None where none has two n.
+
+    Args:
+        methods: n, ascending -> method that takes as many steps; of 0 the policy alone.
+    """
+    by_seed: dict[int, list[tuple[int, float]]] = {}
+    for n, method in methods.items():
+        for seed, value in values_of(scores, task, method).items():
+            by_seed.setdefault(seed, []).append((n, value))
+    runs = [tuple(zip(*points, strict=True)) for points in by_seed.values() if len(points) > 1]
+    return mean_curve(label, runs, band="range") if runs else None

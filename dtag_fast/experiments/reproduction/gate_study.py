@@ -5,15 +5,14 @@ from itertools import product
 from statistics import fmean
 
 from dtag_fast.experiments.claims import on_most
-from dtag_fast.experiments.over_seeds import mean_curve
 from dtag_fast.experiments.plots import Curve, learning_curves
 from dtag_fast.experiments.reproduction import critic_study, steps_study
+from dtag_fast.experiments.reproduction.figures import over_steps
 from dtag_fast.experiments.reproduction.lab import Lab
 from dtag_fast.experiments.reproduction.scores import (
     Goal,
     Score,
     gains_of,
-    values_of,
     with_interval,
 )
 from dtag_fast.experiments.reproduction.study import Findings, Study
@@ -106,14 +105,8 @@ def _gate_name(gate: float | None) -> str:
 
 
 def _curve(scores: Sequence[Score], task: str, gate: float | None, lr: float) -> Curve | None:
-    """Score over n behind one gate, mean and range over training seeds; n = 0 is the policy alone."""
-    by_seed: dict[int, list[tuple[int, float]]] = {}
-    for n in (0, *STEPS):
-        name = BASE if n == 0 else method(gate, lr, n)
-        for seed, value in values_of(scores, task, name).items():
-            by_seed.setdefault(seed, []).append((n, value))
-    runs = [tuple(zip(*points, strict=True)) for points in by_seed.values() if len(points) > 1]
-    return mean_curve(_gate_name(gate), runs, band="range") if runs else None
+    methods = {0: BASE} | {n: method(gate, lr, n) for n in STEPS}
+    return over_steps(scores, task, methods, _gate_name(gate))
 
 
 STUDY = Study(

@@ -6,10 +6,10 @@ from itertools import product
 from statistics import fmean
 
 from dtag_fast.experiments.claims import Claim
-from dtag_fast.experiments.over_seeds import mean_curve
 from dtag_fast.experiments.plots import Curve, learning_curves
+from dtag_fast.experiments.reproduction.figures import over_steps
 from dtag_fast.experiments.reproduction.lab import POLICIES, Lab
-from dtag_fast.experiments.reproduction.scores import NONE, Goal, Score, gains_of, values_of
+from dtag_fast.experiments.reproduction.scores import NONE, Goal, Score, gains_of
 from dtag_fast.experiments.reproduction.study import Findings, Study
 from dtag_fast.experiments.reproduction.tasks import MAZE2D
 from dtag_fast.experiments.tables import Table
@@ -62,8 +62,7 @@ def report(scores: Sequence[Score], tasks: Sequence[str]) -> Findings:
                     diminish.append(shape.enough <= PUBLISHED_MOST)
                 if select == "last" and lr == LR[-1]:
                     collapse.append(found[STEPS[-1]] < 0)
-            if gains:
-                curves = [_curve(scores, task, name, select, lr) for lr in gains]
+            if curves := [found for lr in gains if (found := _curve(scores, task, name, select, lr))]:
                 panels[f"{task}, {name}, {select}"] = curves
     header = ["task", "policy", "executed", "step size", "best n", "gain there", "90 % of it at n"]
     header += [f"gain at n={n}" for n in SHOWN] + ["below 0 from n"]
@@ -119,14 +118,9 @@ def _gains(scores: Sequence[Score], task: str, policy: str, select: str, lr: flo
     return {n: fmean(gains.values()) for n, gains in found.items() if gains}
 
 
-def _curve(scores, task: str, policy: str, select: str, lr: float) -> Curve:
-    """Score over n of one step size, mean and range over training seeds; n = 0 is the policy alone."""
-    by_seed: dict[int, list[tuple[int, float]]] = {}
-    for n in (0, *STEPS):
-        for seed, value in values_of(scores, task, _method(policy, select, lr, n)).items():
-            by_seed.setdefault(seed, []).append((n, value))
-    runs = [tuple(zip(*points, strict=True)) for points in by_seed.values()]
-    return mean_curve(f"step size {lr:g}", runs, band="range")
+def _curve(scores, task: str, policy: str, select: str, lr: float) -> Curve | None:
+    methods = {n: _method(policy, select, lr, n) for n in (0, *STEPS)}
+    return over_steps(scores, task, methods, f"step size {lr:g}")
 
 
 STUDY = Study(

@@ -148,7 +148,7 @@ def _gains(rows: Sequence[PartScore], task: str, gain: str, fraction: float) -> 
 
 
 def gain_curves(rows: Sequence[PartScore], task: str) -> list[plots.Curve]:
-    """A curve over fractions for each gain, with its interval over the seeds that have all of them."""
+    """A curve over fractions for each gain, with its range over the seeds that have all of them."""
     curves = []
     for gain in GAINS:
         found = {fraction: _gains(rows, task, gain, fraction) for fraction in fractions_of(rows)}
@@ -156,7 +156,7 @@ def gain_curves(rows: Sequence[PartScore], task: str) -> list[plots.Curve]:
         seeds = set.intersection(*(set(gains) for gains in found.values())) if found else set()
         if seeds:
             runs = [(list(found), [gains[seed] for gains in found.values()]) for seed in sorted(seeds)]
-            curves.append(mean_curve(gain, runs))
+            curves.append(mean_curve(gain, runs, band="range"))
     return curves
 
 

@@ -152,7 +152,7 @@ def figure(rows: Sequence[Run], tasks: Sequence[str]):
     for task in tasks:
         groups = {name: list(of(rows, task, name).values()) for name in (BASELINE, OURS)}
         curves = [
-            mean_curve(name, [(run.env_steps, run.values) for run in runs])
+            mean_curve(name, [(run.env_steps, run.values) for run in runs], band="range")
             for name, runs in groups.items()
             if runs
         ]

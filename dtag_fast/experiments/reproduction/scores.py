@@ -13,7 +13,12 @@ from dtag_fast.experiments.tables import Table
 from dtag_fast.rollout.settings import is_plain_record
 
 NONE = "-"
-_OPTIMIZER = re.compile(r" optimizer=\w+(\([^)]*\))?")
+SETTING_NOTE = (
+    "Chosen on the tuning seed. In brackets: what it gained there over the policy alone, on the episodes "
+    "that it was chosen by."
+)
+# a name alone, or with fields that may hold tuples: Adam(betas=(0.9, 0.999), eps=1e-08)
+_OPTIMIZER = re.compile(r" optimizer=\w+(\((?:[^()]|\([^()]*\))*\))?")
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Score:
         episodes: that were finished. target_return: that was asked for, None where none is.
         diverged: update at which the training diverged; then there are no numbers.
         dataset: id of the policy's data.
+        tuning_gain: what the setting had over the policy alone where it was chosen, in the unit of `value`;
+            None where nothing of Action Gradient was chosen.
     """
 
     task: str
@@ -57,6 +64,7 @@ class Score:
     target_return: float | None
     diverged: int | None = None
     dataset: str = ""
+    tuning_gain: float | None = None
 
     @property
     def value(self) -> float | None:
@@ -87,7 +95,22 @@ def score_of(goal: Goal, shelf: Shelf) -> Score | None:
         episodes=len(row["returns"]),
         target_return=row["target_return"],
         dataset=found["policy"]["dataset_id"] or "",
+        tuning_gain=_tuning_gain(goal, found, row["normalized"]) if goal.row == "refined" else None,
     )
+
+
+def _tuning_gain(goal: Goal, found: dict[str, Any], references: dict[str, Any] | None) -> float | None:
+    """Of the setting that was chosen, from the means of all that it was chosen from."""
+    chosen = found["chosen"]
+    if chosen is None or chosen["setting"] is None:
+        return None
+    offered = goal.work.chosen_by[0].settings
+    plain = next((place for place, setting in enumerate(offered) if setting.is_plain), None)
+    ends = [None if place is None else chosen["means"][place] for place in (plain, chosen["setting"])]
+    if None in ends:
+        return None
+    scale = 1.0 if references is None else 100 / (references["ref_max"] - references["ref_min"])
+    return (ends[1] - ends[0]) * scale
 
 
 def _row(found: dict[str, Any], which: str | int) -> dict[str, Any] | None:
@@ -180,14 +203,16 @@ def gain_table(
 
 
 def setting_table(scores: Sequence[Score], tasks: Sequence[str], methods: Sequence[str]) -> Table:
-    """Which setting was chosen for each task and method on the tuning seed; an optimizer stands in the name
-    of its method."""
+    """Which setting was chosen for each task and method on the tuning seed, and what it gained there over the
+    policy alone; an optimizer stands in the name of its method."""
 
     def chosen(task: str, method: str) -> str:
         for s in scores:
             if (s.task, s.method) == (task, method) and s.diverged is None:
                 asked = "" if s.target_return is None else f", return {s.target_return:g}"
-                return _OPTIMIZER.sub("", s.setting) + asked
+                gained = "" if s.tuning_gain is None else f" ({s.tuning_gain:+.1f})"
+                return _OPTIMIZER.sub("", s.setting) + asked + gained
         return NONE
 
-    return Table(["task", *methods], [[t, *(chosen(t, m) for m in methods)] for t in tasks], text_columns=99)
+    rows = [[task, *(chosen(task, method) for method in methods)] for task in tasks]
+    return Table(["task", *methods], rows, note=SETTING_NOTE, text_columns=99)

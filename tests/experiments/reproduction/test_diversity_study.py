@@ -97,6 +97,7 @@ def test_curves_are_means_over_seeds_that_have_all_fractions():
     rows = rows_of({0.1: (1, 3), 0.5: (2, 6), 1.0: (3, 3)})
     (curve,) = gain_curves(rows, TASK)
     assert list(curve.x) == [0.1, 0.5, 1.0] and list(curve.y) == [2, 4, 3]
+    assert list(curve.low) == [1, 2, 3] and list(curve.high) == [3, 6, 3]
     less = [row for row in rows if (row.fraction, row.seed) != (0.5, 2)]
     assert list(gain_curves(less, TASK)[0].y) == [1, 2, 3]
 

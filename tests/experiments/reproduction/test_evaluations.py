@@ -101,6 +101,10 @@ def test_a_setting_and_a_return_are_chosen_by_another_policy_and_other_episodes(
     assert (refined.setting, plain.setting) == (best.label, "plain policy")
     assert plain.target_return == target and plain.dataset == "local/hopper/medium-v0"
     assert refined.mean_return == found["settings"][1]["mean"] and refined.q_gain > plain.q_gain == 0
+    returns = [found["chosen"]["means"][place] for place in (0, found["chosen"]["setting"])]
+    low, high = (found["settings"][0]["normalized"][end] for end in ("ref_min", "ref_max"))
+    assert refined.tuning_gain == pytest.approx(100 * (returns[1] - returns[0]) / (high - low))
+    assert plain.tuning_gain is None
 
 
 def test_of_several_targets_the_first_is_reported_and_a_number_names_a_setting(

@@ -3,6 +3,7 @@
 import pytest
 
 from dtag_fast.experiments.reproduction import quoted
+from dtag_fast.experiments.reproduction.optimizer_study import OPTIMIZERS
 from dtag_fast.experiments.reproduction.scores import (
     Score,
     gain_table,
@@ -13,6 +14,8 @@ from dtag_fast.experiments.reproduction.scores import (
     with_interval,
 )
 from dtag_fast.experiments.reproduction.tasks import GYM, MAZE2D
+from dtag_fast.ops.refine import Adam
+from dtag_fast.rollout.settings import AGSetting
 
 
 def score(task, method, seed, value, **about) -> Score:
@@ -113,10 +116,17 @@ def test_table_of_settings_tells_those_of_trainings_that_did_not_diverge():
         lost("a", "DT", 1, 3),
         score("a", "DT", 2, 1.0, target_return=400.0),
         score("a", "DT+AG", 1, 1.0, setting="AG n=10 lr=0.1", target_return=400.0),
-        score("b", "DT+AG", 1, 1.0, setting="AG n=10 lr=0.3"),
+        score("b", "DT+AG", 1, 1.0, setting="AG n=10 lr=0.3", tuning_gain=-2.04),
     ]
     table = setting_table(scores, ["a", "b"], ["DT", "DT+AG"])
     assert table.rows == [
         ["a", "plain policy, return 400", "AG n=10 lr=0.1, return 400"],
-        ["b", "-", "AG n=10 lr=0.3"],
+        ["b", "-", "AG n=10 lr=0.3 (-2.0)"],
     ]
+
+
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS.values(), "adam", Adam(betas=(0.8, 0.9))])
+def test_table_of_settings_leaves_the_optimizer_to_the_name_of_the_method(optimizer):
+    label = AGSetting(10, 0.1, optimizer=optimizer, select="last").label
+    table = setting_table([score("a", "DT+AG", 1, 1.0, setting=label)], ["a"], ["DT+AG"])
+    assert table.rows == [["a", "AG n=10 lr=0.1 select=last"]]

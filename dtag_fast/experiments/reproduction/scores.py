@@ -13,6 +13,7 @@ from dtag_fast.experiments.tables import Table
 from dtag_fast.rollout.settings import is_plain_record
 
 NONE = "-"
+NOTHING_CHOSEN = "none: diverged on the tuning seed"
 SETTING_NOTE = (
     "Chosen on the tuning seed. In brackets: what it gained there over the policy alone, on the episodes "
     "that it was chosen by."
@@ -73,13 +74,18 @@ class Score:
 
 
 def score_of(goal: Goal, shelf: Shelf) -> Score | None:
-    """What the evaluation of a goal says; None where it is missing or no episode of the row was finished."""
+    """What the evaluation of a goal says; None where it is missing or no episode of the row was finished.
+
+    Where all trainings that choose a setting diverged, a score without numbers says so.
+    """
     if not shelf.path(goal.work).is_file():
         return None
     found = read(goal.work, shelf)
     if "diverged" in found:
         at = found["diverged"]["update"]
         return Score(goal.task, goal.method, goal.seed, None, None, None, "diverged", 0, None, at)
+    if goal.row == "refined" and found["chosen"] is not None and not found["chosen"]["means"]:
+        return Score(goal.task, goal.method, goal.seed, None, None, None, NOTHING_CHOSEN, 0, None)
     row = _row(found, goal.row)
     if row is None or row["mean"] is None:
         return None

@@ -12,7 +12,7 @@ from dtag_fast.executors.choice import InThisProcess
 from dtag_fast.experiments.reproduction.datasets import Data
 from dtag_fast.experiments.reproduction.evaluations import Evaluation, choose, read
 from dtag_fast.experiments.reproduction.runner import make_plan, run
-from dtag_fast.experiments.reproduction.scores import Goal, score_of
+from dtag_fast.experiments.reproduction.scores import NOTHING_CHOSEN, Goal, score_of
 from dtag_fast.experiments.reproduction.trainings import divergence
 from dtag_fast.experiments.reproduction.work import Shelf
 from dtag_fast.rollout import AGSetting
@@ -140,6 +140,11 @@ def test_a_training_that_diverges_is_a_result(hopper, tmp_path, make_training):
         assert 1 <= score.diverged == found["update"] <= 20
         assert (score.value, score.setting, score.episodes) == (None, "diverged", 0)
     assert read(chosen, shelf)["chosen"] == {"target_return": None, "setting": None, "means": []}
+    alone, refined = (
+        score_of(Goal("hopper-medium", "DT", 1, chosen, row), shelf) for row in ("plain", "refined")
+    )
+    assert alone.episodes == 1 and alone.value is not None
+    assert (refined.value, refined.diverged, refined.setting) == (None, None, NOTHING_CHOSEN)
     assert divergence(shelf.path(make_training("bc"))) is None
 
 

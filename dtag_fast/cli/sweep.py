@@ -38,6 +38,9 @@ class Args:
     # Stands in place of the five options from --ag-lr to --ag-radius; with one of these given too, their
     # combinations are played beside it. Needs the critic's dataset the first time.
     ag_behaviour: str | None = None
+    # End climbs where the members of the critic disagree by more than this quantile of what they do about its
+    # own dataset, e.g. 0.9; for all settings. Needs that dataset, and a critic of two members or more.
+    ag_gate: float | None = None
     settings: Path | None = None  # JSON list of settings, instead of the --ag lists
     target_returns: str | None = None  # returns to ask for, e.g. 3600,1800. Default: those of the checkpoint
     checkpoints: str = "last"  # last, all, or steps
@@ -84,6 +87,8 @@ def main(argv: Sequence[str]) -> int:
             ("--history-lengths", args.history_lengths, int),
         )
     )
+    if args.critic is None and args.ag_gate is not None:
+        raise ValueError("--ag-gate: expected together with --critic")
     console = make_console()
     # Imported late: `dtag sweep --help` and a mistyped option need neither torch nor Gymnasium.
     from dtag_fast.rollout.candidates import Candidates
@@ -101,6 +106,7 @@ def main(argv: Sequence[str]) -> int:
             result = sweep(
                 args.run,
                 critic=args.critic,
+                gate=args.ag_gate,
                 settings=settings,
                 out=out,
                 checkpoints=which,
@@ -134,7 +140,7 @@ def _lists(args: Args) -> dict[str, list]:
     """The --ag lists as `settings_grid` takes them."""
     steps = args.ag_steps if args.ag_steps is not None else "0" if args.critic is None else "0,10"
     if args.settings is not None:
-        given = [name for name in vars(args) if name.startswith("ag_")]
+        given = [name for name in vars(args) if name.startswith("ag_") and name != "ag_gate"]
         changed = [name for name in given if getattr(args, name) != getattr(Args, name)]
         if changed:
             option = "--" + changed[0].replace("_", "-")
@@ -161,6 +167,8 @@ def _lists(args: Args) -> dict[str, list]:
 def _show(console, result) -> int:
     if result.baseline_added:
         console.print("the plain policy was added: it is what gains are measured against")
+    if result.gate_limit is not None:
+        console.print(f"gate at a deviation of {result.gate_limit:.3g}")
     console.print(cells_table(result))
     if len({r.cell.checkpoint_step for r in result.cells}) > 1:
         console.print(checkpoints_table(result))

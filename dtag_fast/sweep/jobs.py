@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from dtag_fast.models.behaviour import BehaviourModel
+from dtag_fast.models.gated_critic import GatedCritic
 from dtag_fast.rollout.candidates import Candidates
 from dtag_fast.rollout.evaluation import evaluate
 from dtag_fast.rollout.faults import FailedEpisode
@@ -22,6 +23,7 @@ class HowToPlay:
     """What all jobs of a sweep share: options of `evaluate`, and the names that rows carry.
 
     behaviour: checksum of the model that the critic's checkpoint keeps; None where no setting asks for it.
+    gate_limit: of a `GatedCritic` around the critic; None for no gate.
     """
 
     run: str
@@ -33,6 +35,7 @@ class HowToPlay:
     candidates: Candidates | None
     env_timeout: float | None = None
     behaviour: str | None = None
+    gate_limit: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def play_job(job: Job, progress: Callable[[int, int], None] | None = None) -> li
     policy = _policy(job.checkpoint, how.device, _written(job.checkpoint))
     critic = None
     if job.critic is not None:
-        critic = _critic(job.critic, how.device, _written(job.critic))
+        critic = _critic(job.critic, how.device, _written(job.critic), how.gate_limit)
     try:
         result = evaluate(
             policy,
@@ -137,8 +140,9 @@ def _policy(checkpoint: str, device: str, written: tuple[int, ...]):
 
 
 @lru_cache(maxsize=4)
-def _critic(checkpoint: str, device: str, written: tuple[int, ...]):
-    return load_critic(checkpoint, device)
+def _critic(checkpoint: str, device: str, written: tuple[int, ...], gate_limit: float | None):
+    found = load_critic(checkpoint, device)
+    return found if gate_limit is None else found._replace(critic=GatedCritic(found.critic, gate_limit))
 
 
 @lru_cache(maxsize=4)

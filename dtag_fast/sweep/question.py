@@ -55,6 +55,8 @@ def describe(
         step = read_checkpoint_config(critic)["info"]["step"]
         crc32 = checksum(critic / "critic.safetensors")
         question["critic"] = {"run": how.critic, "step": step, "crc32": crc32}
+        if how.gate_limit is not None:
+            question["critic"]["gate_limit"] = how.gate_limit
     return question
 
 

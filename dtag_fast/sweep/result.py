@@ -70,6 +70,7 @@ class SweepResult:
         confirmation: None where it was not asked for.
         no_parquet: None, or why there is no table.parquet.
         not_normalized: as in `EvaluationResult`.
+        gate_limit: of the gate around the critic, in units of Q; None without one.
     """
 
     run: str
@@ -85,6 +86,7 @@ class SweepResult:
     confirmation: Confirmation | None
     no_parquet: str | None
     not_normalized: str | None = None
+    gate_limit: float | None = None
 
     @property
     def best(self) -> CellResult | None:
@@ -134,6 +136,7 @@ class SweepResult:
             "env_id": self.env_id,
             "seed": self.seed,
             "episodes": self.episodes,
+            "gate_limit": self.gate_limit,
             "tuning": {
                 "cells": len(self.cells),
                 "episodes": sum(result.episodes for result in self.cells),

@@ -31,6 +31,7 @@ from dtag_fast.training.checkpoint import (
     load_policy,
     read_checkpoint_config,
 )
+from dtag_fast.training.gate import load_gated
 
 BLOCK = 5  # episodes between two decisions of stop_worse
 
@@ -41,6 +42,7 @@ def sweep(
     run: str | os.PathLike,
     *,
     critic: str | os.PathLike | None = None,
+    gate: float | None = None,
     settings: Sequence[AGSetting] = (AGSetting(),),
     out: str | os.PathLike | None = None,
     checkpoints: Literal["last", "all"] | Sequence[int] = "last",
@@ -73,6 +75,8 @@ def sweep(
         run: run or checkpoint folder of a policy. critic: of a critic, needed by settings with steps > 0
             or several starts.
             Candidates without one are chosen by the critic that the policy's checkpoint holds.
+        gate: quantile of `training.load_gated`, which puts a gate around the critic for all cells; its limit
+            is measured on the critic's dataset before anything is played.
         settings: see `settings_grid`; the plain policy is added where it is missing. Those with a behaviour
             need the model of `behaviour_of`, which is fitted to the critic's dataset before anything is
             played, once, and kept in the critic's checkpoint.
@@ -119,7 +123,13 @@ def sweep(
     )
     cells, added = make_cells(list(by_step), targets_of(policy, target_returns), settings)
     chooser = critic_of(folders[-1])
-    loaded = None if chooser is None else load_critic(chooser)
+    if gate is not None and critic_folder is None:
+        raise ValueError(f"gate: expected None without a critic, got {gate!r}")
+    if gate is not None:
+        loaded = load_gated(chooser, gate)
+        how = replace(how, gate_limit=loaded.critic.limit)
+    else:
+        loaded = None if chooser is None else load_critic(chooser)
     asked = [cell.setting for cell in cells]
     regularised = [setting for setting in asked if setting.behaviour is not None]
     if regularised and critic_folder is None:
@@ -170,6 +180,7 @@ def sweep(
             confirmation=confirmation,
             no_parquet=write_parquet(out / "table.parquet", [*table.rows.values(), *table.failed.values()]),
             not_normalized=not_normalized,
+            gate_limit=how.gate_limit,
         )
         result.to_json(out / "summary.json")
     return result

@@ -68,9 +68,12 @@ def test_a_failed_job_is_exit_code_1_and_a_bad_option_2(dtag, run, critic):
         (["--ag-select", "worst"], 'select: expected "best" or "last"'),
         (["--seed", 7], "is of another sweep: seed was 0, got 7"),
         (["--critic", run], "expected a critic, this run of dt holds none"),
+        (["--ag-gate", 0.9], "gate: its limit is a quantile over the critic's dataset: "),
     ]:
         code, _, err = dtag(*line, *more)
         assert code == 2 and complaint in err and len(err.strip().splitlines()) == 1
+    code, _, err = dtag("sweep", run, "--ag-gate", 0.9)
+    assert code == 2 and err == "dtag sweep: --ag-gate: expected together with --critic\n"
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

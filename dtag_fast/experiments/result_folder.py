@@ -1,6 +1,7 @@
 """The folder of a suite's results: results.json, tables/ and figures/."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,18 @@ def refuse_other(name: str, out: Path, is_ours: bool) -> None:
         raise ValueError(f"out: {file} is not of the suite {name}; take another folder or move it away")
 
 
-def write_findings(out: Path, tables: Mapping[str, Table], figures: Mapping[str, Any]) -> list[Path]:
-    """Write tables and figures by name; returns the files."""
+def write_findings(
+    out: Path, tables: Mapping[str, Table], figures: Mapping[str, Any], label: str = ""
+) -> list[Path]:
+    """Write tables and figures by name; returns the files.
+
+    Args:
+        label: of what the tables are, after the note of each.
+    """
     files = []
     for key, table in tables.items():
-        files += table.save(out / "tables" / key)
+        labelled = replace(table, note=f"{table.note} {label}".strip())
+        files += labelled.save(out / "tables" / key)
     for key, figure in figures.items():
         files += plots.save(figure, out / "figures" / key)
     return files

@@ -55,10 +55,11 @@ class Table:
         return text.getvalue().rstrip("\n")
 
     def latex(self) -> str:
-        """A tabular for the package booktabs."""
+        """A tabular for the package booktabs, under the note as a comment."""
         columns = "l" * self.text_columns + "r" * (len(self.header) - self.text_columns)
         header, *rows = (" & ".join(map(_escaped, row)) + r" \\" for row in (self.header, *self.rows))
-        lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", header, r"\midrule", *rows]
+        lines = [f"% {self.note}"] if self.note else []
+        lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", header, r"\midrule", *rows]
         return "\n".join((*lines, r"\bottomrule", r"\end{tabular}"))
 
     def save(self, path: Path) -> list[Path]:

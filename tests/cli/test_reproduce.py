@@ -217,6 +217,7 @@ def test_table_in_three_forms(tmp_path):
     )
     assert table.csv() == 'name,x_1\na & b,50 %\n"c, d",1.0 ± 0.1'
     assert table.latex().splitlines() == [
+        "% Below <= 2.",
         r"\begin{tabular}{lr}",
         r"\toprule",
         r"name & x\_1 \\",

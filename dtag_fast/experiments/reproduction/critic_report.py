@@ -7,7 +7,6 @@ from statistics import fmean
 
 from dtag_fast.experiments import plots
 from dtag_fast.experiments.claims import Claim
-from dtag_fast.experiments.over_seeds import half_width
 from dtag_fast.experiments.rank_correlation import rank_correlation
 from dtag_fast.experiments.reproduction.scores import NONE, Score, gains_of, with_interval
 from dtag_fast.experiments.reproduction.study import Findings
@@ -176,8 +175,8 @@ def relation_table(judged: Sequence[Judged], tasks: Sequence[str]) -> Table:
 
 
 def gain_against_error(judged: Sequence[Judged], tasks: Sequence[str]):
-    """A row of panels for each measure, a column for each task; a dot for each critic, a bar for the interval
-    of its gain over seeds."""
+    """A row of panels for each measure, a column for each task; a dot for each critic, a bar for the range of
+    its gain over seeds."""
     names = list(dict.fromkeys(one.critic for one in judged))
     looks = dict(zip(names, plots.line_styles(), strict=False))
     handles = {}
@@ -195,8 +194,10 @@ def gain_against_error(judged: Sequence[Judged], tasks: Sequence[str]):
                         continue
                     errors.append(error)
                     gains, look = list(one.gains.values()), looks[one.critic] | {"ls": ""}
-                    bar = {"yerr": half_width(gains), "capsize": 3, "elinewidth": 1}
-                    handles[one.critic] = axes.errorbar(error, fmean(gains), **bar, **look)
+                    mean = fmean(gains)
+                    ends = [[mean - min(gains)], [max(gains) - mean]]
+                    bar = {"yerr": ends, "capsize": 3, "elinewidth": 1}
+                    handles[one.critic] = axes.errorbar(error, mean, **bar, **look)
                 axes.set_xlabel(label)
                 if errors and max(errors) > 10 * min(errors) > 0:
                     axes.set_xscale("log")

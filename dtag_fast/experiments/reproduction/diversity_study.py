@@ -18,9 +18,9 @@ from dtag_fast.experiments.reproduction.scores import (
     Goal,
     Score,
     gains_of,
-    over_seeds,
+    lost_of,
+    score_cell,
     score_of,
-    values_of,
     with_interval,
 )
 from dtag_fast.experiments.reproduction.study import Findings, Study
@@ -119,10 +119,7 @@ def part_scores(rows: Sequence[PartScore], tasks: Sequence[str]) -> Table:
                 f"{fmean(sizes):.0f}" if (sizes := [getattr(row, name) for row in mine]) else NONE
                 for name in ("data_episodes", "data_steps")
             ]
-            scores = [
-                over_seeds(list(values_of(rows, task, on_part(method, fraction)).values()))
-                for method in METHODS
-            ]
+            scores = [score_cell(rows, task, on_part(method, fraction)) for method in METHODS]
             cells.append([task, f"{fraction:g}", *sizes, *scores])
     header = ["task", "fraction", "episodes", "steps", *METHODS]
     return Table(header, cells, note=NOTE)
@@ -134,12 +131,18 @@ def part_gains(rows: Sequence[PartScore], tasks: Sequence[str]) -> Table:
         [
             task,
             f"{fraction:g}",
-            *(with_interval(list(_gains(rows, task, g, fraction).values())) for g in GAINS),
+            *(_gain_cell(rows, task, g, fraction) for g in GAINS),
         ]
         for task in tasks
         for fraction in fractions_of(rows)
     ]
     return Table(["task", "fraction", *GAINS], cells, note=GAIN_NOTE)
+
+
+def _gain_cell(rows: Sequence[PartScore], task: str, gain: str, fraction: float) -> str:
+    lost = lost_of(rows, task, *(on_part(method, fraction) for method in GAINS[gain]))
+    text = with_interval(list(_gains(rows, task, gain, fraction).values()))
+    return f"{text}, {lost} diverged" if lost else text
 
 
 def _gains(rows: Sequence[PartScore], task: str, gain: str, fraction: float) -> dict[int, float]:

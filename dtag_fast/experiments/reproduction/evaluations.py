@@ -13,8 +13,9 @@ from dtag_fast.experiments.reproduction.work import Progress, Shelf, Work
 from dtag_fast.rollout import AGSetting, Candidates, evaluate
 from dtag_fast.rollout.results import EpisodesFailed
 from dtag_fast.rollout.settings import is_plain_record
-from dtag_fast.training import gated, load_critic, load_policy
+from dtag_fast.training import LoadedCritic, gated, load_critic, load_policy
 from dtag_fast.training.files import read_json, write_json
+from dtag_fast.training.validation import split_episodes
 
 EPISODE_SECONDS = 0.15  # a thousand steps of one environment among many, with the policy's share
 
@@ -22,6 +23,9 @@ EPISODE_SECONDS = 0.15  # a thousand steps of one environment among many, with t
 @dataclass(frozen=True)
 class Evaluation(Work):
     """A call of `rollout.evaluate`: all settings on the same episodes.
+
+    With a critic whose training diverged the policy alone is played. Nothing is played with a policy whose
+    training diverged, nor without a setting that is the policy alone.
 
     Attributes:
         settings: of Action Gradient. target_returns: None for those of the policy's preset.
@@ -62,21 +66,23 @@ class Evaluation(Work):
         return EPISODE_SECONDS * self.episodes * targets * (len(self.settings) + bool(self.chosen_by))
 
     def do(self, path: Path, shelf: Shelf, progress: Progress) -> None:
-        for training in (self.policy, self.critic):
-            if training is not None and (diverged := divergence(shelf.path(training))):
-                write_json(path, {"diverged": diverged})
-                return
-        policy = load_policy(shelf.path(self.policy))
-        critic = None if self.critic is None else load_critic(shelf.path(self.critic))
-        if self.gate is not None:
-            critic = critic._replace(critic=gated(critic.critic, self.critic.data.load(shelf), self.gate))
+        policy_lost, critic_lost = (
+            training and divergence(shelf.path(training)) for training in (self.policy, self.critic)
+        )
         settings, targets, chosen = self.settings, self.target_returns, None
+        if critic_lost:
+            settings = tuple(setting for setting in settings if setting.is_plain)
+        if policy_lost or not settings:
+            write_json(path, {"diverged": policy_lost or critic_lost})
+            return
         if self.chosen_by:
             chosen = choose([read(tuning, shelf) for tuning in self.chosen_by])
             if chosen["target_return"] is not None:
                 targets = (chosen["target_return"],)
-            if chosen["setting"] is not None:
+            if chosen["setting"] is not None and not critic_lost:
                 settings = (*settings, self.chosen_by[0].settings[chosen["setting"]])
+        policy = load_policy(shelf.path(self.policy))
+        critic = None if critic_lost else self._critic(shelf)
         try:
             result = evaluate(
                 policy,
@@ -93,7 +99,22 @@ class Evaluation(Work):
             )
         except EpisodesFailed as error:
             result = error.result
-        write_json(path, result.to_dict() | {"chosen": chosen, "settings_asked": len(settings)})
+        about = {"chosen": chosen, "settings_asked": len(settings)}
+        if critic_lost:
+            about["critic_diverged"] = critic_lost
+        write_json(path, result.to_dict() | about)
+
+    def _critic(self, shelf: Shelf) -> LoadedCritic | None:
+        """The critic, behind its gate; with candidates and without a critic that of the policy's run."""
+        if self.critic is None:
+            return None if self.candidates is None else load_critic(shelf.path(self.policy))
+        found = load_critic(shelf.path(self.critic))
+        if self.gate is None:
+            return found
+        store = self.critic.data.load(shelf)
+        if self.critic.holdout is not None:
+            store, _ = split_episodes(store, self.critic.holdout, self.critic.seed)
+        return found._replace(critic=gated(found.critic, store, self.gate))
 
 
 def read(evaluation: Evaluation, shelf: Shelf) -> dict[str, Any]:
@@ -106,7 +127,7 @@ def choose(tunings: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Best: highest mean over `tunings`, which have the same settings, of their mean returns; the first of
     equals. A setting of which a tuning finished no episode is the worst; a tuning that diverged counts for
-    nothing.
+    nothing, and one whose critic did for nothing but the target, where there is no other.
 
     Returns:
         target_return: or None where policies take none. setting: its place among the settings, None where
@@ -114,6 +135,7 @@ def choose(tunings: Sequence[dict[str, Any]]) -> dict[str, Any]:
         episode.
     """
     tunings = [found for found in tunings if "settings" in found]
+    tunings = [found for found in tunings if "critic_diverged" not in found] or tunings
     if not tunings:
         return {"target_return": None, "setting": None, "means": []}
     count = tunings[0]["settings_asked"]

@@ -147,7 +147,7 @@ def table(rows: Sequence[Run], tasks: Sequence[str]) -> Table:
 
 
 def figure(rows: Sequence[Run], tasks: Sequence[str]):
-    """A panel for each task: mean over seeds and 95 % interval against steps of the environment."""
+    """A panel for each task: mean and range over seeds against steps of the environment."""
     panels = {}
     for task in tasks:
         groups = {name: list(of(rows, task, name).values()) for name in (BASELINE, OURS)}

@@ -79,7 +79,8 @@ def report(scores: Sequence[Score], tasks: Sequence[str]) -> Findings:
             Claim(
                 "SGD, with or without momentum, is the best optimizer on most tasks and policies",
                 compared > 0 and plain > compared / 2,
-                ", ".join(f"{label} {count}" for label, count in counts.items()) + f" of {compared}",
+                ", ".join(f"{label} {count}" for label, count in counts.items())
+                + f" of {compared}; half by chance",
             )
         ],
     )

@@ -76,17 +76,20 @@ class Score:
 def score_of(goal: Goal, shelf: Shelf) -> Score | None:
     """What the evaluation of a goal says; None where it is missing or no episode of the row was finished.
 
-    Where all trainings that choose a setting diverged, a score without numbers says so.
+    Where all trainings that choose a setting, or the return to ask for, diverged, a score without numbers
+    says so.
     """
     if not shelf.path(goal.work).is_file():
         return None
     found = read(goal.work, shelf)
     if "diverged" in found:
-        at = found["diverged"]["update"]
-        return Score(goal.task, goal.method, goal.seed, None, None, None, "diverged", 0, None, at)
-    if goal.row == "refined" and found["chosen"] is not None and not found["chosen"]["means"]:
-        return Score(goal.task, goal.method, goal.seed, None, None, None, NOTHING_CHOSEN, 0, None)
-    row = _row(found, goal.row)
+        return _without_numbers(goal, "diverged", found["diverged"]["update"])
+    is_plain = goal.row == "plain" or (goal.row != "refined" and goal.work.settings[goal.row].is_plain)
+    if "critic_diverged" in found and not is_plain:
+        return _without_numbers(goal, "diverged", found["critic_diverged"]["update"])
+    if found["chosen"] is not None and not _was_chosen(found, goal.row):
+        return _without_numbers(goal, NOTHING_CHOSEN)
+    row = _row(found, "plain" if "critic_diverged" in found else goal.row)
     if row is None or row["mean"] is None:
         return None
     gains = row["mean_q_gain"]
@@ -103,6 +106,18 @@ def score_of(goal: Goal, shelf: Shelf) -> Score | None:
         dataset=found["policy"]["dataset_id"] or "",
         tuning_gain=_tuning_gain(goal, found, row["normalized"]) if goal.row == "refined" else None,
     )
+
+
+def _without_numbers(goal: Goal, setting: str, diverged: int | None = None) -> Score:
+    return Score(goal.task, goal.method, goal.seed, None, None, None, setting, 0, None, diverged)
+
+
+def _was_chosen(found: dict[str, Any], which: str | int) -> bool:
+    """Whether what this row asks to be chosen elsewhere was: a setting, or one return of several."""
+    if which == "refined":
+        return found["chosen"]["setting"] is not None
+    returns = {row["target_return"] for row in found["settings"]}
+    return found["chosen"]["target_return"] is not None or len(returns) == 1
 
 
 def _tuning_gain(goal: Goal, found: dict[str, Any], references: dict[str, Any] | None) -> float | None:
@@ -162,6 +177,8 @@ def score_table(
 ) -> Table:
     """A row for every task and one for the totals of their means; a column for every method.
 
+    There is no total of a method that lacks a task, or has returns and not scores of one.
+
     Args:
         quoted: heading, which names the source -> task, or "total" -> number that others report.
         quoted_tasks: over which the quoted totals are.
@@ -171,12 +188,12 @@ def score_table(
     def row(name: str, key: str, cells: list[str]) -> list[str]:
         return [name, *cells, *(f"{c[key]:g}" if key in c else NONE for c in quoted.values())]
 
-    rows = [row(task, task, [_cell(scores, task, method) for method in methods]) for task in tasks]
+    rows = [row(task, task, [score_cell(scores, task, method) for method in methods]) for task in tasks]
     if len(tasks) > 1:
         cells = []
         for method in methods:
             found = [values_of(scores, task, method) for task in tasks]
-            whole = all(found)
+            whole = all(found) and _are_normalised([s for s in scores if s.method == method])
             cells.append(f"{sum(statistics.fmean(f.values()) for f in found):.1f}" if whole else NONE)
         whole = set(tasks) == set(quoted_tasks)
         rows.append(row(f"total of these {len(tasks)}", "total" if whole else "", cells))
@@ -186,11 +203,24 @@ def score_table(
     return Table(["task", *methods, *quoted], rows, note=note)
 
 
-def _cell(scores: Sequence[Score], task: str, method: str) -> str:
+def score_cell(scores: Sequence[Score], task: str, method: str) -> str:
+    """Mean ± standard deviation over training seeds, whether they are returns, and how many diverged."""
     mine = [s for s in scores if (s.task, s.method) == (task, method)]
     text = over_seeds(list(values_of(mine, task, method).values()))
+    if text != NONE and not _are_normalised(mine):
+        text += " (returns)"
     lost = sum(s.diverged is not None for s in mine)
     return text if not lost else f"{text}, {lost} of {len(mine)} diverged"
+
+
+def _are_normalised(scores: Sequence[Score]) -> bool:
+    return not any(s.score is None and s.value is not None for s in scores)
+
+
+def lost_of(scores: Sequence[Score], task: str, *methods: str) -> int:
+    """How many training seeds have no number of one of the methods because a training diverged."""
+    mine = [s for s in scores if s.task == task and s.method in methods and s.diverged is not None]
+    return len({s.seed for s in mine})
 
 
 def gain_table(
@@ -203,7 +233,8 @@ def gain_table(
         for base, better in pairs:
             gains = list(gains_of(scores, task, base, better).values())
             count = f", {sum(gain > 0 for gain in gains)} of {len(gains)} up" if gains else ""
-            cells.append(with_interval(gains) + count)
+            lost = lost_of(scores, task, base, better)
+            cells.append(with_interval(gains) + count + (f", {lost} diverged" if lost else ""))
         rows.append([task, *cells])
     return Table(["task", *(f"{better} - {base}" for base, better in pairs)], rows, note=note)
 

@@ -83,6 +83,8 @@ def run_study(
 ) -> StudyReport:
     """Make what is missing and write results.json, tables/ and figures/ under `out`.
 
+    Where pieces failed and there is no number at all, `out` stays as it is.
+
     Args:
         name: of the suite. plan: of `plan_study`. runs: as there.
         crew: an executor that was entered. progress: called with estimated seconds, done and in all.
@@ -95,11 +97,21 @@ def run_study(
     shelf = Shelf(runs)
     found = {goal: study.read(goal, shelf) for goal in plan.goals}
     rows = [row for row in found.values() if row is not None]
+    if failures and not rows:
+        return StudyReport(Findings({}, {}), plan.goals, failures, [])
     findings = study.report(rows, plan.tasks)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / RESULTS, _summary(name, study, lab, plan, rows, findings))
-    files = [out / RESULTS, *write_findings(out, findings.tables, findings.figures)]
+    files = [out / RESULTS, *write_findings(out, findings.tables, findings.figures, label_of(lab, plan))]
     return StudyReport(findings, [goal for goal, row in found.items() if row is None], failures, files)
+
+
+def label_of(lab: Lab, plan: StudyPlan) -> str:
+    """Of what the numbers are, in a sentence or two."""
+    first, last = lab.reported[0], lab.reported[-1]
+    seeds = f"seed {first}" if first == last else f"seeds {first} to {last}"
+    text = f"Budget {lab.budget.name}, data {lab.source.kind}, training {seeds}."
+    return f"{text} Without {', '.join(plan.absent)}, whose data are not here." if plan.absent else text
 
 
 def _summary(name: str, study: Study, lab: Lab, plan: StudyPlan, rows: list[Any], findings: Findings) -> dict:

@@ -76,8 +76,10 @@ class Source:
         return f"local/{body}/{quality}-v0 under the Minari root"
 
     def _file(self, task: str) -> str | None:
+        """Of several versions the latest."""
+        versions = {}
         for file in sorted(self.root.iterdir()):
             found = task_of(file.stem) if file.suffix in (".hdf5", ".pkl") else None
             if found is not None and found.name.rpartition("-v")[0] == task:
-                return str(file)
-        return None
+                versions.setdefault(int(found.name.rpartition("-v")[2]), file)
+        return str(versions[max(versions)]) if versions else None

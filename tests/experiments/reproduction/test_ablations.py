@@ -13,7 +13,7 @@ from dtag_fast.experiments.reproduction import (
     starts_study,
     steps_study,
 )
-from dtag_fast.experiments.reproduction.steps_study import _method, _shape
+from dtag_fast.experiments.reproduction.steps_study import _later_steps_add, _method, _shape
 
 TASK = "hopper-medium"
 
@@ -30,6 +30,22 @@ TASK = "hopper-medium"
 def test_shape_of_a_gain_over_n(gains, best, gain, enough, below):
     found = _shape(gains)
     assert (found.best, found.gain, found.enough, found.below) == (best, gain, enough, below)
+
+
+@pytest.mark.parametrize(
+    ("gains", "adds"),
+    [
+        ({1: 2.0, 15: 10.0, 20: 12.0, 100: 9.0}, False),
+        ({1: 2.0, 15: 10.0, 20: 12.0, 100: 11.0}, True),
+        ({1: 5.0, 15: -2.0, 20: -1.0}, False),  # what is lost at 15 counts as nothing, not as less
+        ({1: 5.0, 15: -2.0, 20: 1.0}, True),
+        ({1: -5.0, 15: 2.0, 20: 9.0}, None),
+        ({1: 5.0, 15: 2.0}, None),
+        ({1: 5.0, 20: 2.0}, None),
+    ],
+)
+def test_whether_later_steps_add(gains, adds):
+    assert _later_steps_add(gains) is adds
 
 
 def test_steps_table_and_claims(monkeypatch):
@@ -64,7 +80,7 @@ def test_optimizers_are_counted_by_their_mean():
     table |= {(TASK, f"RF+AG {name}"): (value, value + 2) for name, value in means.items()}
     found = optimizer_study.report(scores_of(table), [TASK])
     (claim,) = found.claims
-    assert claim.holds and claim.measured == "SGD 0, momentum 1, Adam 0, RMSprop 0 of 1"
+    assert claim.holds and claim.measured == "SGD 0, momentum 1, Adam 0, RMSprop 0 of 1; half by chance"
     row = dict(zip(found.tables["gains"].header, found.tables["gains"].rows[0], strict=True))
     assert row["RF+AG Adam - RF"].startswith("+2.0 (") and row["RF+AG Adam - RF"].endswith("2 of 2 up")
     row = dict(zip(found.tables["against-sgd"].header, found.tables["against-sgd"].rows[0], strict=True))

@@ -43,6 +43,19 @@ def test_divergence_is_counted_and_its_signs_are_means():
     assert scores["RF+PG 1"] == "5.0 ± 5.7, 1 of 3 diverged"
 
 
+def test_more_trainings_that_diverge_are_less_stable_whatever_the_others_do():
+    table = {(TASK, "RF+PG 1"): (5.0, None, 5.0), (TASK, "RF+AG"): (1.0, 9.0, 30.0)}
+    table |= {(TASK, f"RF+PG {weight}"): (None, None, None) for weight in ("0.3", "3")}
+    unstable, better = policy_gradient_study.report(rows(table), [TASK]).claims
+    assert unstable.holds and better.holds
+    table[TASK, "RF+AG"] = (1.0, None, 9.0)
+    unstable, _ = policy_gradient_study.report(rows(table), [TASK]).claims
+    assert not unstable.holds and unstable.measured.startswith("on 0 of 1 ")
+    table |= {(TASK, "RF+PG 1"): (None,) * 3, (TASK, "RF+AG"): (-5.0,) * 3}
+    unstable, better = policy_gradient_study.report(rows(table), [TASK]).claims
+    assert unstable.holds and better.holds
+
+
 def test_a_small_run_reads_what_the_trainings_logged(tmp_path):
     lab = small_lab(tmp_path, seeds=1, hopper=("medium",))
     _, made = run_small("pg-ag", policy_gradient_study.STUDY, lab, tmp_path, [TASK])
@@ -50,7 +63,9 @@ def test_a_small_run_reads_what_the_trainings_logged(tmp_path):
     found = json.loads((tmp_path / "out/results.json").read_text())["rows"]
     signs = {row["score"]["method"]: (row["q"], row["action_distance"], row["at_bounds"]) for row in found}
     assert all(None not in signs[method] for method in GRADIENTS)
-    assert all(signs[method] == (None,) * 3 for method in ("DT", "RF+AG", "AWAC", "QT"))
+    assert all(signs[method] == (None,) * 3 for method in ("DT", "RF+AG", "AWAC", "QT", "QT, 50 actions"))
+    scores = {row["score"]["method"]: row["score"]["mean_return"] for row in found}
+    assert scores["QT"] != scores["QT, 50 actions"]
     assert 0 <= signs["RF+PG 1"][2] <= 1
 
 

@@ -131,8 +131,10 @@ def test_a_training_that_diverges_is_a_result(hopper, tmp_path, make_training):
         Evaluation(make_training("bc"), critic, (AGSetting(2),), episodes=1),
         Evaluation(taught, episodes=1),
     ]
-    chosen = Evaluation(make_training("dt"), episodes=1, chosen_by=(works[0],))
-    shelf = do(tmp_path, *works, chosen)
+    chosen, free = (
+        Evaluation(make_training(name), episodes=1, chosen_by=(works[0],)) for name in ("dt", "bc")
+    )
+    shelf = do(tmp_path, *works, chosen, free)
     for work, lost in zip(works, (policy, critic, critic), strict=True):
         found = read(work, shelf)["diverged"]
         assert found == divergence(shelf.path(lost)) and found.keys() == {"metric", "value", "update"}
@@ -140,12 +142,46 @@ def test_a_training_that_diverges_is_a_result(hopper, tmp_path, make_training):
         assert 1 <= score.diverged == found["update"] <= 20
         assert (score.value, score.setting, score.episodes) == (None, "diverged", 0)
     assert read(chosen, shelf)["chosen"] == {"target_return": None, "setting": None, "means": []}
-    alone, refined = (
-        score_of(Goal("hopper-medium", "DT", 1, chosen, row), shelf) for row in ("plain", "refined")
-    )
-    assert alone.episodes == 1 and alone.value is not None
-    assert (refined.value, refined.diverged, refined.setting) == (None, None, NOTHING_CHOSEN)
+    # a return had to be chosen for DT and was not; BC asks for none
+    for work, row, alone in ((chosen, "plain", False), (chosen, "refined", False), (free, "plain", True)):
+        score = score_of(Goal("hopper-medium", "DT", 1, work, row), shelf)
+        assert score.diverged is None and (score.value is not None) is alone
+        assert score.setting == ("plain policy" if alone else NOTHING_CHOSEN)
     assert divergence(shelf.path(make_training("bc"))) is None
+
+
+def test_a_critic_that_diverges_costs_the_policy_alone_nothing(hopper, tmp_path, make_training):
+    lost, settings = make_training("iql", lr=1e30, updates=20), (AGSetting(), AGSetting(2))
+    tuning = Evaluation(make_training("dt", 0), lost, settings, (400.0, 3600.0), episodes=1, seed=50_000)
+    alone = replace(tuning, critic=None, settings=(AGSetting(),))
+    policy = make_training("dt")
+    swept = Evaluation(policy, lost, settings, episodes=1, chosen_by=(alone,))
+    works = [
+        Evaluation(policy, lost, episodes=1, chosen_by=(tuning,)),  # no critic here and there
+        Evaluation(policy, make_training("iql"), episodes=1, chosen_by=(tuning,)),  # none there
+        Evaluation(policy, episodes=1, chosen_by=(alone,)),
+    ]
+    shelf = do(tmp_path, tuning, *works, swept)
+    update = divergence(shelf.path(lost))["update"]
+    scores = [
+        {row: score_of(Goal("t", "DT", 1, work, row), shelf) for row in ("plain", "refined")}
+        for work in works[:2]
+    ]
+    plain = score_of(Goal("t", "DT", 1, works[2]), shelf)
+    assert plain.value is not None and scores[0]["plain"] == plain
+    assert scores[1]["plain"] == replace(plain, q_gain=0.0)
+    assert [s["refined"].diverged for s in scores] == [update, None]
+    assert scores[1]["refined"].setting == NOTHING_CHOSEN
+    by_place = [score_of(Goal("t", "DT", 1, swept, place), shelf) for place in (0, 1)]
+    assert by_place[0] == plain and (by_place[1].diverged, by_place[1].value) == (update, None)
+
+
+def test_a_choice_leaves_out_tunings_without_their_critic():
+    plain, refined = ({"setting": {"steps": n, "starts": 1}, "target_return": None} for n in (0, 2))
+    whole = {"settings": [plain | {"mean": 1.0}, refined | {"mean": 3.0}], "settings_asked": 2}
+    alone = {"settings": [plain | {"mean": 9.0}], "settings_asked": 1, "critic_diverged": {"update": 3}}
+    assert choose([whole, alone]) == {"target_return": None, "setting": 1, "means": [1.0, 3.0]}
+    assert choose([alone]) == {"target_return": None, "setting": None, "means": [9.0]}
 
 
 @pytest.mark.filterwarnings("ignore:environment. closing it")

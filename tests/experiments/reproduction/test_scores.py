@@ -1,5 +1,7 @@
 """Numbers over training seeds, and the tables of them."""
 
+from dataclasses import replace
+
 import pytest
 
 from dtag_fast.experiments.reproduction import quoted
@@ -101,11 +103,27 @@ def test_quoted_numbers_are_complete_and_their_totals_sums():
     assert quoted.corl(("DT",), MAZE2D)["DT, CORL's readme"]["total"] == 85.4
 
 
+def test_returns_are_no_part_of_a_total():
+    scores = [score("a", "DT", 1, 50.0), score("b", "DT", 1, None), score("b", "BC", 1, 3.0)]
+    scores[1] = replace(scores[1], mean_return=3000.0)
+    scores.append(score("a", "BC", 1, 4.0))
+    table = score_table(scores, ["a", "b"], ["DT", "BC"])
+    assert table.rows == [
+        ["a", "50.0", "4.0"],
+        ["b", "3000.0 (returns)", "3.0"],
+        ["total of these 2", "-", "7.0"],
+    ]
+
+
 def test_gains_pair_trainings_of_one_seed():
     table = gain_table(SCORES, ["a", "b", "c"], [("DT", "DT+AG"), ("BC", "DT")])
     assert table.header == ["task", "DT+AG - DT", "DT - BC"]
     assert table.rows == [
-        ["a", "+0.7 (-3.1 to +4.5), 2 of 3 up", "-4.0, 0 of 1 up"],  # of 1, -1, 2: s = 1.5275, t = 4.303
+        [
+            "a",
+            "+0.7 (-3.1 to +4.5), 2 of 3 up",
+            "-4.0, 0 of 1 up, 1 diverged",
+        ],  # of 1, -1, 2: s = 1.5275, t = 4.303
         ["b", "+4.0, 1 of 1 up", "-"],
         ["c", "-", "-"],
     ]

@@ -29,7 +29,7 @@ RELATION_NOTE = (
 
 @dataclass(frozen=True)
 class CriticFit:
-    """What `critic_error.measure` says of a critic, see there; `method` is its name here."""
+    """What `critic_error.measure` says of a critic, see there; `method` is its name, `updates` its training."""
 
     task: str
     method: str
@@ -41,6 +41,7 @@ class CriticFit:
     error: float | None = None
     bias: float | None = None
     diverged: int | None = None
+    updates: int | None = None
 
     @property
     def disorder(self) -> float | None:
@@ -137,7 +138,8 @@ def smaller_error_larger_gain(judged: Sequence[Judged], name: str) -> Claim:
 
 def critic_table(judged: Sequence[Judged]) -> Table:
     """A row for each critic on each task."""
-    header = ["task", "critic", "rank", "other actions", "explained", "error", "bias", "gain", "Q gain", "AG"]
+    header = ["task", "critic", "updates", "rank", "other actions", "explained", "error", "bias"]
+    header += ["gain", "Q gain", "AG"]
     rows = []
     for one in judged:
         numbers = [
@@ -156,7 +158,9 @@ def critic_table(judged: Sequence[Judged]) -> Table:
             gain += f", {lost} of {len(one.fits)} diverged"
         settings = [score.setting for score in one.refined if score.diverged is None]
         q_gain = f"{fmean(q_gains):.3g}" if q_gains else NONE
-        rows.append([one.task, one.critic, *numbers, gain, q_gain, settings[0] if settings else NONE])
+        updates = next((f"{fit.updates:,}" for fit in one.fits if fit.updates is not None), NONE)
+        setting = settings[0] if settings else NONE
+        rows.append([one.task, one.critic, updates, *numbers, gain, q_gain, setting])
     return Table(header, rows, text_columns=2, note=NOTE)
 
 

@@ -52,9 +52,10 @@ def row_of(goal: Goal, shelf: Shelf) -> CriticFit | Score | None:
         return None
     found, place = read(goal.work, shelf), (goal.task, goal.method, goal.seed)
     if "diverged" in found:
-        return CriticFit(*place, diverged=found["diverged"].get("update"))
+        return CriticFit(*place, diverged=found["diverged"].get("update"), updates=goal.work.critic.updates)
     names = ("steps", "rank", "rank_other_actions", "explained", "error", "bias")
-    return CriticFit(*place, **{name: found[name] for name in names})
+    numbers = {name: found[name] for name in names}
+    return CriticFit(*place, **numbers, updates=goal.work.critic.updates)
 
 
 STUDY = Study(

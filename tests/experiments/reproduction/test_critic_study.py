@@ -173,7 +173,7 @@ def test_a_small_run(tmp_path):
     # Each training once, for the reported and for the tuning seed: one policy and the critics.
     assert plan.work.kinds()["trainings"][0] == 2 * (1 + len(fits))
     tables, header = made.findings.tables, made.findings.tables["critics"].header
-    assert len(tables["critics"].rows) == len(fits) and header[:2] == ["task", "critic"]
+    assert len(tables["critics"].rows) == len(fits) and header[:3] == ["task", "critic", "updates"]
     assert len(made.findings.claims) == 2
     assert (tmp_path / "out/figures/gain-against-error.png").is_file()
 
@@ -203,7 +203,7 @@ def test_a_critic_that_diverged_is_told_as_such(tmp_path):
     study = replace(STUDY, goals=lambda lab, tasks: goals)
     _, made = run_small("critic", study, lab, tmp_path, ["hopper-medium"])
     assert not made.failures and not made.missing
-    assert made.findings.tables["critics"].rows[0][7] == "-, 1 of 1 diverged"
+    assert made.findings.tables["critics"].rows[0][8] == "-, 1 of 1 diverged"
     rows = json.loads((tmp_path / "out/results.json").read_text())["rows"]
     assert [row["diverged"] for row in rows] == [1, 1]
     assert not any(claim.holds for claim in made.findings.claims)

@@ -29,7 +29,7 @@ RELATION_NOTE = (
 
 @dataclass(frozen=True)
 class CriticFit:
-    """What `critic_error.measure` says of a critic, see there; `method` is its name, `updates` its training."""
+    """What `critic_error.measure` says of a critic; `method` is its name, `updates` those of its training."""
 
     task: str
     method: str

@@ -2,16 +2,20 @@
 
 Beside each piece (a folder NAME or a file NAME.json) stands recipes/NAME.json with what it was made from and
 whether it was finished. A piece is reused only if every value of the recipe is the same, and the recipe holds
-a fingerprint of the source code, so that nothing older than the code that would make it is shown.
+a fingerprint of the source code, so that nothing older than the code that would make it is shown. Where
+processes share pieces, recipes/NAME.lock is what they lock.
 
 Older versions wrote recipes/NAME.json.json for a file NAME.json. Such a record counts as it did until the
 piece is begun again, so that what they made is neither lost nor taken for somebody else's.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -49,22 +53,14 @@ class Pieces:
             ValueError: something is in its place that no recipe describes, so that it must not be removed; or
                 the recipe in that place is another piece's.
         """
-        # Written by an older version after a newer one, which leaves none, or by an older one alone.
-        files = [file for file in (self._older_recipe_file(name), self._recipe_file(name)) if file.exists()]
-        if not files:
+        record = self.record(name)
+        if record is None:
             if self.path(name).exists():
                 raise ValueError(
                     f"out: {self.path(name)} was not made by this experiment; "
                     "take another folder or move it away"
                 )
             return Found.NOTHING, ""
-        record = json.loads(files[0].read_text())
-        owner = record.get("piece", files[0].stem)
-        if owner != name:
-            raise ValueError(
-                f"out: {files[0]} is the recipe of {owner}, not of {name}; "
-                "take another folder or move it away"
-            )
         wanted = json.loads(json.dumps(recipe))
         if record["recipe"] != wanted:
             return Found.OTHER, _difference(record["recipe"], wanted)
@@ -89,14 +85,53 @@ class Pieces:
         self._write(name, recipe, finished=True, **about)
 
     def record(self, name: str) -> dict | None:
-        """What is noted of piece `name`: "recipe", "finished" and more; None where nothing is."""
-        file = self._recipe_file(name)
-        return json.loads(file.read_text()) if file.exists() else None
+        """What is noted of piece `name`: "recipe", "finished" and more; None where nothing is.
+
+        Raises:
+            ValueError: the recipe in its place is another piece's.
+        """
+        # Written by an older version after a newer one, which leaves none, or by an older one alone.
+        files = [file for file in (self._older_recipe_file(name), self._recipe_file(name)) if file.exists()]
+        if not files:
+            return None
+        record = json.loads(files[0].read_text())
+        owner = record.get("piece", files[0].stem)
+        if owner != name:
+            raise ValueError(
+                f"out: {files[0]} is the recipe of {owner}, not of {name}; "
+                "take another folder or move it away"
+            )
+        return record
 
     def is_finished(self, name: str) -> bool:
-        """Whether piece `name` is there and whole, whatever it was made from."""
+        """Whether piece `name` is there and whole, whatever it was made from.
+
+        Raises:
+            ValueError: as `record`.
+        """
         record = self.record(name)
         return record is not None and record["finished"] and self.path(name).exists()
+
+    @contextmanager
+    def lock(self, name: str, *, wait: bool = True) -> Iterator[bool]:
+        """Keep other processes that lock piece `name` from it; the lock ends with the process at the latest.
+
+        Yields:
+            True, or False where another process has the lock and `wait` is False.
+        """
+        file = self._recipe_file(name).with_suffix(".lock")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # It stays: were it removed, one who waits for it and one who comes later would lock two files.
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                held = True
+            except BlockingIOError:
+                held = False
+            yield held
+        finally:
+            os.close(descriptor)
 
     def _recipe_file(self, name: str) -> Path:
         return self.root / "recipes" / f"{name.removesuffix('.json')}.json"

@@ -86,6 +86,15 @@ def test_fingerprint_follows_the_sources(tmp_path, monkeypatch):
     assert len(seen) == 4
 
 
+def test_a_piece_is_locked_by_one_at_a_time(pieces):
+    with pieces.lock("run") as held, pieces.lock("run", wait=False) as again:
+        assert held and not again
+        with pieces.lock("piece.json", wait=False) as other:
+            assert other
+    with pieces.lock("run", wait=False) as held:
+        assert held
+
+
 # Names of recipes
 
 
@@ -106,6 +115,13 @@ def test_what_an_older_version_made_is_reused_by_the_same_recipe_alone(pieces):
     make_as_older_versions(pieces, finished=True)
     assert pieces.look("piece.json", RECIPE) == (Found.FINISHED, "")
     assert pieces.look("piece.json", RECIPE | {"steps": 4}) == (Found.OTHER, "steps")
+
+
+def test_what_an_older_version_finished_is_finished_whatever_it_was_made_from(pieces):
+    make_as_older_versions(pieces, finished=True, recipe=RECIPE | {"steps": 4})
+    assert pieces.look("piece.json", RECIPE)[0] is Found.OTHER and pieces.is_finished("piece.json")
+    pieces.path("piece.json").unlink()
+    assert not pieces.is_finished("piece.json")
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -28,7 +28,7 @@ class Args:
     tasks: str | None = None  # some of the suite's, separated by commas. Default: all whose data are here
     out: Path | None = None  # folder for results, tables and figures. Default: results/SUITE
     runs: Path | None = None  # folder of trainings and evaluations, shared by suites. Default: results/runs
-    resume: bool = False  # keep what is finished even if other code or another PyTorch made it
+    resume: bool = False  # keep, and go on with, what is there even if other code or another PyTorch made it
     executor: Literal["local", "ray"] = "local"  # processes of this machine, or a Ray cluster
     jobs: int | None = None  # at once. Default: one per core
     ray_address: str | None = None  # of a running cluster. Default: RAY_ADDRESS, else one started here

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,13 +20,15 @@ class Plan:
     """What a suite needs and what of it is there.
 
     Attributes:
-        waves: all pieces; what a wave needs is in those before it. missing: to be made. older: kept though
-            other code or another PyTorch made them.
+        waves: all pieces; what a wave needs is in those before it. missing: to be made.
+        older: kept, or gone on with, though other code or another PyTorch made or began them.
+        keep_older: whether there may be such pieces.
     """
 
     waves: list[list[Work]]
     missing: frozenset[Work]
     older: frozenset[Work]
+    keep_older: bool
 
     @property
     def seconds(self) -> float:
@@ -49,7 +52,7 @@ def make_plan(goals: Sequence[Work], root: Path, keep_older: bool) -> Plan:
     A piece whose need is made anew is made anew as well.
 
     Args:
-        keep_older: finished pieces of other code or another PyTorch count as they are.
+        keep_older: pieces of other code or another PyTorch count as they are, finished or begun.
 
     Raises:
         ValueError: there are such pieces and they are not to be kept, or something else stands in a place.
@@ -57,20 +60,48 @@ def make_plan(goals: Sequence[Work], root: Path, keep_older: bool) -> Plan:
     pieces, waves = Pieces(root), in_order(list(goals))
     missing, older = set(), set()
     for work in (work for wave in waves for work in wave):
-        found, difference = pieces.look(work.name, recipe(work))
-        if found is Found.OTHER and pieces.is_finished(work.name):
-            if not keep_older:
-                raise ValueError(
-                    f"resume: {root / work.name} was made with another {difference}; --resume keeps it and "
-                    "what else is there, --runs takes another folder"
-                )
+        found = look(work, pieces, recipe(work), keep_older)
+        if found.older:
             older.add(work)
-        elif found is not Found.FINISHED:
+        if not found.finished:
             missing.add(work)
         if any(need in missing for need in work.needs):
             missing.add(work)
             older.discard(work)
-    return Plan(waves, frozenset(missing), frozenset(older))
+    return Plan(waves, frozenset(missing), frozenset(older), keep_older)
+
+
+class Standing(NamedTuple):
+    """How far a piece is. `older`: other code or another PyTorch made or began it."""
+
+    finished: bool
+    begun: bool
+    older: bool = False
+
+
+def look(work: Work, pieces: Pieces, wanted: dict[str, Any], keep_older: bool) -> Standing:
+    """What is there of a piece that is worth keeping; of those of other code that were begun, folders alone
+    are: nothing goes on with a file.
+
+    Args:
+        wanted: its recipe. keep_older: as for `make_plan`.
+
+    Raises:
+        ValueError: as `make_plan`.
+    """
+    found, difference = pieces.look(work.name, wanted)
+    if found is not Found.OTHER:
+        return Standing(found is Found.FINISHED, found is Found.BEGUN)
+    place, finished = pieces.path(work.name), pieces.is_finished(work.name)
+    if not finished and not place.is_dir():
+        return Standing(finished=False, begun=False)
+    if not keep_older:
+        was, keeps = ("made", "keeps it") if finished else ("begun", "goes on with it")
+        raise ValueError(
+            f"resume: {place} was {was} with another {difference}; --resume {keeps} and keeps what else is "
+            "there, --runs takes another folder"
+        )
+    return Standing(finished, not finished, older=True)
 
 
 def recipe(work: Work) -> dict:
@@ -85,21 +116,41 @@ def _code(packages: tuple[str, ...]) -> str:
 
 @dataclass(frozen=True)
 class WorkJob:
-    """A piece of work as an executor runs it. `keep`: an interrupted call of the same recipe began it."""
+    """A piece of work as an executor runs it; whoever else makes the piece meanwhile is waited for.
+
+    Attributes:
+        keep_older: as for `make_plan`.
+    """
 
     work: Work
     root: Path
     recipe: dict
-    keep: bool
+    keep_older: bool
 
     @property
     def units(self) -> int:
         """Estimated seconds."""
         return max(1, round(self.work.seconds))
 
-    def run(self, progress: Callable[[int], None]) -> float:
-        """Make it; the seconds that this took."""
-        reported, began, pieces = 0, time.perf_counter(), Pieces(self.root)
+    def run(self, progress: Callable[[int], None]) -> None:
+        """Make it, or go on with it, unless it is finished by now.
+
+        Raises:
+            ValueError: other code has made or begun it meanwhile and it is not to be kept.
+        """
+        pieces = Pieces(self.root)
+        with pieces.lock(self.work.name):
+            found = look(self.work, pieces, self.recipe, self.keep_older)
+            if found.finished:
+                progress(self.units)
+                return
+            made_from = self.recipe
+            if found.older:
+                made_from = gone_on_with(pieces.record(self.work.name)["recipe"], self.recipe)
+            self._make(pieces, made_from, found.begun, progress)
+
+    def _make(self, pieces: Pieces, made_from: dict, begun: bool, progress: Callable[[int], None]) -> None:
+        reported, began = 0, time.perf_counter()
 
         def report(share: float) -> None:
             nonlocal reported
@@ -107,13 +158,21 @@ class WorkJob:
                 progress(now - reported)
                 reported = now
 
-        path = pieces.begin(self.work.name, self.recipe, keep=self.keep)
+        path = pieces.begin(self.work.name, made_from, keep=begun)
         path.parent.mkdir(parents=True, exist_ok=True)
         with one_thread():
             self.work.do(path, Shelf(self.root), report)
-        seconds = time.perf_counter() - began
-        pieces.finish(self.work.name, self.recipe, seconds=round(seconds, 2))
-        return seconds
+        pieces.finish(self.work.name, made_from, seconds=round(time.perf_counter() - began, 2))
+
+
+def gone_on_with(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """The recipe of a piece that one began and another goes on with: code and PyTorch that differ are both
+    named, so that the piece counts as neither's."""
+    mixed = dict(now)
+    for key in ("code", "torch"):
+        was, ending = str(before.get(key)), f", then {now[key]}"
+        mixed[key] = was if was == now[key] or was.endswith(ending) else was + ending
+    return mixed
 
 
 def run(
@@ -127,7 +186,7 @@ def run(
     Returns:
         A sentence for every piece that could not be made; what needs it was not tried.
     """
-    pieces, failed, sentences = Pieces(root), set(), []
+    failed, sentences = set(), []
     total = sum(max(1, round(work.seconds)) for work in plan.missing)
     done = 0
 
@@ -137,16 +196,14 @@ def run(
         progress(done, total)
 
     progress(0, max(total, 1))
-    _forget_outdated(plan, pieces)
+    _forget_outdated(plan, Pieces(root))
     for wave in plan.waves:
         jobs = []
         for work in (work for work in wave if work in plan.missing):
             if any(need in failed for need in work.needs):
                 failed.add(work)
                 continue
-            wanted = recipe(work)
-            begun = pieces.look(work.name, wanted)[0] is Found.BEGUN
-            jobs.append(WorkJob(work, root, wanted, keep=begun))
+            jobs.append(WorkJob(work, root, recipe(work), plan.keep_older))
         jobs.sort(key=lambda job: -job.units)  # the longest first, so that all workers end together
         for outcome in crew.run(jobs, report):
             if outcome.error is not None:
@@ -157,8 +214,12 @@ def run(
 
 def _forget_outdated(plan: Plan, pieces: Pieces) -> None:
     """Remove what was made from pieces that are made anew: were this process killed after them, the next one
-    would take it for theirs."""
-    for work in plan.missing:
-        outdated = any(need in plan.missing for need in work.needs)
-        if outdated and pieces.look(work.name, wanted := recipe(work))[0] is not Found.NOTHING:
-            pieces.begin(work.name, wanted)
+    would take it for theirs. What another process makes, or has made since the plan, is from the new ones."""
+    for work in (work for wave in plan.waves for work in wave if work in plan.missing):
+        renewed = [need for need in work.needs if need in plan.missing]
+        wanted = recipe(work)
+        if not renewed or pieces.look(work.name, wanted)[0] is Found.NOTHING:
+            continue
+        with pieces.lock(work.name, wait=False) as held:
+            if held and not all(pieces.is_finished(need.name) for need in renewed):
+                pieces.begin(work.name, wanted)

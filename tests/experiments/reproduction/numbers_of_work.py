@@ -1,4 +1,4 @@
-"""Pieces of work that cost nothing: numbers in files, and a notebook of which were made."""
+"""Pieces of work that cost nothing: numbers in files, steps in folders, and a notebook of what was made."""
 
 import os
 import signal
@@ -46,6 +46,41 @@ class Number(Work):
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         path.write_text(str(self.value + sum(int(shelf.path(need).read_text()) for need in self.needed)))
+        progress(1.0)
+
+
+@dataclass(frozen=True)
+class Steps(Work):
+    """A folder with a file of `count` steps, gone on with where it was left; appends "step N" to made.txt.
+
+    dies: by a signal to its own process in the middle, once.
+    """
+
+    count: int
+    dies: bool = False
+
+    folder: ClassVar[str] = "steps"
+    suffix: ClassVar[str] = ""
+    code: ClassVar[tuple[str, ...]] = ("experiments/tables.py",)
+
+    @property
+    def label(self) -> str:
+        return f"s{self.count}"
+
+    @property
+    def seconds(self) -> float:
+        return 10.0 * self.count
+
+    def do(self, path: Path, shelf: Shelf, progress: Progress) -> None:
+        path.mkdir(exist_ok=True)
+        file = path / "steps.txt"
+        begun = len(file.read_text().split()) if file.exists() else 0
+        for number in range(begun, self.count):
+            if self.dies and not begun and number == self.count // 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            for notebook, line in ((file, f"{number}\n"), (shelf.root / "made.txt", f"step-{number}\n")):
+                with open(notebook, "a") as appended:
+                    appended.write(line)
         progress(1.0)
 
 

@@ -1,16 +1,18 @@
 """Which pieces are made and which are kept; errors, deaths of processes, and kills in the middle."""
 
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from killing import run_script
-from numbers_of_work import Number, made
+from numbers_of_work import Number, Steps, made
 
 from dtag_fast.executors.choice import InThisProcess
 from dtag_fast.executors.processes import Processes
-from dtag_fast.experiments.reproduction.runner import make_plan, recipe, run
+from dtag_fast.experiments.reproduction.runner import WorkJob, _forget_outdated, make_plan, recipe, run
 from dtag_fast.experiments.reuse import Pieces
 
 BASE = Number(1)
@@ -18,6 +20,7 @@ MIDDLE = Number(2, (BASE,))
 TOP = Number(3, (MIDDLE, BASE))
 OTHER = Number(5)
 ALL = (TOP, OTHER)
+STEPS = Steps(4)
 SCRIPT = Path(__file__).with_name("killed_pieces.py")
 
 
@@ -26,11 +29,11 @@ def do(root: Path, goals=ALL, keep_older: bool = False) -> list[str]:
         return run(make_plan(goals, root, keep_older), root, crew)
 
 
-def record_of(root: Path, work: Number) -> Path:
-    return root / "recipes" / work.name
+def record_of(root: Path, work: Number | Steps) -> Path:
+    return root / "recipes" / f"{work.name.removesuffix('.json')}.json"
 
 
-def change(root: Path, work: Number, **values) -> None:
+def change(root: Path, work: Number | Steps, **values) -> None:
     """As if a piece had been made from something else, or had not been finished."""
     file = record_of(root, work)
     record = json.loads(file.read_text())
@@ -82,7 +85,46 @@ def test_pieces_of_other_code_are_refused_or_kept(tmp_path, key, words):
     assert made(tmp_path) == []
 
 
-def test_what_other_code_began_is_made_from_the_start(tmp_path):
+def left_in_the_middle(root: Path, **values) -> None:
+    """STEPS, of which two are there."""
+    do(root, (STEPS,))
+    made(root)
+    (root / STEPS.name / "steps.txt").write_text("0\n1\n")
+    change(root, STEPS, finished=False, **values)
+
+
+@pytest.mark.parametrize("key, words", [("code", "another code"), ("torch", "another torch")])
+def test_a_folder_that_other_code_began_is_refused_or_gone_on_with(tmp_path, key, words):
+    left_in_the_middle(tmp_path, **{key: "older"})
+    sentence = rf"resume: .*s4-\w+ was begun with {words}; --resume goes on with it and keeps what else is"
+    with pytest.raises(ValueError, match=sentence):
+        make_plan((STEPS,), tmp_path, False)
+    plan = make_plan((STEPS,), tmp_path, True)
+    assert plan.older == plan.missing == {STEPS}
+    assert do(tmp_path, (STEPS,), keep_older=True) == [] and made(tmp_path) == ["step-2", "step-3"]
+
+
+@pytest.mark.parametrize("of_code", ["older", recipe(STEPS)["code"]])
+def test_what_two_codes_made_is_taken_for_that_of_neither(tmp_path, monkeypatch, of_code):
+    left_in_the_middle(tmp_path, code="older")
+    do(tmp_path, (STEPS,), keep_older=True)
+    monkeypatch.setattr("dtag_fast.experiments.reproduction.runner._code", lambda packages: of_code)
+    with pytest.raises(ValueError, match="was made with another code; --resume keeps it"):
+        make_plan((STEPS,), tmp_path, False)
+    plan = make_plan((STEPS,), tmp_path, True)
+    assert plan.older == {STEPS} and not plan.missing
+
+
+def test_what_two_codes_made_names_each_once(tmp_path):
+    left_in_the_middle(tmp_path, code="older")
+    code = recipe(STEPS)["code"]
+    for _ in range(2):
+        do(tmp_path, (STEPS,), keep_older=True)
+        assert json.loads(record_of(tmp_path, STEPS).read_text())["recipe"]["code"] == f"older, then {code}"
+        change(tmp_path, STEPS, finished=False)
+
+
+def test_a_file_that_other_code_began_is_made_from_the_start(tmp_path):
     do(tmp_path)
     made(tmp_path)
     change(tmp_path, OTHER, code="older", finished=False)
@@ -161,6 +203,60 @@ def test_processes_make_the_same_and_one_that_dies_gets_another(tmp_path):
     assert sorted(made(tmp_path)) == ["n1", "n2", "n3", "n7", "n7", "n8", "n8"]
     assert seen[0] == (0, 210) and all(total == 210 for _, total in seen)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen) and seen[-1][0] <= 210
+
+
+def test_what_a_process_that_died_left_is_gone_on_with(tmp_path):
+    with Processes(2) as crew:
+        assert run(make_plan((Steps(4, dies=True), BASE), tmp_path, False), tmp_path, crew) == []
+    assert sorted(made(tmp_path)) == ["n1", "step-0", "step-1", "step-2", "step-3"]
+
+
+def test_what_another_process_makes_is_waited_for_and_taken(tmp_path):
+    """Its plan is older than what the other one has made: nothing of it may be removed."""
+    pieces, wanted, units = Pieces(tmp_path), recipe(STEPS), []
+    job = WorkJob(STEPS, tmp_path, wanted, keep_older=False)
+    waiting = threading.Thread(target=job.run, args=(units.append,), daemon=True)
+    with pieces.lock(STEPS.name):
+        path = pieces.begin(STEPS.name, wanted)
+        path.mkdir(parents=True)
+        (path / "steps.txt").write_text("0\n")
+        waiting.start()
+        time.sleep(0.3)
+        assert waiting.is_alive() and made(tmp_path) == []
+        pieces.finish(STEPS.name, wanted)
+    waiting.join(30)
+    assert made(tmp_path) == [] and (path / "steps.txt").read_text() == "0\n" and units == [job.units]
+
+
+def test_what_another_process_left_unfinished_is_gone_on_with(tmp_path):
+    job = WorkJob(STEPS, tmp_path, recipe(STEPS), keep_older=False)
+    left_in_the_middle(tmp_path)
+    job.run(lambda units: None)
+    assert made(tmp_path) == ["step-2", "step-3"]
+
+
+def test_what_other_code_made_meanwhile_is_left_alone(tmp_path):
+    job = WorkJob(STEPS, tmp_path, recipe(STEPS), keep_older=False)
+    left_in_the_middle(tmp_path, code="older")
+    with pytest.raises(ValueError, match="was begun with another code"):
+        job.run(lambda units: None)
+    assert (tmp_path / STEPS.name / "steps.txt").read_text() == "0\n1\n"
+
+
+def test_what_another_process_makes_from_a_new_piece_is_not_removed_as_outdated(tmp_path):
+    do(tmp_path)
+    (tmp_path / BASE.name).unlink()
+    plan, pieces = make_plan(ALL, tmp_path, False), Pieces(tmp_path)
+    do(tmp_path)  # the other one: all is new when this one begins
+    made(tmp_path)
+    with InThisProcess() as crew:
+        assert run(plan, tmp_path, crew) == []
+    assert made(tmp_path) == []
+    (tmp_path / BASE.name).unlink()
+    plan = make_plan(ALL, tmp_path, False)
+    with pieces.lock(TOP.name):  # the other one is at it
+        _forget_outdated(plan, pieces)
+        assert (tmp_path / TOP.name).exists() and not (tmp_path / MIDDLE.name).exists()
 
 
 class Threads(Number):

@@ -156,7 +156,9 @@ def write_json(path: Path, value) -> None:
 
 
 def code_fingerprint(*packages: str) -> str:
-    """Digest of Python sources: subpackages and files, e.g. code_fingerprint("models", "data/arrow.py").
+    """Digest of subpackages, their Python sources and presets (.toml), and of single files.
+
+    E.g. code_fingerprint("models", "data/arrow.py").
 
     Raises:
         ValueError: there is no such source.
@@ -165,7 +167,9 @@ def code_fingerprint(*packages: str) -> str:
     digest = hashlib.sha256()
     for package in packages:
         place = root / package
-        files = sorted(place.rglob("*.py")) if place.is_dir() else [place]
+        files = [place]
+        if place.is_dir():
+            files = sorted(file for file in place.rglob("*") if file.suffix in (".py", ".toml"))
         if not all(file.is_file() for file in files):
             raise ValueError(f"packages: expected folders or files of dtag_fast, got {package!r}")
         for file in files:

@@ -86,6 +86,18 @@ def test_fingerprint_follows_the_sources(tmp_path, monkeypatch):
     assert len(seen) == 4
 
 
+def test_fingerprint_follows_the_presets(tmp_path, monkeypatch):
+    import dtag_fast
+
+    (tmp_path / "algorithms/presets").mkdir(parents=True)
+    monkeypatch.setattr(dtag_fast, "__file__", str(tmp_path / "__init__.py"))
+    seen = {code_fingerprint("algorithms")}
+    for text in ("lr = 1", "lr = 2"):
+        (tmp_path / "algorithms/presets/x.toml").write_text(text)
+        seen.add(code_fingerprint("algorithms"))
+    assert len(seen) == 3
+
+
 def test_a_piece_is_locked_by_one_at_a_time(pieces):
     with pieces.lock("run") as held, pieces.lock("run", wait=False) as again:
         assert held and not again

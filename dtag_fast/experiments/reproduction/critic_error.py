@@ -46,12 +46,15 @@ class CriticError(Work):
 
     folder: ClassVar[str] = "critic-errors"
     code: ClassVar[tuple[str, ...]] = (
+        "algorithms/critics.py",
         "data",
         "models",
         "ops",
+        "training/checkpoint.py",
         "training/validation.py",
         "experiments/rank_correlation.py",
         "experiments/reproduction/critic_error.py",
+        "experiments/reproduction/datasets.py",
     )
 
     def __post_init__(self) -> None:

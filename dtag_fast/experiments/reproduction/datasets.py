@@ -10,9 +10,8 @@ from dtag_fast.algorithms import stream_seed
 from dtag_fast.data import TrajectoryStore, load_dataset
 from dtag_fast.data.catalog import minari_root_at
 from dtag_fast.data.pointmaze import make_pointmaze
+from dtag_fast.experiments.reproduction.estimates import MAZE_SECONDS
 from dtag_fast.experiments.reproduction.work import Progress, Shelf, Work
-
-MAZE_SECONDS = 5e-5  # a step of the walk
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from dtag_fast.experiments.reproduction.estimates import EPISODE_SECONDS
 from dtag_fast.experiments.reproduction.trainings import Training, divergence
 from dtag_fast.experiments.reproduction.work import Progress, Shelf, Work
 from dtag_fast.rollout import AGSetting, Candidates, evaluate
@@ -16,8 +17,6 @@ from dtag_fast.rollout.settings import is_plain_record
 from dtag_fast.training import LoadedCritic, gated, load_critic, load_policy
 from dtag_fast.training.files import read_json, write_json
 from dtag_fast.training.validation import split_episodes
-
-EPISODE_SECONDS = 0.15  # a thousand steps of one environment among many, with the policy's share
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,16 @@ class Evaluation(Work):
     chosen_by: tuple["Evaluation", ...] = ()
 
     folder: ClassVar[str] = "evaluations"
-    code: ClassVar[tuple[str, ...]] = ("ops", "models", "rollout", "data", "training/gate.py")
+    code: ClassVar[tuple[str, ...]] = (
+        "ops",
+        "models",
+        "rollout",
+        "data",
+        "training/checkpoint.py",
+        "training/gate.py",
+        "experiments/reproduction/datasets.py",
+        "experiments/reproduction/evaluations.py",
+    )
 
     @property
     def label(self) -> str:

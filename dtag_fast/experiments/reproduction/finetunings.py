@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dtag_fast.experiments.reproduction.evaluations import EPISODE_SECONDS
-from dtag_fast.experiments.reproduction.trainings import DIVERGED, Training, divergence, update_seconds
+from dtag_fast.experiments.reproduction.estimates import EPISODE_SECONDS, update_seconds
+from dtag_fast.experiments.reproduction.trainings import DIVERGED, Training, divergence
 from dtag_fast.experiments.reproduction.work import Progress, Shelf, Work
 from dtag_fast.finetuning import finetune, online_preset
 from dtag_fast.finetuning.curve import evaluated_target, evaluations, updates_each
@@ -40,7 +40,12 @@ class Finetuning(Work):
 
     folder: ClassVar[str] = "finetunings"
     suffix: ClassVar[str] = ""
-    code: ClassVar[tuple[str, ...]] = (*Training.code, "finetuning", "rollout")
+    code: ClassVar[tuple[str, ...]] = (
+        *Training.code,
+        "finetuning",
+        "rollout",
+        "experiments/reproduction/finetunings.py",
+    )
 
     @property
     def label(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from dtag_fast.algorithms.registry import preset_config
 from dtag_fast.experiments.reproduction.datasets import Data
+from dtag_fast.experiments.reproduction.estimates import update_seconds
 from dtag_fast.experiments.reproduction.work import Progress, Shelf, Work
 from dtag_fast.training import train
 from dtag_fast.training.files import read_json, write_text
@@ -37,7 +38,15 @@ class Training(Work):
 
     folder: ClassVar[str] = "trainings"
     suffix: ClassVar[str] = ""
-    code: ClassVar[tuple[str, ...]] = ("algorithms", "data", "models", "ops", "training")
+    code: ClassVar[tuple[str, ...]] = (
+        "algorithms",
+        "data",
+        "models",
+        "ops",
+        "training",
+        "experiments/reproduction/datasets.py",
+        "experiments/reproduction/trainings.py",
+    )
 
     @property
     def label(self) -> str:
@@ -90,25 +99,3 @@ def divergence(run: Path) -> dict[str, Any] | None:
         return None
     found = read_json(file)
     return {"metric": found["metric"], "value": found["value"], "update": found["batches"][0]["update"]}
-
-
-# seconds of an update on one core of a 2-core Intel Xeon (Sapphire Rapids): widths of the small budget for
-# sequence models (K=5, d=64, 2 layers, 64 windows), published ones for all else
-_UPDATE_SECONDS = {"bc": 0.0014, "dt": 0.009, "reinformer": 0.015, "adt": 0.005, "edt": 0.025, "qt": 0.02}
-_UPDATE_SECONDS |= {"odt": 0.016, "td3-odt": 0.02}
-_UPDATE_SECONDS |= {"iql": 0.0031, "td3bc": 0.004, "awac": 0.0125, "cql": 0.08}
-_PUBLISHED = {"context_len": 20, "n_layer": 3, "batch_size": 64, "d_model": 128}
-_PUBLISHED_ONLINE = {"context_len": 20, "n_layer": 4, "batch_size": 256, "d_model": 512}
-_SMALL_TOKENS = 5 * 2 * 64 * 64**2  # K x layers x windows x width^2
-
-
-def update_seconds(algorithm: str, changes: dict[str, Any]) -> float:
-    """About what an update of an algorithm takes; a sequence model's grows with its size."""
-    seconds = _UPDATE_SECONDS[algorithm]
-    if algorithm not in ("dt", "reinformer", "adt", "edt", "qt", "odt", "td3-odt"):
-        return seconds * (1.6 if changes.get("policy") else 1.0)
-    if algorithm == "td3-odt":  # the policy is most of it, which moves in every so many updates
-        seconds *= 2 / changes.get("policy_delay", 2)
-    sizes = (_PUBLISHED_ONLINE if algorithm.endswith("odt") else _PUBLISHED) | changes
-    tokens = sizes["context_len"] * sizes["n_layer"] * sizes["batch_size"] * sizes["d_model"] ** 2
-    return seconds * max(1.0, tokens / _SMALL_TOKENS)

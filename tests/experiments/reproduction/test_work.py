@@ -8,13 +8,17 @@ import pytest
 from numbers_of_work import Number
 
 from dtag_fast.experiments.reproduction.budget import BUDGETS
+from dtag_fast.experiments.reproduction.critic_error import CriticError
 from dtag_fast.experiments.reproduction.datasets import Data, Maze
+from dtag_fast.experiments.reproduction.dimension_gain import DimensionGain
 from dtag_fast.experiments.reproduction.evaluations import Evaluation
+from dtag_fast.experiments.reproduction.finetunings import Finetuning
 from dtag_fast.experiments.reproduction.lab import Lab
 from dtag_fast.experiments.reproduction.studies import STUDIES
 from dtag_fast.experiments.reproduction.tasks import Source
 from dtag_fast.experiments.reproduction.trainings import Training
 from dtag_fast.experiments.reproduction.work import Shelf, in_order, plain
+from dtag_fast.experiments.reuse import code_fingerprint
 from dtag_fast.rollout import AGSetting, Candidates
 
 MAZE = Maze("umaze", 900)
@@ -138,6 +142,12 @@ def test_pieces_of_a_suite_have_names_of_their_own_that_any_file_system_takes(st
     assert all(work.seconds > 0 for work in works)
     reported = {work.seed for work in works if isinstance(work, Training)}
     assert {1, 2} <= reported <= {0, 1, 2}  # 0 chooses
+
+
+@pytest.mark.parametrize("kind", [Training, Evaluation, Finetuning, CriticError, DimensionGain])
+def test_what_makes_a_piece_is_of_its_code(kind):
+    assert f"{kind.__module__.removeprefix('dtag_fast.').replace('.', '/')}.py" in kind.code
+    assert code_fingerprint(*kind.code)
 
 
 def test_what_a_wave_needs_is_in_those_before_it():

@@ -1,14 +1,18 @@
-"""Jobs as tasks of a Ray cluster, which must see the run's folders under the same paths."""
+"""Jobs as tasks of a Ray cluster, which must see folders of runs and of data under the same paths."""
 
 import importlib.util
 import os
 import socket
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+from dtag_fast.data.cache import CACHE_VARIABLE
+from dtag_fast.data.catalog import ROOT_VARIABLE
 from dtag_fast.executors.job import ATTEMPTS, Job, Outcome, Progress, attempt
 
 KNOCK_SECONDS = 10.0
 POLL_EVERY = 0.5  # seconds after which Python looks at pending signals
+_PLACES = (ROOT_VARIABLE, CACHE_VARIABLE)
 MISSING = "executor: ray needs the package ray, which is missing; pip install 'dtag_fast[cluster]'"
 
 
@@ -38,7 +42,8 @@ class RayCluster:
             self._ours = True
             self._connect(ray)
         self.workers = max(1, int(ray.cluster_resources().get("GPU" if self._on_gpu else "CPU", 1)))
-        needs = {"num_cpus": 1, "num_gpus": int(self._on_gpu)}
+        # Of the tasks, not of the connection: a cluster may have been connected to before.
+        needs = {"num_cpus": 1, "num_gpus": int(self._on_gpu), "runtime_env": {"env_vars": _places_of_data()}}
         # Errors of a job are outcomes; what Ray repeats is a job whose worker has died.
         self._task = ray.remote(**needs, max_retries=ATTEMPTS - 1)(attempt)
         return self
@@ -89,6 +94,12 @@ class RayCluster:
             # Ray counts starts of clusters on a server of its maker, unless told not to.
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             ray.init(num_cpus=self._cpus, include_dashboard=False, **quiet)
+
+
+def _places_of_data() -> dict[str, str]:
+    """Variables that say where datasets lie, as far as they are set here; workers have another environment
+    and may have another working directory."""
+    return {name: str(Path(os.environ[name]).absolute()) for name in _PLACES if os.environ.get(name)}
 
 
 def _knock(address: str) -> None:

@@ -1,11 +1,13 @@
 """A real local Ray cluster gives the table that this process gives."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 import faulty_env
 import pytest
 
+from dtag_fast.executors.ray_cluster import RayCluster
 from dtag_fast.models.behaviour import Behaviour, BehaviourModel
 from dtag_fast.sweep import settings_grid, sweep
 from dtag_fast.training.behaviour import save_behaviour
@@ -55,6 +57,30 @@ def test_a_running_cluster_is_used_and_left_running(run, tmp_path, monkeypatch):
         ray.shutdown()
     assert len(result.failures) == 1 and "seeds 2..3: its Ray worker was lost, twice" in result.failures[0]
     assert result.cells[0].episodes == 4
+
+
+@needs_ray
+def test_workers_of_a_running_cluster_look_for_data_where_the_driver_does(tmp_path, monkeypatch):
+    import ray
+
+    class Places:
+        units = 1
+
+        def run(self, progress):
+            return [os.environ.get(name) for name in ("MINARI_DATASETS_PATH", "DTAG_CACHE")]
+
+    for name in ("MINARI_DATASETS_PATH", "DTAG_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("MINARI_DATASETS_PATH", "data")
+        with RayCluster(None, None, "cpu") as crew:
+            (outcome,) = crew.run([Places()], lambda units: None)
+    finally:
+        ray.shutdown()
+    assert outcome.result == [str(tmp_path / "data"), None]
 
 
 @needs_ray

@@ -61,11 +61,13 @@ def main(argv: Sequence[str]) -> int:
 
 def _seeds(args: Args, suite, console: Console) -> int:
     """A suite of independent seeds."""
+    from dtag_fast.experiments.result_folder import refuse_unwritable
     from dtag_fast.experiments.suite_runs import plan_suite, run_suite
 
     seeds = suite.seeds if args.seeds is None else args.seeds
     out = args.out or Path("results") / args.suite
     plan = plan_suite(args.suite, suite, seeds, out)
+    refuse_unwritable("out", out)
     _print_title(console, args.suite, suite)
     if args.dry_run:
         for name, value in asdict(suite.config).items():
@@ -89,25 +91,29 @@ def _study(args: Args, study, console: Console) -> int:
     from dtag_fast.experiments.reproduction.lab import Lab
     from dtag_fast.experiments.reproduction.study_runs import plan_study, run_study
     from dtag_fast.experiments.reproduction.tasks import Source
-    from dtag_fast.experiments.result_folder import RESULTS, refuse_other
+    from dtag_fast.experiments.result_folder import RESULTS, refuse_other, refuse_unwritable
 
     budget = BUDGETS[args.budget]
     if args.seeds is not None and args.seeds < 1:
         raise ValueError(f"seeds: expected a positive number, got {args.seeds}")
     lab = Lab(budget, Source.parse(args.data), budget.seeds if args.seeds is None else args.seeds)
     out, runs = args.out or Path("results") / args.suite, args.runs or Path("results/runs")
-    tasks = None if args.tasks is None else args.tasks.split(",")
+    tasks = None if args.tasks is None else [task.strip() for task in args.tasks.split(",")]
     refuse_other(args.suite, out, (out / RESULTS).is_file())
+    refuse_unwritable("out", out)
+    refuse_unwritable("runs", runs)
     plan = plan_study(study, lab, runs, tasks=tasks, keep_older=args.resume)
     crew = make_executor(args.executor, args.jobs, "cpu", args.ray_address)
     _print_title(console, args.suite, study)
-    _print_study_plan(console, plan, lab, runs, crew.workers)
+    # How many cores a cluster has is known when it is connected to.
+    _print_study_plan(console, plan, lab, runs, crew.workers if args.executor == "local" else None)
     if args.dry_run:
         console.print("Nothing was run.")
         return EXIT_DONE
+    places = {"runs": runs.absolute(), "out": out.absolute()}  # workers may have another working directory
     try:
         with crew, progress_bar(console, "seconds of one core") as report:
-            made = run_study(args.suite, study, lab, plan, runs=runs, out=out, crew=crew, progress=report)
+            made = run_study(args.suite, study, lab, plan, **places, crew=crew, progress=report)
     except KeyboardInterrupt:
         print(f"dtag reproduce: interrupted; the same command goes on in {runs}", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -124,12 +130,15 @@ def _print_title(console: Console, name: str, suite) -> None:
     console.print(f"After {suite.source}.", soft_wrap=True, markup=False)
 
 
-def _print_study_plan(console: Console, plan, lab, runs: Path, workers: int) -> None:
+def _print_study_plan(console: Console, plan, lab, runs: Path, cores: int | None) -> None:
+    """Say what would be run; `cores`: that it runs on, None where that is not known."""
     pieces = (work for wave in plan.work.waves for work in wave)
     choosing = ", seed 0 chooses settings" if any(getattr(work, "chosen_by", ()) for work in pieces) else ""
+    first, last = lab.reported[0], lab.reported[-1]
+    seeds = f"training seeds {first} to {last} are" if first < last else f"training seed {first} is"
     console.print(
-        f"Budget {lab.budget.name}, data {lab.source.kind}; training seeds {lab.reported[0]} to "
-        f"{lab.reported[-1]} are reported{choosing}. Tasks: {', '.join(plan.tasks)}.",
+        f"Budget {lab.budget.name}, data {lab.source.kind}; {seeds} reported{choosing}. "
+        f"Tasks: {', '.join(plan.tasks)}.",
         soft_wrap=True,
     )
     for task, wanted in plan.absent.items():
@@ -137,10 +146,12 @@ def _print_study_plan(console: Console, plan, lab, runs: Path, workers: int) -> 
     for kind, (pieces, missing, seconds) in plan.work.kinds().items():
         cost = f", about {_duration(seconds)} of one core" if missing else ""
         console.print(f"  {kind}: {pieces}, of which {missing} are missing{cost}", soft_wrap=True)
-    if plan.work.older:
-        console.print(f"{len(plan.work.older)} of them were made by other code or another PyTorch.")
+    if older := len(plan.work.older):
+        there = "piece that is there was" if older == 1 else "pieces that are there were"
+        console.print(f"{older} {there} made or begun by other code or another PyTorch.", soft_wrap=True)
+    where = "of one core" if cores in (None, 1) else f"on {cores} cores"
     console.print(
-        f"About {_duration(plan.work.seconds / workers)} on {workers} cores, into {runs}.", soft_wrap=True
+        f"About {_duration(plan.work.seconds / (cores or 1))} {where}, into {runs}.", soft_wrap=True
     )
 
 

@@ -1,5 +1,7 @@
 """The folder of a suite's results: results.json, tables/ and figures/."""
 
+import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +30,27 @@ def refuse_other(name: str, out: Path, is_ours: bool) -> None:
     file = out / RESULTS
     if file.is_file() and read_json(file).get("suite") != name:
         raise ValueError(f"out: {file} is not of the suite {name}; take another folder or move it away")
+
+
+def refuse_unwritable(option: str, folder: Path) -> None:
+    """Refuse a folder into which nothing can be written; leaves nothing there.
+
+    Args:
+        option: that names it. folder: need not exist yet.
+
+    Raises:
+        ValueError: neither it nor, where it is missing, the nearest folder above it can be written to.
+    """
+    wanted = folder.absolute()
+    # os.path.exists, as Path.exists raises where a folder above may not be searched
+    there = next(place for place in (wanted, *wanted.parents) if os.path.exists(place))
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{option}: nothing can be written to {folder} ({there}: {error.strerror}); take another folder"
+        ) from error
 
 
 def write_findings(

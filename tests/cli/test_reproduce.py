@@ -202,12 +202,16 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(reproduce, monkeypatch, tm
         (("fly",), f"suite: expected one of {', '.join(sorted(suites.SUITES | STUDIES))}, got 'fly'"),
         (("toy", "--seeds", "0"), "seeds: expected a positive number, got 0"),
         (("toy", "--out", "file"), "out: expected a folder, file is a file"),
+        (
+            ("toy", "--out", "file/results"),
+            "out: nothing can be written to file/results ({here}/file: Not a directory); take another folder",
+        ),
     ],
 )
 def test_user_errors_are_one_sentence(arguments, sentence, reproduce, tmp_path):
     (tmp_path / "file").write_text("")
     code, _, err = reproduce(*arguments)
-    assert code == 2 and err == f"dtag reproduce: {sentence}\n"
+    assert code == 2 and err == f"dtag reproduce: {sentence.format(here=tmp_path)}\n"
 
 
 def test_table_in_three_forms(tmp_path):

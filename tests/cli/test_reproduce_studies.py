@@ -69,7 +69,32 @@ def test_a_dry_run_prints_plan_cost_and_absent_tasks_and_writes_nothing(reproduc
     assert "trainings: 25, of which 25 are missing, about " in out
     # per seed DT and RF with and without AG, DT+PG, RF+PG, BC, AWAC, IQL; RF alone asks for no return
     assert "evaluations: 24, of which 24 are missing, about " in out
-    assert "on 1 cores, into results/runs." in out and out.endswith("Nothing was run.\n")
+    assert " of one core, into results/runs.\n" in out and out.endswith("Nothing was run.\n")
+
+
+def test_a_dry_run_of_one_seed_on_more_cores(reproduce):
+    code, out, _ = reproduce("gym", "--dry-run", "--seeds", "1", "--jobs", "2", "--tasks", " hopper-medium ")
+    assert code == 0 and "; training seed 1 is reported, seed 0 chooses" in out
+    assert " on 2 cores, into results/runs.\n" in out and "Tasks: hopper-medium.\n" in out
+
+
+@needs_ray
+def test_a_plan_for_a_cluster_is_of_one_core(reproduce):
+    _, out, _ = reproduce("gym", "--dry-run", "--executor", "ray", "--jobs", "7")
+    assert " of one core, into results/runs.\n" in out
+
+
+def test_workers_of_another_working_directory_get_places_they_find(reproduce, tmp_path, monkeypatch):
+    seen = {}
+
+    def stopped(*_args, runs, out, **_others):
+        seen.update(runs=runs, out=out)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dtag_fast.experiments.reproduction.study_runs.run_study", stopped)
+    code, _, err = reproduce("gym", "--jobs", "1", "--runs", "kept", "--out", "found")
+    assert code == 130 and err == "dtag reproduce: interrupted; the same command goes on in kept\n"
+    assert seen == {"runs": tmp_path / "kept", "out": tmp_path / "found"}
 
 
 def test_results_tables_and_figures(whole):
@@ -119,7 +144,7 @@ def test_pieces_of_other_code_are_refused_or_kept_with_resume(whole, reproduce, 
     code, _, err = reproduce(*words(tmp_path))
     assert code == 2 and err.count("\n") == 1 and "was made with another code; --resume keeps it" in err
     _, out, _ = reproduce(*words(tmp_path), "--resume")
-    assert "1 of them were made by other code or another PyTorch." in out
+    assert "1 piece that is there was made or begun by other code or another PyTorch.\n" in out
     results = [json.loads((folder / "out/results.json").read_text()) for folder in (tmp_path, whole)]
     assert [found.pop("older_pieces") for found in results] == [1, 0] and results[0] == results[1]
 
@@ -148,7 +173,7 @@ def test_all_tasks_whose_data_are_files_of_d4rl(reproduce, tmp_path):
 
 
 def test_some_tasks_each_once(reproduce):
-    code, out, _ = reproduce("maze2d", "--tasks", "maze2d-umaze,maze2d-large,maze2d-umaze", "--dry-run")
+    code, out, _ = reproduce("maze2d", "--tasks", "maze2d-umaze, maze2d-large,maze2d-umaze", "--dry-run")
     assert code == 0 and "Tasks: maze2d-umaze, maze2d-large.\n" in out and "datasets: 2, of which 2" in out
 
 
@@ -170,6 +195,10 @@ def test_some_tasks_each_once(reproduce):
         ("gym --out other", "other/results.json is not of the suite gym; take another folder"),
         ("gym --out mine", "out: mine holds files of something else"),
         ("gym --out file", "out: expected a folder, file is a file"),
+        ("gym --out /proc/foo", "out: nothing can be written to /proc/foo (/proc: "),
+        ("gym --out /proc/foo --dry-run", "out: nothing can be written to /proc/foo (/proc: "),
+        ("gym --runs /proc/foo", "runs: nothing can be written to /proc/foo (/proc: "),
+        ("gym --runs file", "runs: nothing can be written to file "),
         ("gym --runs runs", "was not made by this experiment"),
         ("toy --tasks hopper-medium", "--tasks: toy trains on no dataset and takes no such option"),
         ("toy --data minari", "--data: toy"),

@@ -42,13 +42,18 @@ def keep(folder: Path, kept: Path) -> list[Path]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Keep the results of the suites that are named."""
+    """Keep the results of the suites that are named; the exit code is 2 where one was not run."""
     parser = argparse.ArgumentParser(prog="python -m tools.keep_results", description=__doc__)
     parser.add_argument("suites", nargs="+", metavar="SUITE")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     args = parser.parse_args(argv)
     for suite in args.suites:
-        for file in keep(args.results / suite, ROOT / "docs/results/reproduction"):
+        try:
+            files = keep(args.results / suite, ROOT / "docs/results/reproduction")
+        except FileNotFoundError as error:
+            print(f"{parser.prog}: {error}", file=sys.stderr)
+            return 2
+        for file in files:
             print(file.relative_to(ROOT))
     return 0
 

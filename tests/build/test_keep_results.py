@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tools.keep_results import keep
+from tools.keep_results import keep, main
 
 
 def made(folder, content):
@@ -27,3 +27,10 @@ def test_a_suite_that_was_not_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="run `dtag reproduce` first"):
         keep(tmp_path / "gym", tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
+
+
+def test_the_command_names_a_suite_that_was_not_run_in_one_sentence(tmp_path, capsys):
+    assert main(["nosuch", "--results", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.count("\n") == 1
+    assert err.startswith("python -m tools.keep_results: ") and "nosuch/results.json" in err

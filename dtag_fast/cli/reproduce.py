@@ -134,11 +134,10 @@ def _print_study_plan(console: Console, plan, lab, runs: Path, cores: int | None
     """Say what would be run; `cores`: that it runs on, None where that is not known."""
     pieces = (work for wave in plan.work.waves for work in wave)
     choosing = ", seed 0 chooses settings" if any(getattr(work, "chosen_by", ()) for work in pieces) else ""
-    first, last = lab.reported[0], lab.reported[-1]
-    seeds = f"training seeds {first} to {last} are" if first < last else f"training seed {first} is"
+    verb = "is" if len(lab.reported) == 1 else "are"
     console.print(
-        f"Budget {lab.budget.name}, data {lab.source.kind}; {seeds} reported{choosing}. "
-        f"Tasks: {', '.join(plan.tasks)}.",
+        f"Budget {lab.budget.name}, data {lab.source.kind}; {lab.reported_in_words} {verb} reported"
+        f"{choosing}. Tasks: {', '.join(plan.tasks)}.",
         soft_wrap=True,
     )
     for task, wanted in plan.absent.items():

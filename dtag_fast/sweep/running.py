@@ -125,11 +125,7 @@ def sweep(
     chooser = critic_of(folders[-1])
     if gate is not None and critic_folder is None:
         raise ValueError(f"gate: expected None without a critic, got {gate!r}")
-    if gate is not None:
-        loaded = load_gated(chooser, gate)
-        how = replace(how, gate_limit=loaded.critic.limit)
-    else:
-        loaded = None if chooser is None else load_critic(chooser)
+    loaded = None if chooser is None else load_critic(chooser)
     asked = [cell.setting for cell in cells]
     regularised = [setting for setting in asked if setting.behaviour is not None]
     if regularised and critic_folder is None:
@@ -144,6 +140,8 @@ def sweep(
     out = Path(out) if out is not None else Path(run) / "sweep"
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"out: {out} is a file; choose another folder")
+    if gate is not None:
+        how = replace(how, gate_limit=load_gated(critic_folder, gate).critic.limit)
     if regularised:
         model = behaviour_of(critic_folder, fit_progress)
         check_together(policy, loaded, regularised, how.env_id, behaviour=model)

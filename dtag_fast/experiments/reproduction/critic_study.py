@@ -1,6 +1,7 @@
 """Critics of several kinds beside one policy, each with its error on held-out episodes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from dtag_fast.experiments.reproduction.budget import Budget
@@ -50,12 +51,12 @@ def row_of(goal: Goal, shelf: Shelf) -> CriticFit | Score | None:
         return score_of(goal, shelf)
     if not shelf.path(goal.work).is_file():
         return None
-    found, place = read(goal.work, shelf), (goal.task, goal.method, goal.seed)
+    found = read(goal.work, shelf)
+    fit = CriticFit(goal.task, goal.method, goal.seed, updates=goal.work.critic.updates)
     if "diverged" in found:
-        return CriticFit(*place, diverged=found["diverged"].get("update"), updates=goal.work.critic.updates)
+        return replace(fit, diverged=found["diverged"].get("update"))
     names = ("steps", "rank", "rank_other_actions", "explained", "error", "bias")
-    numbers = {name: found[name] for name in names}
-    return CriticFit(*place, **numbers, updates=goal.work.critic.updates)
+    return replace(fit, **{name: found[name] for name in names})
 
 
 STUDY = Study(

@@ -17,8 +17,8 @@ from dtag_fast.experiments.reproduction.scores import (
     NONE,
     Goal,
     Score,
+    gain_cell,
     gains_of,
-    lost_of,
     score_cell,
     score_of,
     with_interval,
@@ -131,7 +131,7 @@ def part_gains(rows: Sequence[PartScore], tasks: Sequence[str]) -> Table:
         [
             task,
             f"{fraction:g}",
-            *(_gain_cell(rows, task, g, fraction) for g in GAINS),
+            *(gain_cell(rows, task, *_pair(g, fraction)) for g in GAINS),
         ]
         for task in tasks
         for fraction in fractions_of(rows)
@@ -139,15 +139,15 @@ def part_gains(rows: Sequence[PartScore], tasks: Sequence[str]) -> Table:
     return Table(["task", "fraction", *GAINS], cells, note=GAIN_NOTE)
 
 
-def _gain_cell(rows: Sequence[PartScore], task: str, gain: str, fraction: float) -> str:
-    lost = lost_of(rows, task, *(on_part(method, fraction) for method in GAINS[gain]))
-    text = with_interval(list(_gains(rows, task, gain, fraction).values()))
-    return f"{text}, {lost} diverged" if lost else text
+def _pair(gain: str, fraction: float) -> tuple[str, str]:
+    """The methods without and with, on a part."""
+    without, better = GAINS[gain]
+    return on_part(without, fraction), on_part(better, fraction)
 
 
 def _gains(rows: Sequence[PartScore], task: str, gain: str, fraction: float) -> dict[int, float]:
     """Seed -> gain."""
-    return gains_of(rows, task, *(on_part(method, fraction) for method in GAINS[gain]))
+    return gains_of(rows, task, *_pair(gain, fraction))
 
 
 def gain_curves(rows: Sequence[PartScore], task: str) -> list[plots.Curve]:

@@ -32,6 +32,12 @@ class Lab:
         """Seeds of the trainings that are reported."""
         return range(1, 1 + self.seeds)
 
+    @property
+    def reported_in_words(self) -> str:
+        """ "training seed 1", "training seeds 1 to 3"."""
+        first, last = self.reported[0], self.reported[-1]
+        return f"training seed {first}" if first == last else f"training seeds {first} to {last}"
+
     def data(self, task: str) -> Data | None:
         """What stands for a task here; None where nothing does."""
         if self.source.kind == "local" and task in MAZE2D:

@@ -227,16 +227,22 @@ def gain_table(
     scores: Sequence[Score], tasks: Sequence[str], pairs: Sequence[tuple[str, str]], note: str = ""
 ) -> Table:
     """What the second method of each pair has over the first, runs of the same seed beside each other."""
-    rows = []
-    for task in tasks:
-        cells = []
-        for base, better in pairs:
-            gains = list(gains_of(scores, task, base, better).values())
-            count = f", {sum(gain > 0 for gain in gains)} of {len(gains)} up" if gains else ""
-            lost = lost_of(scores, task, base, better)
-            cells.append(with_interval(gains) + count + (f", {lost} diverged" if lost else ""))
-        rows.append([task, *cells])
+    rows = [[task, *(gain_cell(scores, task, *pair, count=True) for pair in pairs)] for task in tasks]
     return Table(["task", *(f"{better} - {base}" for base, better in pairs)], rows, note=note)
+
+
+def gain_cell(scores: Sequence[Score], task: str, base: str, better: str, *, count: bool = False) -> str:
+    """What the second method has over the first, with its interval and how many seeds diverged.
+
+    Args:
+        count: also tell in how many seeds it is above 0.
+    """
+    gains = list(gains_of(scores, task, base, better).values())
+    text = with_interval(gains)
+    if count and gains:
+        text += f", {sum(gain > 0 for gain in gains)} of {len(gains)} up"
+    lost = lost_of(scores, task, base, better)
+    return f"{text}, {lost} diverged" if lost else text
 
 
 def setting_table(scores: Sequence[Score], tasks: Sequence[str], methods: Sequence[str]) -> Table:

@@ -108,9 +108,7 @@ def run_study(
 
 def label_of(lab: Lab, plan: StudyPlan) -> str:
     """Of what the numbers are, in a sentence or two."""
-    first, last = lab.reported[0], lab.reported[-1]
-    seeds = f"seed {first}" if first == last else f"seeds {first} to {last}"
-    text = f"Budget {lab.budget.name}, data {lab.source.kind}, training {seeds}."
+    text = f"Budget {lab.budget.name}, data {lab.source.kind}, {lab.reported_in_words}."
     return f"{text} Without {', '.join(plan.absent)}, whose data are not here." if plan.absent else text
 
 

@@ -9,12 +9,7 @@ from dtag_fast.experiments.plots import Curve, learning_curves
 from dtag_fast.experiments.reproduction import critic_study, steps_study
 from dtag_fast.experiments.reproduction.figures import over_steps
 from dtag_fast.experiments.reproduction.lab import Lab
-from dtag_fast.experiments.reproduction.scores import (
-    Goal,
-    Score,
-    gains_of,
-    with_interval,
-)
+from dtag_fast.experiments.reproduction.scores import NONE, Goal, Score, gain_cell, gains_of
 from dtag_fast.experiments.reproduction.study import Findings, Study
 from dtag_fast.experiments.reproduction.trainings import Training
 from dtag_fast.experiments.tables import Table
@@ -65,11 +60,12 @@ def report(scores: Sequence[Score], tasks: Sequence[str]) -> Findings:
     rows, panels, saved, kept = [], {}, [], []
     for task, lr in product(tasks, LR):
         for n in STEPS:
-            gains = [gains_of(scores, task, BASE, method(gate, lr, n)) for gate in GATES]
-            if not all(gains):
+            cells = [gain_cell(scores, task, BASE, method(gate, lr, n)) for gate in GATES]
+            if set(cells) == {NONE}:
                 continue
-            rows.append([task, f"{lr:g}", str(n), *(with_interval(list(g.values())) for g in gains)])
-            if n == STEPS[-1]:
+            rows.append([task, f"{lr:g}", str(n), *cells])
+            gains = [gains_of(scores, task, BASE, method(gate, lr, n)) for gate in GATES]
+            if n == STEPS[-1] and all(gains):
                 free, *gated = (fmean(g.values()) for g in gains)
                 if free < 0:
                     saved += [gain >= 0 for gain in gated]

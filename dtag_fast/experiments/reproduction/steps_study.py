@@ -9,7 +9,7 @@ from dtag_fast.experiments.claims import on_most
 from dtag_fast.experiments.plots import Curve, learning_curves
 from dtag_fast.experiments.reproduction.figures import over_steps
 from dtag_fast.experiments.reproduction.lab import POLICIES, Lab
-from dtag_fast.experiments.reproduction.scores import NONE, Goal, Score, gains_of
+from dtag_fast.experiments.reproduction.scores import NONE, Goal, Score, gains_of, lost_of
 from dtag_fast.experiments.reproduction.study import Findings, Study
 from dtag_fast.experiments.reproduction.tasks import MAZE2D
 from dtag_fast.experiments.tables import Table
@@ -54,10 +54,13 @@ def report(scores: Sequence[Score], tasks: Sequence[str]) -> Findings:
     for task, name in product(tasks, POLICIES):
         for select in selections(name):
             gains = {lr: _gains(scores, task, name, select, lr) for lr in LR}
-            gains = {lr: found for lr, found in gains.items() if found}
             for lr, found in gains.items():
-                shape = _shape(found)
-                rows.append([task, name, select, f"{lr:g}", *shape.cells(found)])
+                lost = lost_of(scores, task, name, *(_method(name, select, lr, n) for n in STEPS))
+                if not found and not lost:
+                    continue
+                rows.append([task, name, select, f"{lr:g}", *_cells(found, lost)])
+                if not found:
+                    continue
                 if select == "best" and (adds := _later_steps_add(found)) is not None:
                     diminish.append(not adds)
                 if select == "last" and lr == LR[-1] and STEPS[-1] in found:
@@ -99,11 +102,16 @@ class _Shape:
     enough: int
     below: int | None
 
-    def cells(self, gains: dict[int, float]) -> list[str]:
-        shown = [f"{gains[n]:+.1f}" if n in gains else NONE for n in SHOWN]
-        enough = str(self.enough) if self.gain > 0 else NONE
-        below = NONE if self.below is None else str(self.below)
-        return [str(self.best), f"{self.gain:+.1f}", enough, *shown, below]
+
+def _cells(gains: dict[int, float], lost: int) -> list[str]:
+    """From the best n on, of gains by n and the number of training seeds that diverged."""
+    shown = [f"{gains[n]:+.1f}" if n in gains else NONE for n in SHOWN]
+    if not gains:
+        return [NONE, f"{NONE}, {lost} diverged", NONE, *shown, NONE]
+    shape = _shape(gains)
+    gain = f"{shape.gain:+.1f}" + (f", {lost} diverged" if lost else "")
+    enough = str(shape.enough) if shape.gain > 0 else NONE
+    return [str(shape.best), gain, enough, *shown, NONE if shape.below is None else str(shape.below)]
 
 
 def _shape(gains: dict[int, float]) -> _Shape:

@@ -68,6 +68,19 @@ def test_steps_table_and_claims(monkeypatch):
     assert axes.get_title() == f"{TASK}, RF, best" and axes.get_xscale() == "symlog"
 
 
+def test_what_diverged_keeps_its_row_in_the_table_of_steps(monkeypatch):
+    monkeypatch.setattr(steps_study, "STEPS", (1, 10))
+    monkeypatch.setattr(steps_study, "LR", (0.01, 0.1))
+    monkeypatch.setattr(steps_study, "SHOWN", (10,))
+    table = {(TASK, "DT"): (10.0, 20.0)}
+    table |= {(TASK, _method("DT", "best", 0.01, n)): (10.0 + n, None) for n in (1, 10)}
+    table |= {(TASK, _method("DT", "best", 0.1, n)): (None, None) for n in (1, 10)}
+    assert steps_study.report(scores_of(table), [TASK]).tables["steps"].rows == [
+        [TASK, "DT", "best", "0.01", "10", "+10.0, 1 diverged", "10", "+10.0", "-"],
+        [TASK, "DT", "best", "0.1", "-", "-, 2 diverged", "-", "-", "-"],
+    ]
+
+
 def test_without_numbers_there_is_an_empty_table_and_no_claim_holds():
     found = steps_study.report([], [TASK])
     assert found.tables["steps"].rows == [] and not any(claim.holds for claim in found.claims)
@@ -127,6 +140,16 @@ def test_gates_stand_beside_each_other():
         f"{TASK}, step size 0.1",
     ]
     assert gate_study.report([], [TASK]).tables["gates"].rows == []
+
+
+def test_what_diverged_keeps_its_row_in_the_table_of_gates():
+    table = {(TASK, "RF"): (10.0, 20.0)}
+    values = {None: (7.0, None), 0.99: (None, None), 0.9: (12.0, 22.0)}
+    table |= {(TASK, gate_study.method(gate, 0.1, 100)): of_seeds for gate, of_seeds in values.items()}
+    found = gate_study.report(scores_of(table), [TASK])
+    (row,) = found.tables["gates"].rows
+    assert row[1:] == ["0.1", "100", "-3.0, 1 diverged", "-, 2 diverged", "+2.0 (+2.0 to +2.0)"]
+    assert not any(claim.holds for claim in found.claims)
 
 
 def test_small_run_with_gates(tmp_path, monkeypatch):

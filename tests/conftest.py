@@ -1,7 +1,8 @@
 """One torch thread per process, as those of several fight for the cores; without a GPU, Triton's interpreter.
 
 Both are read at the first import of torch and Triton, so they are set before any test module is. Lets the
-tests import the modules of this folder. --first-cases runs every test function once.
+tests import the modules of this folder, and those of `tools`, also where `pytest` and not `python -m pytest`
+runs them. --first-cases runs every test function once.
 """
 
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1]))  # last: what is installed comes before what lies here
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def keep(folder: Path, kept: Path) -> list[Path]:
-    """Copy a suite's results and PNG figures; returns the copies. What each seed of a suite of seeds gave is
-    left out: its tables are there, and the rest is made in minutes.
+    """Copy a suite's results and PNG figures; returns the copies. Of what each seed of a suite of seeds gave
+    only the seeds are kept: its tables are there, and the rest is made in minutes.
 
     Args:
         folder: of the suite, named as it is. kept: where copies go.
@@ -35,7 +35,8 @@ def keep(folder: Path, kept: Path) -> list[Path]:
     for source, target in copies.items():
         shutil.copyfile(source, target)
     found = json.loads(results.read_text())
-    found.pop("seeds", None)
+    if seeds := found.pop("seeds", None):
+        found["training_seeds"] = [each["seed"] for each in seeds]
     summary = kept / f"{folder.name}.json"
     summary.write_text(json.dumps(found, indent=1) + "\n")
     return [summary, *copies.values()]

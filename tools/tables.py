@@ -131,9 +131,7 @@ def suite(file: Path, part: str = "table") -> str:
     result = json.loads(file.read_text())
     about = SUITES.get(result["suite"])
     if part == "claims":
-        anew = about is not None and "seeds" in result
-        claims = map(asdict, about.claims(result["seeds"])) if anew else result["claims"]
-        rows = [(c["text"], "yes" if c["holds"] else "**no**", c["measured"]) for c in claims]
+        rows = [(c["text"], "yes" if c["holds"] else "**no**", c["measured"]) for c in _claims(result)]
         return Table(("claim", "holds", "measured"), rows, text_columns=3).markdown()
     if about is not None and part == "table" and "seeds" in result:
         return "\n\n".join(table.markdown() for table in about.tables(result["seeds"]).values())
@@ -141,6 +139,32 @@ def suite(file: Path, part: str = "table") -> str:
         known = ", ".join(("claims", *result.get("tables", ("table",))))
         raise ValueError(f"suite: expected one of {known} after {file.name}, got {part}")
     return Table(**result["tables"][part]).markdown()
+
+
+def suites(*files: Path) -> str:
+    """Of results of suites: the data and training seeds of each, and how many of its claims hold."""
+    rows = []
+    for file in files:
+        result = json.loads(file.read_text())
+        claims = _claims(result)
+        seeds = len(result.get("training_seeds") or result.get("seeds", ()))
+        rows.append(
+            (
+                f"[{result['suite']}](#{result['suite']})",
+                ", ".join(result.get("tasks", ())) or "made by the suite",
+                str(seeds or "-"),
+                f"{sum(c['holds'] for c in claims)} of {len(claims)}",
+            )
+        )
+    return markdown(("suite", "data", "training seeds", "claims that hold"), rows)
+
+
+def _claims(result: dict) -> list[dict]:
+    """Of a suite's results; made anew where it has what each seed gave."""
+    about = SUITES.get(result["suite"])
+    if about is not None and "seeds" in result:
+        return [asdict(claim) for claim in about.claims(result["seeds"])]
+    return result["claims"]
 
 
 def cuda_resources(file: Path) -> str:
@@ -353,6 +377,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "finetuning": finetune_results.table,
     "benchmarks": benchmarks,
     "suite": suite,
+    "suites": suites,
     "cuda_resources": cuda_resources,
     "triton_resources": triton_resources,
     "attention_resources": attention_resources,

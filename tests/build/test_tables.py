@@ -111,6 +111,23 @@ def test_a_suite_of_trainings_gives_the_tables_it_kept(make_tables, root):
     assert "| it gains | **no** | on 0 of 1 |" in (root / "docs/page.md").read_text()
 
 
+def test_the_suites_with_their_data_and_how_many_claims_hold(make_tables, root):
+    claims = [{"text": "it gains", "holds": holds, "measured": ""} for holds in (True, False, True)]
+    about = {
+        "gym": {"tasks": ["a", "b"], "training_seeds": [1, 2]},
+        "toy": {"training_seeds": [0]},
+        "other": {},
+    }
+    for name, content in about.items():
+        (root / f"docs/{name}.json").write_text(json.dumps({"suite": name, "claims": claims} | content))
+    document(root, "suites docs/gym.json docs/toy.json docs/other.json")
+    assert make_tables.main([], root) == 0
+    text = (root / "docs/page.md").read_text()
+    assert "| [gym](#gym) | a, b | 2 | 2 of 3 |" in text
+    assert "| [toy](#toy) | made by the suite | 1 | 2 of 3 |" in text
+    assert "| [other](#other) | made by the suite | - | 2 of 3 |" in text
+
+
 @pytest.mark.parametrize(
     ("mark", "reason"),
     [

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,13 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from dtag_fast.ops.watch import structure_of
-
 from . import inputs, options
 from .backends import BACKENDS, PRECISIONS
-from .binding import Binding, Critic, Lowering, tensors_of
-from .cache import WeakCache
-from .clean_thread import in_clean_thread
+from .binding import Binding, Critic, tensors_of
+from .bindings import Bindings
 from .compiled import call_operator, register
 from .device_copies import DeviceCopies
 from .executor import PreparedCall
@@ -28,7 +23,6 @@ from .info import allocate, to_info
 from .options import Variant
 from .program import CriticProgram
 from .row_numbers import Numbers
-from .streams import streams_of
 
 
 class DefaultBounds(NamedTuple):
@@ -39,9 +33,6 @@ class DefaultBounds(NamedTuple):
 
 
 DEFAULT_BOUNDS = DefaultBounds()
-
-_lowerings = WeakCache()
-_warned = WeakCache()
 
 
 class Refiner:
@@ -137,7 +128,6 @@ class Refiner:
     ) -> None:
         self._critic = critic
         self._invariant = batch_invariant
-        self._kernel = "tiles" if batch_invariant else None
         self.steps, self.lr = inputs.check_steps(steps), inputs.check_lr(lr)
         self.scale = inputs.check_scale(scale)
         shared, self.radius = options.split_radius(radius)
@@ -155,7 +145,19 @@ class Refiner:
         self.precision = precision or torch.get_float32_matmul_precision()
         self.backend, self.return_info = backend, return_info
         self._lock = threading.RLock()
-        self._bindings: dict[tuple, Binding] = {}
+        self._bindings = Bindings(
+            critic,
+            self._options,
+            bounds,
+            self._lock,
+            setting=self.precision,
+            wanted=backend,
+            steps=self.steps,
+            lr=self.lr,
+            scale=self.scale,
+            prior=self.prior,
+            cpu_kernel="tiles" if batch_invariant else None,
+        )
         self._copies = DeviceCopies()
         self._prepared: PreparedCall | None = None
         self.handle = register(self)
@@ -201,68 +203,12 @@ class Refiner:
         with self._lock:
             for alone in self._alone.values():
                 alone.refresh()
-            parts = self._critic.parts()
-            structure = () if self._critic.is_program else structure_of(parts)
-            for binding in self._bindings.values():
-                if binding.lowering.structure == structure:
-                    binding.update()
-                    continue
-                _lowerings.drop(parts)  # other layers than were traced: start anew
-                self._bindings.clear()
+            if self._bindings.refresh():
                 self._prepared = None
-                break
 
     def binding(self, state_dim: int, action_dim: int, device: torch.device) -> Binding:
         """The executor for these dimensions with the critic's present numbers."""
-        key = (state_dim, action_dim, device, self._critic.modes())
-        binding = self._bindings.get(key)
-        if binding is not None and (binding.watch is None or not binding.watch.changed()):
-            return binding
-        with self._lock:
-            binding = self._bindings.get(key)
-            if binding is None:
-                binding = self._bindings[key] = self._bind(*key)
-            elif binding.watch is not None and binding.watch.changed():
-                binding.update()
-        return binding
-
-    def _bind(
-        self, state_dim: int, action_dim: int, device: torch.device, modes: tuple[bool, ...]
-    ) -> Binding:
-        streams_of(device).refuse_capture(
-            "the critic is prepared for the first time: call the Refiner with this batch before"
-        )
-        parts = self._critic.parts()
-        key = (state_dim, action_dim, device, modes)
-        lowering = _lowerings.get(parts, key)
-        if lowering is None:
-            lowering = in_clean_thread(lambda: Lowering(self._critic, state_dim, action_dim))
-            _lowerings.put(parts, key, lowering)
-        bounds = options.parse_bounds(self._bounds, action_dim)
-        low, high = (None, None) if bounds is None else (b.astype(np.float32) for b in bounds)
-        binding = Binding(
-            self._critic,
-            lowering,
-            replace(self._options, low=low, high=high),
-            device,
-            setting=self.precision,
-            wanted=self.backend,
-            steps=self.steps,
-            lr=self.lr,
-            scale=self.scale,
-            prior=self.prior,
-            cpu_kernel=self._kernel,
-        )
-        binding.bounds = bounds
-        if binding.choice.backend == "torch" and self.backend is None and _warned.get(parts, "slow") is None:
-            _warned.put(parts, "slow", True)
-            warnings.warn(
-                "refine: this critic runs on the slow autograd reference, because "
-                f"{binding.choice.slow_reason}",
-                RuntimeWarning,
-                stacklevel=6,
-            )
-        return binding
+        return self._bindings.of(state_dim, action_dim, device)
 
     def run(
         self,
@@ -450,7 +396,7 @@ class Refiner:
         if not self._lock.acquire(blocking=False):
             return  # another thread packs or traces, which takes longer than one more call of this kind
         try:  # the numbers in use are those seen, and stay so until the call is made
-            modes = next((key[-1] for key, other in self._bindings.items() if other is binding), None)
+            modes = self._bindings.modes_of(binding)
             if modes is None or binding.watch.changed():
                 return  # since the call another structure was found, or the critic trained
             modules = self._critic.refs if self._critic.has_modes else ()

@@ -199,7 +199,7 @@ def test_shapes_seen_before_stay_prepared():
 
 def test_calls_of_another_plan_are_not_kept():
     refiner, other = prepared(rows=4), prepared(rows=5)
-    (binding,) = refiner._bindings.values()
+    (binding,) = refiner._bindings
     seen = binding.watch.seen((), ())
     call = binding.executor.prepare_call((9, S), (9, A), seen, False, other._prepared)
     assert call(*inputs(9), None) is not None and call(*inputs(5), None) is None

@@ -69,7 +69,7 @@ def refiner_of(critic, **settings):
 
 
 def executor_of(refiner):
-    (binding,) = refiner._bindings.values()
+    (binding,) = refiner._bindings
     return binding.executor
 
 

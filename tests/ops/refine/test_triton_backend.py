@@ -96,7 +96,7 @@ def test_new_weights_are_taken_at_the_same_addresses():
     refiner = dtag_fast.Refiner(critic, backend="triton", steps=2, lr=0.1)
     states, actions = torch.randn(3, 17, device=DEVICE), torch.rand(3, 6, device=DEVICE) * 2 - 1
     before = refiner(states, actions)
-    (binding,) = refiner._bindings.values()
+    (binding,) = refiner._bindings
     weights = binding.executor._weights
     addresses = weights.vectors.data_ptr(), weights.matrices.data_ptr()
     with torch.no_grad():

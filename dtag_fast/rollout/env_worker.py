@@ -4,7 +4,7 @@ A child is a Python of its own that runs one `Environments` over its share of th
 actions, rewards and flags lie in memory that parent and children have mapped; a step is one byte to each
 child through a socket and one byte back. A child that dies closes its socket, which its parent sees at once;
 a parent that dies closes its own, upon which the children end. Semaphores would halve the hand-shake (2 us in
-place of 5 where nothing is stepped, 2-core Intel Xeon, Sapphire Rapids) and tell neither.
+place of 5 where nothing is stepped, 2-core Intel Xeon with AMX) and tell neither.
 
 Children are started by their command line and not by `multiprocessing`, which would run the user's script in
 each of them once more.

@@ -221,8 +221,8 @@ class _Episodes:
     """Episodes of one environment, one after the other, for a policy of one rollout.
 
     It steps the environment itself: `Environments` of one slot keeps faults and looks for numbers that are
-    not finite, 8 us a step that a control loop does not have (CartPole-v1, 2-core Intel Xeon, Sapphire
-    Rapids: 9 and 17 us).
+    not finite, 8 us a step that a control loop does not have (CartPole-v1, 2-core Intel Xeon with AMX:
+    9 and 17 us).
 
     Attributes:
         observation: (1, S) float32, what the policy sees next.

@@ -3,7 +3,7 @@
 The rule: in this process, unless two cores or more (and one for each of the policy's threads) are left beside
 these, stepping the environments there makes a step of all slots at least `GAIN` times as fast, and that saves
 at least twice the time the children take to start. A step is timed, the rest are constants, measured on a
-2-core Intel Xeon (Sapphire Rapids) that was busy with other work.
+2-core Intel Xeon (AVX-512, AMX) that was busy with other work.
 """
 
 import os

@@ -5,7 +5,7 @@ from typing import Any
 MAZE_SECONDS = 5e-5  # a step of the walk through a maze
 EPISODE_SECONDS = 0.15  # a thousand steps of one environment among many, with the policy's share
 
-# seconds of an update on one core of a 2-core Intel Xeon (Sapphire Rapids) while the other works: medians
+# seconds of an update on one core of a 2-core Intel Xeon (AVX-512, AMX) while the other works: medians
 # of the suites' own trainings, with widths of the small budget for sequence models (K=5, d=64, 2 layers,
 # 64 windows), published ones for all else
 _UPDATE_SECONDS = {"bc": 0.0016, "dt": 0.012, "reinformer": 0.018, "adt": 0.013, "edt": 0.017, "qt": 0.035}

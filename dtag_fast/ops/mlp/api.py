@@ -15,7 +15,7 @@ from . import cpu, reference
 from .layer import Layer, norm_eps, tensors
 
 Backend = Literal["compiled", "reference"]
-# With gradients. CQL's 7,680 rows took 1.6 times as long as by operators (Sapphire Rapids, one core).
+# With gradients. CQL's 7,680 rows took 1.6 times as long as by operators (Intel Xeon with AMX, one core).
 MOST_ROWS = 2048
 
 

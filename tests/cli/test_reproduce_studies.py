@@ -67,8 +67,9 @@ def test_a_dry_run_prints_plan_cost_and_absent_tasks_and_writes_nothing(reproduc
     assert out.count("Without ") == 8
     # BC, DT, RF, DT+PG, RF+PG, AWAC, IQL of seeds 0 to 3; BC, AWAC and RF+PG choose nothing
     assert "trainings: 25, of which 25 are missing, about " in out
-    # per seed DT and RF with and without AG, DT+PG, RF+PG, BC, AWAC, IQL; RF alone asks for no return
-    assert "evaluations: 24, of which 24 are missing, about " in out
+    # per seed DT and RF with and without AG, DT+PG, RF+PG, BC, AWAC, IQL; RF alone asks for no return; of
+    # seeds 1 to 3 those that choose for DT and RF, and what these are reported by
+    assert "evaluations: 36, of which 36 are missing, about " in out
     assert " of one core, into results/runs.\n" in out and out.endswith("Nothing was run.\n")
 
 
@@ -102,12 +103,14 @@ def test_results_tables_and_figures(whole):
     assert (results["suite"], results["data"], results["tasks"]) == ("gym", "local", ["hopper-medium"])
     assert len(results["absent"]) == 8 and results["training_seeds"] == [1] and results["older_pieces"] == 0
     assert str(whole) not in json.dumps(results)
-    assert {(row["method"], row["seed"]) for row in results["rows"]} == {
-        (method, 1) for method in ("BC", "DT", "RF", "DT+PG", "RF+PG", "AWAC", "IQL", "DT+AG", "RF+AG")
-    }
+    methods = {"BC", "DT", "RF", "DT+PG", "RF+PG", "AWAC", "IQL", "DT+AG", "RF+AG"}
+    methods |= {"DT own", "RF own", "DT+AG own", "RF+AG own"}
+    assert {(row["method"], row["seed"]) for row in results["rows"]} == {(method, 1) for method in methods}
     assert all(row["score"] is not None and row["episodes"] == 2 for row in results["rows"])
     tables = {
-        f"tables/{name}.{kind}" for name in ("scores", "gains", "settings") for kind in ("md", "csv", "tex")
+        f"tables/{name}.{kind}"
+        for name in ("scores", "gains", "settings", "own-gains", "own-settings")
+        for kind in ("md", "csv", "tex")
     }
     assert files_of(whole / "out") == {"results.json", "figures/scores.png", "figures/scores.svg"} | tables
     with open(whole / "out/tables/scores.csv", newline="") as file:
@@ -155,7 +158,7 @@ def test_a_piece_that_fails_costs_its_own_numbers_and_the_exit_code(whole, repro
     monkeypatch.setitem(budget.BUDGETS, "small", replace(TINY, changes=changes))
     code, out, _ = reproduce(*words(tmp_path))
     assert code == 1 and "failed: trainings/hopper-medium-awac-s1-" in out and "no_such_setting" in out
-    assert out.count("failed: ") == 1 and "1 of 9 numbers are missing." in out
+    assert out.count("failed: ") == 1 and "1 of 13 numbers are missing." in out
     rows = [json.loads((folder / "out/results.json").read_text())["rows"] for folder in (tmp_path, whole)]
     assert rows[0] == [row for row in rows[1] if row["method"] != "AWAC"]
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from dtag_fast.experiments.claims import Claim, on_most
-from dtag_fast.experiments.reproduction import quoted
+from dtag_fast.experiments.reproduction import own_choice, quoted
 from dtag_fast.experiments.reproduction.figures import dots
 from dtag_fast.experiments.reproduction.lab import POLICIES, Lab
 from dtag_fast.experiments.reproduction.scores import (
@@ -20,12 +20,14 @@ from dtag_fast.experiments.reproduction.tasks import GYM, MAZE2D
 
 Q_WEIGHT = 1.0  # of the policy-gradient term beside a squared error per action dimension
 METHODS = ("BC", "DT", "RF", "DT+PG", "RF+PG", "AWAC", "IQL", "DT+AG", "RF+AG")
+METHODS += tuple(map(own_choice.refined, POLICIES))
 PAIRS = (("DT", "DT+AG"), ("RF", "RF+AG"), ("DT", "DT+PG"), ("RF", "RF+PG"))
 QUOTED = ("BC", "DT", "AWAC", "IQL")
 
 NOTE = (
     "Normalised scores of the last checkpoint, mean ± standard deviation over trainings. RF: Reinformer; "
-    "PG: a term of Q in the training loss; AG: Action Gradient. Columns that name a source are quoted: their "
+    "PG: a term of Q in the training loss; AG: Action Gradient, own: its setting chosen on the checkpoint "
+    "itself, not on the tuning seed. Columns that name a source are quoted: their "
     "data, sizes and simulators are others, so they enter no comparison."
 )
 GAIN_NOTE = "Normalised scores: mean and 95 % interval by Student's t over training seeds, seed by seed."
@@ -39,9 +41,11 @@ def goals(lab: Lab, tasks: Sequence[str]) -> list[Goal]:
             iql = lab.training(task, "iql", seed)
             gradient = {"critic": iql, "q_weight": Q_WEIGHT}
             for name, algorithm in POLICIES.items():
-                both = lab.refined(lab.training(task, algorithm, seed), iql)
+                imitator = lab.training(task, algorithm, seed)
+                both = lab.refined(imitator, iql)
                 found.append(Goal(task, name, seed, both))
                 found.append(Goal(task, f"{name}+AG", seed, both, row="refined"))
+                found += own_choice.goals(lab, task, name, imitator, iql)
                 policy = lab.training(task, algorithm, seed, **gradient)
                 found.append(Goal(task, f"{name}+PG", seed, lab.plain(policy)))
             for name, policy in (
@@ -70,9 +74,13 @@ def report_with(
                 "scores": score_table(scores, tasks, METHODS, others, all_tasks, note=NOTE),
                 "gains": gain_table(scores, tasks, PAIRS, note=GAIN_NOTE),
                 "settings": setting_table(scores, tasks, ("DT", "RF", "DT+AG", "RF+AG")),
+                **own_choice.tables(scores, tasks, tuple(POLICIES)),
             },
             figures={"scores": dots(scores, tasks, METHODS)},
-            claims=[raises(scores, tasks, name, f"{name}+AG") for name in ("DT", "RF")],
+            claims=[
+                *(raises(scores, tasks, name, f"{name}+AG") for name in POLICIES),
+                own_choice.claim(scores, tasks, tuple(POLICIES)),
+            ],
         )
 
     return report

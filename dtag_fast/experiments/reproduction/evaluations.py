@@ -31,8 +31,8 @@ class Evaluation(Work):
         episodes: of each setting and target. seed: of the first one.
         history_lengths, candidates: as `evaluate` takes them.
         gate: quantile of `training.gated` over the critic's data; None for no gate.
-        chosen_by: evaluations, of other training seeds and episodes, whose best setting of Action Gradient is
-            added to `settings`, and whose best target return for the plain policy is asked for.
+        chosen_by: evaluations of other episodes, mostly of other training seeds, whose best setting of Action
+            Gradient is added to `settings`, and whose best target return for the plain policy is asked for.
     """
 
     policy: Training

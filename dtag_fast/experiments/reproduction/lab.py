@@ -86,12 +86,15 @@ class Lab:
         policy: Training,
         critic: Training,
         settings: tuple[AGSetting, ...] | None = None,
+        *,
+        own: bool = False,
         **options: Any,
     ) -> Evaluation:
         """The policy alone and with the setting of Action Gradient that is best for the tuning seed.
 
         Args:
             settings: to choose from; None for the budget's n and step sizes.
+            own: choose, by the same episodes, on this policy and critic in place of the tuning seed's.
         """
         settings = (AGSetting(), *(self.step_sizes() if settings is None else settings))
         return Evaluation(
@@ -99,7 +102,7 @@ class Lab:
             critic,
             episodes=self.budget.episodes,
             seed=FIRST_EPISODE,
-            chosen_by=(self._tuning(policy, critic, settings, options),),
+            chosen_by=(self._tuning(policy, critic, settings, options, own),),
             **options,
         )
 
@@ -122,10 +125,13 @@ class Lab:
         """Action Gradient with every step size of the budget."""
         return tuple(grid((self.budget.ag_steps,), self.budget.ag_lr, **options))
 
-    def _tuning(self, policy, critic, settings, options) -> Evaluation:
+    def _tuning(self, policy, critic, settings, options, own=False) -> Evaluation:
+        if not own:
+            policy = self._for_tuning(policy)
+            critic = None if critic is None else self._for_tuning(critic)
         return Evaluation(
-            self._for_tuning(policy),
-            None if critic is None else self._for_tuning(critic),
+            policy,
+            critic,
             settings,
             episodes=self.budget.tuning_episodes,
             seed=FIRST_TUNING_EPISODE,

@@ -245,17 +245,21 @@ def gain_cell(scores: Sequence[Score], task: str, base: str, better: str, *, cou
     return f"{text}, {lost} diverged" if lost else text
 
 
-def setting_table(scores: Sequence[Score], tasks: Sequence[str], methods: Sequence[str]) -> Table:
-    """Which setting was chosen for each task and method on the tuning seed, and what it gained there over the
-    policy alone; an optimizer stands in the name of its method."""
+def setting_table(
+    scores: Sequence[Score], tasks: Sequence[str], methods: Sequence[str], note: str = SETTING_NOTE
+) -> Table:
+    """Which setting was chosen for each task and method, and what it gained over the policy alone where it
+    was chosen; one for each training seed where they differ. An optimizer stands in the name of its method.
+    """
 
     def chosen(task: str, method: str) -> str:
+        found = []
         for s in scores:
             if (s.task, s.method) == (task, method) and s.diverged is None:
                 asked = "" if s.target_return is None else f", return {s.target_return:g}"
                 gained = "" if s.tuning_gain is None else f" ({s.tuning_gain:+.1f})"
-                return _OPTIMIZER.sub("", s.setting) + asked + gained
-        return NONE
+                found.append(_OPTIMIZER.sub("", s.setting) + asked + gained)
+        return "; ".join(dict.fromkeys(found)) or NONE
 
     rows = [[task, *(chosen(task, method) for method in methods)] for task in tasks]
-    return Table(["task", *methods], rows, note=SETTING_NOTE, text_columns=99)
+    return Table(["task", *methods], rows, note=note, text_columns=99)

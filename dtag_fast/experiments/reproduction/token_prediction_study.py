@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from dtag_fast.experiments.claims import Claim, on_most
+from dtag_fast.experiments.reproduction import own_choice
 from dtag_fast.experiments.reproduction.figures import dots
 from dtag_fast.experiments.reproduction.lab import Lab
 from dtag_fast.experiments.reproduction.scores import (
@@ -42,6 +43,7 @@ def goals(lab: Lab, tasks: Sequence[str]) -> list[Goal]:
                 both = lab.refined(policy, iql, **options)
                 found.append(Goal(task, name, seed, both))
                 found.append(Goal(task, f"{name}+AG", seed, both, row="refined"))
+                found += own_choice.goals(lab, task, name, policy, iql, **options)
     return found
 
 
@@ -62,9 +64,13 @@ def report(scores: Sequence[Score], tasks: Sequence[str]) -> Findings:
             "gains": gain_table(scores, tasks, pairs + both),
             "gains-of-ag": gain_table(scores, tasks, added),
             "settings": setting_table(scores, tasks, [m for m in METHODS if m.endswith("AG")]),
+            **own_choice.tables(scores, tasks, (BASELINE, *PREDICTORS)),
         },
         figures={"scores": dots(scores, tasks, METHODS)},
-        claims=[_both_are_best(scores, tasks, name) for name in PREDICTORS],
+        claims=[
+            *(_both_are_best(scores, tasks, name) for name in PREDICTORS),
+            own_choice.claim(scores, tasks, (BASELINE, *PREDICTORS)),
+        ],
     )
 
 

@@ -8,7 +8,7 @@ from statistics import fmean
 from dtag_fast.experiments import plots
 from dtag_fast.experiments.claims import Claim
 from dtag_fast.experiments.rank_correlation import rank_correlation
-from dtag_fast.experiments.reproduction.scores import NONE, Score, gains_of, with_interval
+from dtag_fast.experiments.reproduction.scores import NONE, Score, chosen_in_words, gains_of, with_interval
 from dtag_fast.experiments.reproduction.study import Findings
 from dtag_fast.experiments.tables import Table
 
@@ -20,6 +20,10 @@ NOTE = (
     "that followed; other actions: the same with the actions of other steps; explained: 1 - Var(G - Q) / "
     "Var(G); error: root mean square of Q - G, bias: its mean, both in standard deviations of G. gain: of "
     "Action Gradient over Reinformer in normalised score, with its 95 % interval by Student's t."
+)
+OWN_NOTE = (
+    "Gains as above. Own: by training seed, the step size is chosen on the same policy and critic, by "
+    "episodes that are not reported; in brackets what it gained on those."
 )
 RELATION_NOTE = (
     "Rank correlation over critics, each with its means over seeds. Below zero: the critic that errs less "
@@ -60,12 +64,18 @@ def refined_by(critic: str) -> str:
     return f"{REFINED} {critic}"
 
 
+def own_by(critic: str) -> str:
+    """The method whose setting is chosen on the critic and the policy that are reported."""
+    return f"{refined_by(critic)} own"
+
+
 @dataclass(frozen=True)
 class Judged:
     """A critic on a task, all seeds.
 
     Attributes:
         fits: of the critic. gains: of Action Gradient in score, by seed. refined: scores with it.
+        own_gains, own: the same with settings chosen on the critic itself.
     """
 
     task: str
@@ -73,6 +83,8 @@ class Judged:
     fits: list[CriticFit]
     gains: dict[int, float]
     refined: list[Score]
+    own_gains: dict[int, float]
+    own: list[Score]
 
     def mean(self, measure: Callable[[CriticFit], float | None]) -> float | None:
         """Over seeds; None where no seed has it."""
@@ -87,16 +99,12 @@ def judge(rows: Sequence[CriticFit | Score], tasks: Sequence[str]) -> list[Judge
     found = []
     for task in tasks:
         for name in dict.fromkeys(fit.method for fit in fits if fit.task == task):
-            method = refined_by(name)
-            found.append(
-                Judged(
-                    task,
-                    name,
-                    [fit for fit in fits if (fit.task, fit.method) == (task, name)],
-                    gains_of(scores, task, BASE, method),
-                    [score for score in scores if (score.task, score.method) == (task, method)],
-                )
-            )
+            mine = [fit for fit in fits if (fit.task, fit.method) == (task, name)]
+            by_method = []
+            for method in (refined_by(name), own_by(name)):
+                refined = [score for score in scores if (score.task, score.method) == (task, method)]
+                by_method += [gains_of(scores, task, BASE, method), refined]
+            found.append(Judged(task, name, mine, *by_method))
     return found
 
 
@@ -164,6 +172,16 @@ def critic_table(judged: Sequence[Judged]) -> Table:
     return Table(header, rows, text_columns=2, note=NOTE)
 
 
+def own_table(judged: Sequence[Judged]) -> Table:
+    """What settings gain that were chosen on each critic itself, beside those chosen on the tuning seed's."""
+    rows = []
+    for one in judged:
+        gains = [with_interval(list(found.values())) for found in (one.gains, one.own_gains)]
+        rows.append([one.task, one.critic, *gains, chosen_in_words(one.own)])
+    header = ["task", "critic", "gain", "gain, own", "AG, own"]
+    return Table(header, rows, text_columns=2, note=OWN_NOTE)
+
+
 def _cell(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f}"
 
@@ -216,7 +234,11 @@ def report(rows: Sequence[CriticFit | Score], tasks: Sequence[str]) -> Findings:
     """See `Study`."""
     judged = judge(rows, tasks)
     return Findings(
-        tables={"critics": critic_table(judged), "relation": relation_table(judged, tasks)},
+        tables={
+            "critics": critic_table(judged),
+            "own": own_table(judged),
+            "relation": relation_table(judged, tasks),
+        },
         figures={"gain-against-error": gain_against_error(judged, tasks)},
         claims=[smaller_error_larger_gain(judged, name) for name in MEASURES],
     )

@@ -245,6 +245,18 @@ def gain_cell(scores: Sequence[Score], task: str, base: str, better: str, *, cou
     return f"{text}, {lost} diverged" if lost else text
 
 
+def chosen_in_words(scores: Sequence[Score]) -> str:
+    """Settings, the returns asked for and in brackets what was gained where they were chosen; each once, of
+    trainings that did not diverge."""
+    found = []
+    for score in scores:
+        if score.diverged is None:
+            asked = "" if score.target_return is None else f", return {score.target_return:g}"
+            gained = "" if score.tuning_gain is None else f" ({score.tuning_gain:+.1f})"
+            found.append(_OPTIMIZER.sub("", score.setting) + asked + gained)
+    return "; ".join(dict.fromkeys(found)) or NONE
+
+
 def setting_table(
     scores: Sequence[Score], tasks: Sequence[str], methods: Sequence[str], note: str = SETTING_NOTE
 ) -> Table:
@@ -252,14 +264,8 @@ def setting_table(
     was chosen; one for each training seed where they differ. An optimizer stands in the name of its method.
     """
 
-    def chosen(task: str, method: str) -> str:
-        found = []
-        for s in scores:
-            if (s.task, s.method) == (task, method) and s.diverged is None:
-                asked = "" if s.target_return is None else f", return {s.target_return:g}"
-                gained = "" if s.tuning_gain is None else f" ({s.tuning_gain:+.1f})"
-                found.append(_OPTIMIZER.sub("", s.setting) + asked + gained)
-        return "; ".join(dict.fromkeys(found)) or NONE
-
-    rows = [[task, *(chosen(task, method) for method in methods)] for task in tasks]
+    rows = [
+        [task, *(chosen_in_words([s for s in scores if (s.task, s.method) == (task, m)]) for m in methods)]
+        for task in tasks
+    ]
     return Table(["task", *methods], rows, note=note, text_columns=99)

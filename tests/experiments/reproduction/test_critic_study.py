@@ -14,7 +14,12 @@ from dtag_fast.data.catalog import minari_root_at
 from dtag_fast.experiments.rank_correlation import rank_correlation
 from dtag_fast.experiments.reproduction.budget import FULL
 from dtag_fast.experiments.reproduction.critic_error import CriticError, measure, what_followed
-from dtag_fast.experiments.reproduction.critic_report import CriticFit, judge, smaller_error_larger_gain
+from dtag_fast.experiments.reproduction.critic_report import (
+    CriticFit,
+    judge,
+    own_table,
+    smaller_error_larger_gain,
+)
 from dtag_fast.experiments.reproduction.critic_study import HOLDOUT, STUDY, critics
 from dtag_fast.experiments.reproduction.scores import Goal, Score
 from dtag_fast.experiments.reproduction.work import Shelf
@@ -145,6 +150,16 @@ def test_the_claim_goes_by_ranks_within_tasks(gains, holds, mean):
     assert "-0.67" in claim.measured
 
 
+def test_gains_of_a_setting_of_the_critics_own_stand_beside_those_of_another():
+    rows = rows_of({"a": [0.1, 0.2]}, {"a": [2, 1]})
+    own = score("a", "RF+AG critic 0 own", 15)
+    table = own_table(judge([*rows, replace(own, setting="AG n=10 lr=0.1", tuning_gain=4.0)], ["a"]))
+    assert table.rows == [
+        ["a", "critic 0", "+2.0", "+5.0", "AG n=10 lr=0.1 (+4.0)"],
+        ["a", "critic 1", "+1.0", "-", "-"],
+    ]
+
+
 def test_two_critics_are_no_comparison():
     judged = judge(rows_of({"a": [0.1, 0.2]}, {"a": [2, 1]}), ["a"])
     assert not smaller_error_larger_gain(judged, "rank error (1 - correlation)").holds
@@ -168,7 +183,8 @@ def test_a_small_run(tmp_path):
     rows = json.loads((tmp_path / "out/results.json").read_text())["rows"]
     fits = {row["method"]: row for row in rows if "rank" in row}
     assert list(fits) == list(critics(TINY)) and all(fit["error"] > 0 for fit in fits.values())
-    assert {row["method"] for row in rows if "score" in row} == {"RF", *(f"RF+AG {name}" for name in fits)}
+    refined = {f"RF+AG {name}{own}" for name in fits for own in ("", " own")}
+    assert {row["method"] for row in rows if "score" in row} == {"RF"} | refined
 
     # Each training once, for the reported and for the tuning seed: one policy and the critics.
     assert plan.work.kinds()["trainings"][0] == 2 * (1 + len(fits))

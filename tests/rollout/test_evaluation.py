@@ -12,7 +12,7 @@ import pytest
 import torch
 from rounding import blas_rounds_rows_alike
 
-from dtag_fast.ops.refine import refiner
+from dtag_fast.ops.refine import bindings
 from dtag_fast.rollout import AGSetting, evaluate, grid, measure_latency
 from dtag_fast.rollout.reference import autograd_action_gradient, play_episode
 
@@ -253,8 +253,8 @@ def test_json_holds_everything(make_policy, critic, tmp_path):
 def test_critics_are_lowered_before_the_clock_starts(policy, critic, counting, monkeypatch):
     """It takes a second, which is none of the rollouts' time."""
     order = []
-    lower, step = refiner.Lowering, counting.CountingEnv.step
-    monkeypatch.setattr(refiner, "Lowering", lambda *args: order.append("lower") or lower(*args))
+    lower, step = bindings.Lowering, counting.CountingEnv.step
+    monkeypatch.setattr(bindings, "Lowering", lambda *args: order.append("lower") or lower(*args))
     monkeypatch.setattr(counting.CountingEnv, "step", lambda *args: order.append("step") or step(*args))
     settings = [AGSetting(), AGSetting(steps=1, lr=0.1), AGSetting(steps=1, lr=0.1, optimizer="adam")]
     evaluate(policy, critic=critic, settings=settings, episodes=1, workers=1)

@@ -20,10 +20,13 @@ from dtag_fast.experiments.reproduction.tasks import GYM, MAZE2D
 
 BASELINE = "DT"
 PREDICTORS = ("RF", "ADT", "EDT")  # Reinformer, Autotuned and Elastic Decision Transformer
-METHODS = tuple(m for name in (BASELINE, *PREDICTORS) for m in (name, f"{name}+AG"))
+METHODS = tuple(
+    method for name in (BASELINE, *PREDICTORS) for method in (name, f"{name}+AG", own_choice.refined(name))
+)
 NOTE = (
     "Normalised scores of the last checkpoint, mean ± standard deviation over trainings. DT is the baseline "
-    "without token prediction; RF, ADT and EDT predict the token that DT is told."
+    "without token prediction; RF, ADT and EDT predict the token that DT is told. Own: with the setting that "
+    "is best for the checkpoint itself, by episodes that are not reported; otherwise for the tuning seed."
 )
 
 

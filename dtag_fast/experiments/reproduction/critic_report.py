@@ -8,6 +8,7 @@ from statistics import fmean
 from dtag_fast.experiments import plots
 from dtag_fast.experiments.claims import Claim
 from dtag_fast.experiments.rank_correlation import rank_correlation
+from dtag_fast.experiments.reproduction import own_choice
 from dtag_fast.experiments.reproduction.scores import NONE, Score, chosen_in_words, gains_of, with_interval
 from dtag_fast.experiments.reproduction.study import Findings
 from dtag_fast.experiments.tables import Table
@@ -64,11 +65,6 @@ def refined_by(critic: str) -> str:
     return f"{REFINED} {critic}"
 
 
-def own_by(critic: str) -> str:
-    """The method whose setting is chosen on the critic and the policy that are reported."""
-    return f"{refined_by(critic)} own"
-
-
 @dataclass(frozen=True)
 class Judged:
     """A critic on a task, all seeds.
@@ -99,12 +95,18 @@ def judge(rows: Sequence[CriticFit | Score], tasks: Sequence[str]) -> list[Judge
     found = []
     for task in tasks:
         for name in dict.fromkeys(fit.method for fit in fits if fit.task == task):
-            mine = [fit for fit in fits if (fit.task, fit.method) == (task, name)]
-            by_method = []
-            for method in (refined_by(name), own_by(name)):
-                refined = [score for score in scores if (score.task, score.method) == (task, method)]
-                by_method += [gains_of(scores, task, BASE, method), refined]
-            found.append(Judged(task, name, mine, *by_method))
+            elsewhere, own = refined_by(name), own_choice.own(refined_by(name))
+            found.append(
+                Judged(
+                    task,
+                    name,
+                    fits=[fit for fit in fits if (fit.task, fit.method) == (task, name)],
+                    gains=gains_of(scores, task, BASE, elsewhere),
+                    refined=[score for score in scores if (score.task, score.method) == (task, elsewhere)],
+                    own_gains=gains_of(scores, task, BASE, own),
+                    own=[score for score in scores if (score.task, score.method) == (task, own)],
+                )
+            )
     return found
 
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from dtag_fast.experiments.reproduction import own_choice
 from dtag_fast.experiments.reproduction.budget import Budget
 from dtag_fast.experiments.reproduction.critic_error import CriticError
-from dtag_fast.experiments.reproduction.critic_report import BASE, CriticFit, own_by, refined_by, report
+from dtag_fast.experiments.reproduction.critic_report import BASE, CriticFit, refined_by, report
 from dtag_fast.experiments.reproduction.evaluations import read
 from dtag_fast.experiments.reproduction.lab import Lab
 from dtag_fast.experiments.reproduction.scores import Goal, Score, score_of
@@ -43,7 +44,7 @@ def goals(lab: Lab, tasks: Sequence[str]) -> list[Goal]:
                 refined = lab.refined(policy, critic)
                 found.append(Goal(task, refined_by(name), seed, refined, row="refined"))
                 own = lab.refined(policy, critic, own=True)
-                found.append(Goal(task, own_by(name), seed, own, row="refined"))
+                found.append(Goal(task, own_choice.own(refined_by(name)), seed, own, row="refined"))
     return found
 
 

@@ -31,21 +31,21 @@ SETTING_NOTE = (
 )
 
 
-def alone(name: str) -> str:
-    """Method of a policy without Action Gradient, asked for the return that is best for the checkpoint."""
-    return f"{name} own"
+def own(method: str) -> str:
+    """The same method with the setting and the return that are best for the checkpoint."""
+    return f"{method} own"
 
 
 def refined(name: str) -> str:
-    """Method of a policy with the setting of Action Gradient that is best for the checkpoint."""
-    return f"{name}+AG own"
+    """Action Gradient on a policy so."""
+    return own(f"{name}+AG")
 
 
 def goals(lab: Lab, task: str, name: str, policy: Training, critic: Training, **options: Any) -> list[Goal]:
     """Both methods of one checkpoint. options: as `Lab.refined` takes them."""
     both = lab.refined(policy, critic, own=True, **options)
     return [
-        Goal(task, alone(name), policy.seed, both),
+        Goal(task, own(name), policy.seed, both),
         Goal(task, refined(name), policy.seed, both, row="refined"),
     ]
 
@@ -55,7 +55,7 @@ def tables(scores: Sequence[Score], tasks: Sequence[str], names: Sequence[str]) 
     pairs = []
     for name in names:
         other = f"{name}+AG"
-        pairs += [(name, other), (alone(name), refined(name)), (other, refined(name))]
+        pairs += [(name, other), (own(name), refined(name)), (other, refined(name))]
     return {
         "own-gains": gain_table(scores, tasks, pairs, note=GAIN_NOTE),
         "own-settings": setting_table(scores, tasks, [refined(name) for name in names], SETTING_NOTE),

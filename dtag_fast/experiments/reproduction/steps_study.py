@@ -59,8 +59,6 @@ def report(scores: Sequence[Score], tasks: Sequence[str]) -> Findings:
                 if not found and not lost:
                     continue
                 rows.append([task, name, select, f"{lr:g}", *_cells(found, lost)])
-                if not found:
-                    continue
                 if select == "best" and (adds := _later_steps_add(found)) is not None:
                     diminish.append(not adds)
                 if select == "last" and lr == LR[-1] and STEPS[-1] in found:

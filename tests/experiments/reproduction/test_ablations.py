@@ -89,15 +89,48 @@ def test_without_numbers_there_is_an_empty_table_and_no_claim_holds():
 
 def test_optimizers_are_counted_by_their_mean():
     means = {"SGD": 12.0, "momentum": 15.0, "Adam": 11.0, "RMSprop": 14.0}
-    table = {(TASK, "RF"): (10.0, 10.0)}
+    table = {(TASK, "RF"): (10.0, 10.0), (TASK, "RF own"): (11.0, 11.0)}
     table |= {(TASK, f"RF+AG {name}"): (value, value + 2) for name, value in means.items()}
+    # With step sizes of the checkpoint itself the order is the other way round.
+    table |= {(TASK, f"RF+AG {name} own"): (30 - value, 32 - value) for name, value in means.items()}
     found = optimizer_study.report(scores_of(table), [TASK])
-    (claim,) = found.claims
-    assert claim.holds and claim.measured == "SGD 0, momentum 1, Adam 0, RMSprop 0 of 1; half by chance"
-    row = dict(zip(found.tables["gains"].header, found.tables["gains"].rows[0], strict=True))
-    assert row["RF+AG Adam - RF"].startswith("+2.0 (") and row["RF+AG Adam - RF"].endswith("2 of 2 up")
-    row = dict(zip(found.tables["against-sgd"].header, found.tables["against-sgd"].rows[0], strict=True))
-    assert row["RF+AG RMSprop - RF+AG SGD"].startswith("+2.0 (")
+    assert [claim.measured for claim in found.claims] == [
+        "SGD 0, momentum 1, Adam 0, RMSprop 0 of 1; half by chance",
+        "SGD 0, momentum 0, Adam 1, RMSprop 0 of 1; half by chance",
+    ]
+    assert [claim.holds for claim in found.claims] == [True, False]
+    expected = {
+        "gains": ("RF+AG Adam - RF", "+2.0"),
+        "against-sgd": ("RF+AG RMSprop - RF+AG SGD", "+2.0"),
+        "own-gains": ("RF+AG Adam own - RF own", "+9.0"),
+        "own-against-sgd": ("RF+AG RMSprop own - RF+AG SGD own", "-2.0"),
+    }
+    for name, (column, gain) in expected.items():
+        row = dict(zip(found.tables[name].header, found.tables[name].rows[0], strict=True))
+        assert row[column].startswith(f"{gain} (") and len(row) == (7 if "against" in name else 9)
+    assert "RF+AG momentum own" in found.tables["own-scores"].header
+    assert found.tables["own-settings"].header[1:3] == ["DT+AG SGD own", "DT+AG momentum own"]
+
+
+def test_an_optimizer_is_left_out_of_the_count_until_all_four_have_scores():
+    table = {(TASK, f"RF+AG {name}"): (1.0, 2.0) for name in ("SGD", "momentum", "Adam")}
+    claim = optimizer_study.report(scores_of(table), [TASK]).claims[0]
+    assert not claim.holds and claim.measured.endswith(" of 0; half by chance")
+
+
+def test_each_optimizer_is_tuned_on_the_tuning_seed_and_on_the_checkpoint(tmp_path):
+    lab = small_lab(tmp_path, seeds=1, hopper=("medium",))
+    _, made = run_small("ablation-optimizer", optimizer_study.STUDY, lab, tmp_path, [TASK])
+    assert not made.failures and not made.missing
+    rows = {row["method"]: row for row in json.loads((tmp_path / "out/results.json").read_text())["rows"]}
+    assert len(rows) == 2 * 2 * (1 + len(optimizer_study.OPTIMIZERS))
+    assert rows["RF own"]["score"] == rows["RF"]["score"]
+    for label, setting in (("Adam", "Adam("), ("momentum", "momentum=0.9")):
+        assert all(setting in rows[f"RF+AG {label}{kind}"]["setting"] for kind in ("", " own"))
+    gains = {
+        rows[f"RF+AG {label}{kind}"]["tuning_gain"] for label in ("SGD", "Adam") for kind in ("", " own")
+    }
+    assert len(gains) == 4  # each chosen by episodes and with steps of its own
 
 
 def test_small_runs(tmp_path, monkeypatch):

@@ -118,6 +118,16 @@ def test_an_optimizer_is_left_out_of_the_count_until_all_four_have_scores():
     assert not claim.holds and claim.measured.endswith(" of 0; half by chance")
 
 
+def test_optimizers_share_a_case_in_which_they_tie():
+    thirds = (0.1 + 0.2 + 0.3, 0.3 + 0.2 + 0.1)
+    assert thirds[0] != thirds[1]  # and differ in the last bit alone
+    values = {"SGD": 0.0, "momentum": thirds[1], "Adam": 0.5, "RMSprop": thirds[0]}
+    table = {(TASK, f"RF+AG {name}"): (value, value) for name, value in values.items()}
+    claim = optimizer_study.report(scores_of(table), [TASK]).claims[0]
+    assert claim.measured == "SGD 0, momentum 1, Adam 0, RMSprop 1 of 1, 1 of them shared; half by chance"
+    assert claim.holds
+
+
 def test_each_optimizer_is_tuned_on_the_tuning_seed_and_on_the_checkpoint(tmp_path):
     lab = small_lab(tmp_path, seeds=1, hopper=("medium",))
     _, made = run_small("ablation-optimizer", optimizer_study.STUDY, lab, tmp_path, [TASK])

@@ -64,7 +64,8 @@ def plan_study(
     goals = study.goals(lab, found)
     if not goals:
         raise ValueError(
-            f"data: there is none for this suite; wanted {'; '.join(absent.values())} ({lab.source.root})"
+            f"data: there is none for this suite; wanted {', '.join(absent.values())} ({lab.source.root}); "
+            f"{lab.source.remedy}"
         )
     works = list(dict.fromkeys(goal.work for goal in goals))
     return StudyPlan(found, absent, goals, runner.make_plan(works, runs, keep_older))

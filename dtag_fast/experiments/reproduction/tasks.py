@@ -75,6 +75,18 @@ class Source:
             return f"{_MINARI[body].format(body=body, quality=quality)} under the Minari root"
         return f"local/{body}/{quality}-v0 under the Minari root"
 
+    @property
+    def remedy(self) -> str:
+        """What brings data here, for whoever has none."""
+        if self.kind == "d4rl":
+            return (
+                "D4RL's files have names like hopper_medium_replay-v2.hdf5; give the folder that holds them"
+            )
+        elsewhere = "set MINARI_DATASETS_PATH to the root that holds them"
+        if self.kind == "minari":
+            return f"`dtag data download ID` fetches one, or {elsewhere}"
+        return f"{elsewhere}, or take --data minari or --data d4rl:DIR"
+
     def _file(self, task: str) -> str | None:
         """Of several versions the latest."""
         versions = {}

@@ -10,6 +10,7 @@ from dtag_fast.experiments.reproduction import critic_study, own_choice
 from dtag_fast.experiments.reproduction.figures import dots
 from dtag_fast.experiments.reproduction.lab import POLICIES, Lab
 from dtag_fast.experiments.reproduction.scores import (
+    SETTING_NOTE,
     Goal,
     Score,
     gain_table,
@@ -36,9 +37,7 @@ def method(policy: str, optimizer: str) -> str:
     return f"{policy}+AG {optimizer}"
 
 
-def own_method(policy: str, optimizer: str) -> str:
-    """The same with the step size of the checkpoint itself."""
-    return own_choice.own(method(policy, optimizer))
+METHODS = [m for name in POLICIES for m in (name, *(method(name, label) for label in OPTIMIZERS))]
 
 
 def goals(lab: Lab, tasks: Sequence[str], critic: str, holdout: float | None = None) -> list[Goal]:
@@ -61,67 +60,59 @@ def goals(lab: Lab, tasks: Sequence[str], critic: str, holdout: float | None = N
                         found.append(Goal(task, name, seed, both))
                         found.append(Goal(task, own_choice.own(name), seed, own))
                     found.append(Goal(task, method(name, label), seed, both, row="refined"))
-                    found.append(Goal(task, own_method(name, label), seed, own, row="refined"))
+                    found.append(Goal(task, own_choice.own(method(name, label)), seed, own, row="refined"))
     return found
 
 
 def report(scores: Sequence[Score], tasks: Sequence[str]) -> Findings:
     """Scores and gains of each optimizer with either step size, and which is best how often."""
-    methods = [m for name in POLICIES for m in (name, *(method(name, label) for label in OPTIMIZERS))]
-    owns = list(map(own_choice.own, methods))
+    tables = _tables(scores, tasks, str, NOTE, SETTING_NOTE)
+    own = _tables(scores, tasks, own_choice.own, OWN_NOTE, own_choice.SETTING_NOTE)
     return Findings(
-        tables={
-            "scores": score_table(scores, tasks, methods, note=NOTE),
-            **_comparisons(scores, tasks, list(POLICIES), method),
-            "settings": setting_table(scores, tasks, [m for m in methods if m not in POLICIES]),
-            "own-scores": score_table(scores, tasks, owns, note=OWN_NOTE),
-            **_comparisons(scores, tasks, list(map(own_choice.own, POLICIES)), own_method, "own-"),
-            "own-settings": setting_table(
-                scores, tasks, [own_method(*pair) for pair in _pairs()], own_choice.SETTING_NOTE
-            ),
+        tables=tables | {f"own-{name}": table for name, table in own.items()},
+        figures={
+            "scores": dots(scores, tasks, METHODS),
+            "own-scores": dots(scores, tasks, list(map(own_choice.own, METHODS))),
         },
-        figures={"scores": dots(scores, tasks, methods), "own-scores": dots(scores, tasks, owns)},
         claims=[
-            _plain_is_best(scores, tasks, method, "the tuning seed"),
-            _plain_is_best(scores, tasks, own_method, "the checkpoint itself"),
+            _plain_is_best(scores, tasks, str, "the tuning seed"),
+            _plain_is_best(scores, tasks, own_choice.own, "the checkpoint itself"),
         ],
     )
 
 
-def _pairs() -> list[tuple[str, str]]:
-    return [(name, label) for name in POLICIES for label in OPTIMIZERS]
-
-
-def _comparisons(
+def _tables(
     scores: Sequence[Score],
     tasks: Sequence[str],
-    bases: Sequence[str],
-    named: Callable[[str, str], str],
-    prefix: str = "",
+    named: Callable[[str], str],
+    note: str,
+    setting_note: str,
 ) -> dict[str, Table]:
-    """What each optimizer gains over the policy alone, and over SGD.
-
-    Args:
-        bases: the policies alone. named: name of a policy with an optimizer. prefix: of the tables' names.
-    """
-    gains = [
-        (base, named(name, label)) for base, name in zip(bases, POLICIES, strict=True) for label in OPTIMIZERS
+    """Of step sizes chosen one way. named: METHODS as they are called with it."""
+    refined = [named(method(name, label)) for name in POLICIES for label in OPTIMIZERS]
+    gains = [(named(name), named(method(name, label))) for name in POLICIES for label in OPTIMIZERS]
+    against = [
+        (named(method(name, "SGD")), named(method(name, label)))
+        for name in POLICIES
+        for label in OPTIMIZERS
+        if label != "SGD"
     ]
-    against = [(named(name, "SGD"), named(name, label)) for name, label in _pairs() if label != "SGD"]
     return {
-        f"{prefix}gains": gain_table(scores, tasks, gains),
-        f"{prefix}against-sgd": gain_table(scores, tasks, against),
+        "scores": score_table(scores, tasks, list(map(named, METHODS)), note=note),
+        "gains": gain_table(scores, tasks, gains),
+        "against-sgd": gain_table(scores, tasks, against),
+        "settings": setting_table(scores, tasks, refined, setting_note),
     }
 
 
 def _plain_is_best(
-    scores: Sequence[Score], tasks: Sequence[str], named: Callable[[str, str], str], chosen_on: str
+    scores: Sequence[Score], tasks: Sequence[str], named: Callable[[str], str], chosen_on: str
 ) -> Claim:
     """Whether the highest mean is SGD's, with or without momentum, in most cases that have all four."""
     best = []  # of each case: those with the highest mean, more than one where they tie
     for task in tasks:
         for name in POLICIES:
-            found = {label: values_of(scores, task, named(name, label)) for label in OPTIMIZERS}
+            found = {label: values_of(scores, task, named(method(name, label))) for label in OPTIMIZERS}
             if all(found.values()):
                 means = {label: fmean(values.values()) for label, values in found.items()}
                 highest = max(means.values()) - TIE

@@ -23,18 +23,21 @@ def keep(folder: Path, kept: Path) -> list[Path]:
         folder: of the suite, named as it is. kept: where copies go.
 
     Raises:
-        FileNotFoundError: there are no results.
+        FileNotFoundError: there are no results. ValueError: numbers are missing.
     """
     results = folder / "results.json"
     if not results.is_file():
         raise FileNotFoundError(f"{results}: expected the results of a suite; run `dtag reproduce` first")
+    found = json.loads(results.read_text())
+    if missing := len(found.get("missing", ())):
+        are = "number is" if missing == 1 else "numbers are"
+        raise ValueError(f"{results}: {missing} {are} missing; run `dtag reproduce {folder.name}` again")
     copies = {}
     for figure in sorted((folder / "figures").glob("*.png")):
         copies[figure] = kept / f"{folder.name}-{figure.name}"
     kept.mkdir(parents=True, exist_ok=True)
     for source, target in copies.items():
         shutil.copyfile(source, target)
-    found = json.loads(results.read_text())
     if seeds := found.pop("seeds", None):
         found["training_seeds"] = [each["seed"] for each in seeds]
     summary = kept / f"{folder.name}.json"
@@ -51,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     for suite in args.suites:
         try:
             files = keep(args.results / suite, ROOT / "docs/results/reproduction")
-        except FileNotFoundError as error:
+        except (FileNotFoundError, ValueError) as error:
             print(f"{parser.prog}: {error}", file=sys.stderr)
             return 2
         for file in files:

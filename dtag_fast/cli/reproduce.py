@@ -77,8 +77,11 @@ def _seeds(args: Args, suite, console: Console) -> int:
         )
         console.print(f"About {len(plan.missing) * suite.seconds:.0f} s on one core; nothing was run.")
         return EXIT_DONE
-    with progress_bar(console, f"{len(plan.missing)} seeds to run") as report:
-        made = run_suite(args.suite, suite, seeds, out, report)
+    try:
+        with progress_bar(console, f"{len(plan.missing)} seeds to run") as report:
+            made = run_suite(args.suite, suite, seeds, out, report)
+    except KeyboardInterrupt:
+        return _interrupted(out)
     if plan.finished:
         console.print(f"{len(plan.finished)} of {len(plan.seeds)} seeds taken from an earlier run.")
     return _print_findings(console, made.tables, made.claims, made.files)
@@ -98,8 +101,8 @@ def _study(args: Args, study, console: Console) -> int:
         raise ValueError(f"seeds: expected a positive number, got {args.seeds}")
     lab = Lab(budget, Source.parse(args.data), budget.seeds if args.seeds is None else args.seeds)
     out, runs = args.out or Path("results") / args.suite, args.runs or Path("results/runs")
-    tasks = None if args.tasks is None else [task.strip() for task in args.tasks.split(",")]
-    refuse_other(args.suite, out, (out / RESULTS).is_file())
+    tasks = None if args.tasks is None else [task.strip() for task in args.tasks.split(",") if task.strip()]
+    refuse_other(args.suite, out, (out / RESULTS).is_file(), runs)
     refuse_unwritable("out", out)
     refuse_unwritable("runs", runs)
     plan = plan_study(study, lab, runs, tasks=tasks, keep_older=args.resume)
@@ -115,14 +118,18 @@ def _study(args: Args, study, console: Console) -> int:
         with crew, progress_bar(console, "seconds of one core") as report:
             made = run_study(args.suite, study, lab, plan, **places, crew=crew, progress=report)
     except KeyboardInterrupt:
-        print(f"dtag reproduce: interrupted; the same command goes on in {runs}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return _interrupted(runs)
     code = _print_findings(console, made.findings.tables, made.findings.claims, made.files)
     for sentence in made.failures:
         console.print(f"failed: {sentence}", soft_wrap=True, markup=False)
     if made.missing:
         console.print(f"{len(made.missing)} of {len(plan.goals)} numbers are missing.")
     return EXIT_INCOMPLETE if made.missing else code
+
+
+def _interrupted(place: Path) -> int:
+    print(f"dtag reproduce: interrupted; the same command goes on in {place}", file=sys.stderr)
+    return EXIT_INTERRUPTED
 
 
 def _print_title(console: Console, name: str, suite) -> None:
@@ -137,7 +144,7 @@ def _print_study_plan(console: Console, plan, lab, runs: Path, cores: int | None
     verb = "is" if len(lab.reported) == 1 else "are"
     console.print(
         f"Budget {lab.budget.name}, data {lab.source.kind}; {lab.reported_in_words} {verb} reported"
-        f"{choosing}. Tasks: {', '.join(plan.tasks)}.",
+        f"{choosing}. Tasks: {', '.join(plan.tasks) or 'none'}.",
         soft_wrap=True,
     )
     for task, wanted in plan.absent.items():

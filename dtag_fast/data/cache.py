@@ -47,14 +47,9 @@ def load_dataset(
         ValueError: the dataset is damaged or of a kind that is not taken; names the episode and the key.
         OSError: the cache can not be written.
     """
-    path = catalog.minari_root() / name_or_path / "data"
-    if not path.is_dir():
-        path = Path(name_or_path)
-        if (path / META_FILE).is_file():
-            return TrajectoryStore.open(path)
-        path = path / "data" if (path / "data").is_dir() else path
-        if not path.is_file() and not (path / catalog.METADATA_FILE).is_file():
-            raise catalog.not_found(str(name_or_path))
+    path = _place(name_or_path)
+    if (path / META_FILE).is_file():
+        return TrajectoryStore.open(path)
     if path.is_file():
         if observation_keys:
             raise ValueError(f"observation_keys: {path} has observations without keys; leave them out")
@@ -80,6 +75,24 @@ def cache_root(cache_dir: str | os.PathLike | None = None) -> Path:
     return Path(chosen) if chosen else Path.home() / ".cache" / "dtag_fast"
 
 
+def dataset_fingerprint(name_or_path: str | os.PathLike) -> str:
+    """What `content_fingerprint` says of the files that a dataset's episodes come from, without its metadata;
+    reads little and converts nothing.
+
+    Args:
+        name_or_path: as `load_dataset` takes it.
+
+    Raises:
+        FileNotFoundError, ValueError: as there.
+    """
+    path = _place(name_or_path)
+    if (path / META_FILE).is_file():
+        files = [str(file) for file in sorted(path.iterdir())]
+    else:
+        files = (open_file(path) if path.is_file() else open_source(path, None)).data_files
+    return content_fingerprint(files, [os.stat(file).st_size for file in files])
+
+
 def content_fingerprint(files: Sequence[str], sizes: Sequence[int], about: bytes = b"") -> str:
     """32 hex digits that follow the content of a dataset, cheap enough to be taken at every load.
 
@@ -101,6 +114,20 @@ def content_fingerprint(files: Sequence[str], sizes: Sequence[int], about: bytes
                 file.seek(position)
                 digest.update(file.read(_BLOCK))
     return digest.hexdigest()
+
+
+def _place(name_or_path: str | os.PathLike) -> Path:
+    """The folder of a Minari dataset's data or of a store, or the file, that a name or path stands for."""
+    path = catalog.minari_root() / name_or_path / "data"
+    if path.is_dir():
+        return path
+    path = Path(name_or_path)
+    if (path / META_FILE).is_file():
+        return path
+    path = path / "data" if (path / "data").is_dir() else path
+    if not path.is_file() and not (path / catalog.METADATA_FILE).is_file():
+        raise catalog.not_found(str(name_or_path))
+    return path
 
 
 def _open_or_convert(

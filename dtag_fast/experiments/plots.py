@@ -41,9 +41,13 @@ class GainPath:
     high: Sequence[float]
 
 
+SUFFIXES = (".png", ".svg")
+
+
 def save(figure, path: Path) -> list[Path]:
     """Write `path`.png and `path`.svg; returns both."""
-    files = [save_png(figure, path.with_suffix(".png")), path.with_suffix(".svg")]
+    files = [path.with_suffix(suffix) for suffix in SUFFIXES]
+    save_png(figure, files[0])
     with style():
         # Without date and random ids the same figure is the same file.
         figure.savefig(files[1], metadata={"Date": None})

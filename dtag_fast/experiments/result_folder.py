@@ -3,33 +3,47 @@
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from dtag_fast.experiments import plots
 from dtag_fast.experiments.tables import Table
-from dtag_fast.training.files import read_json
+from dtag_fast.training.files import read_json, write_json
 
 RESULTS = "results.json"
+_SUFFIXES = {"tables": Table.SUFFIXES, "figures": plots.SUFFIXES}
 
 
-def refuse_other(name: str, out: Path, is_ours: bool) -> None:
-    """Refuse a folder that holds something else than the results of a suite.
+def refuse_other(name: str, out: Path, is_ours: bool, runs: Path | None = None) -> None:
+    """Refuse a folder that holds something else than the results of a suite; hidden files do not count.
 
     Args:
         is_ours: whether `out`, where it holds anything, is known to be a suite's.
+        runs: folder of its pieces of work, which may lie in `out`.
 
     Raises:
         ValueError: it does.
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"out: expected a folder, {out} is a file")
-    if out.is_dir() and any(out.iterdir()) and not is_ours:
-        raise ValueError(f"out: {out} holds files of something else; take another folder or move them away")
+    if runs is not None and runs.absolute() == out.absolute():
+        raise ValueError(f"runs: {runs} is the folder of the results; take another one, or one in it")
+    if out.is_dir() and not is_ours:
+        within = () if runs is None else (runs.absolute(), *runs.absolute().parents)
+        known = (file.name.startswith(".") or file.absolute() in within for file in out.iterdir())
+        if not all(known):
+            raise ValueError(
+                f"out: {out} holds files of something else; take another folder or move them away"
+            )
     file = out / RESULTS
-    if file.is_file() and read_json(file).get("suite") != name:
+    if file.is_file() and _suite_of(file) != name:
         raise ValueError(f"out: {file} is not of the suite {name}; take another folder or move it away")
+
+
+def _suite_of(results: Path) -> str | None:
+    found = read_json(results)
+    return found.get("suite") if isinstance(found, dict) else None
 
 
 def refuse_unwritable(option: str, folder: Path) -> None:
@@ -54,14 +68,30 @@ def refuse_unwritable(option: str, folder: Path) -> None:
 
 
 def write_findings(
-    out: Path, tables: Mapping[str, Table], figures: Mapping[str, Any], label: str = ""
+    out: Path,
+    summary: dict[str, Any],
+    tables: Mapping[str, Table],
+    figures: Mapping[str, Any],
+    label: str = "",
 ) -> list[Path]:
-    """Write tables and figures by name; returns the files.
+    """Write results.json, and tables and figures by name; returns the files. Of those that the results.json
+    before it names, what is not among them now is removed.
 
     Args:
+        summary: what results.json holds beside the tables and the names of the figures.
         label: of what the tables are, after the note of each.
     """
-    files = []
+    out.mkdir(parents=True, exist_ok=True)
+    results = out / RESULTS
+    before = read_json(results) if results.is_file() else {}
+    for kind, now in (("tables", tables), ("figures", figures)):
+        for key in before.get(kind, ()):
+            if key not in now:
+                for suffix in _SUFFIXES[kind]:
+                    (out / kind / f"{key}{suffix}").unlink(missing_ok=True)
+    named = {"tables": {key: asdict(table) for key, table in tables.items()}, "figures": sorted(figures)}
+    write_json(results, summary | named)
+    files = [results]
     for key, table in tables.items():
         labelled = replace(table, note=f"{table.note} {label}".strip())
         files += labelled.save(out / "tables" / key)

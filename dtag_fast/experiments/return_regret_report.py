@@ -70,7 +70,7 @@ def claims(results: list[dict]) -> list[Claim]:
     return [
         Claim(
             "the exact policy's regret is within eps (1 / alpha + 2) H^2 M",
-            max(gaps, default=0.0) <= ROUNDING,
+            bool(gaps) and max(gaps) <= ROUNDING,
             f"at the nearest {-max(gaps):.2f} below it" if gaps else "no target has a bound",
         ),
         Claim(

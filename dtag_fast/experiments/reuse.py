@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import dtag_fast
+from dtag_fast.training.files import read_json
+from dtag_fast.training.files import write_json as write_in_folder
 
 
 class Found(Enum):
@@ -88,13 +90,15 @@ class Pieces:
         """What is noted of piece `name`: "recipe", "finished" and more; None where nothing is.
 
         Raises:
-            ValueError: the recipe in its place is another piece's.
+            ValueError: what is in its place is damaged, or another piece's recipe.
         """
         # Written by an older version after a newer one, which leaves none, or by an older one alone.
         files = [file for file in (self._older_recipe_file(name), self._recipe_file(name)) if file.exists()]
         if not files:
             return None
-        record = json.loads(files[0].read_text())
+        record = read_json(files[0])
+        if not isinstance(record, dict) or "recipe" not in record:
+            raise ValueError(f"out: {files[0]} is no recipe; take another folder or move it away")
         owner = record.get("piece", files[0].stem)
         if owner != name:
             raise ValueError(
@@ -148,11 +152,9 @@ class Pieces:
 
 
 def write_json(path: Path, value) -> None:
-    """Write JSON so that the file is always either the old one or the whole new one."""
+    """`training.files.write_json` into a folder that need not be there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(value, indent=1) + "\n")
-    draft.replace(path)
+    write_in_folder(path, value)
 
 
 def code_fingerprint(*packages: str) -> str:

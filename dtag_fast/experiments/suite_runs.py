@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dtag_fast.experiments.claims import Claim
-from dtag_fast.experiments.result_folder import RESULTS, refuse_other, write_findings
+from dtag_fast.experiments.result_folder import refuse_other, write_findings
 from dtag_fast.experiments.reuse import Found, Pieces, code_fingerprint
 from dtag_fast.experiments.suites import Suite
 from dtag_fast.experiments.tables import Table
@@ -102,22 +102,18 @@ def run_suite(
         progress(done, len(plan.seeds))
     results = [read_json(pieces.path(_piece(seed))) for seed in plan.seeds]
     tables, claims = suite.tables(results), suite.claims(results)
-    write_json(out / RESULTS, _summary(name, suite, results, tables, claims))
-    files = [out / RESULTS, *write_findings(out, tables, suite.draw(results))]
-    return Report(plan, tables, claims, files)
+    summary = _summary(name, suite, results, claims)
+    return Report(plan, tables, claims, write_findings(out, summary, tables, suite.draw(results)))
 
 
-def _summary(
-    name: str, suite: Suite, results: list[dict], tables: dict[str, Table], claims: list[Claim]
-) -> dict[str, Any]:
-    """What results.json holds."""
+def _summary(name: str, suite: Suite, results: list[dict], claims: list[Claim]) -> dict[str, Any]:
+    """What results.json holds beside tables and figures."""
     return {
         "suite": name,
         "source": suite.source,
         "config": asdict(suite.config),
         "versions": {"torch": torch.__version__},
         "claims": [asdict(claim) for claim in claims],
-        "tables": {name: asdict(table) for name, table in tables.items()},
         "seeds": results,
     }
 

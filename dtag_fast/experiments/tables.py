@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from dtag_fast.training.files import write_text
 
@@ -15,6 +16,7 @@ _LATEX = {
     "±": r"$\pm$",
     "<=": r"$\leq$",
     **{sign: "\\" + sign for sign in "&%$#_{}"},
+    "|": r"\textbar{}",
     "<": r"$<$",
     ">": r"$>$",
 }
@@ -33,6 +35,8 @@ class Table:
     rows: Sequence[Sequence[str]]
     text_columns: int = 1
     note: str = ""
+
+    SUFFIXES: ClassVar[tuple[str, ...]] = (".md", ".csv", ".tex")
 
     def __post_init__(self) -> None:
         for number, row in enumerate(self.rows, start=1):
@@ -56,7 +60,8 @@ class Table:
 
     def latex(self) -> str:
         """A tabular for the package booktabs, under the note as a comment."""
-        columns = "l" * self.text_columns + "r" * (len(self.header) - self.text_columns)
+        text_columns = min(self.text_columns, len(self.header))
+        columns = "l" * text_columns + "r" * (len(self.header) - text_columns)
         header, *rows = (" & ".join(map(_escaped, row)) + r" \\" for row in (self.header, *self.rows))
         lines = [f"% {self.note}"] if self.note else []
         lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", header, r"\midrule", *rows]
@@ -65,10 +70,11 @@ class Table:
     def save(self, path: Path) -> list[Path]:
         """Write `path`.md, `path`.csv and `path`.tex; returns them."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        texts = {".md": self.markdown(), ".csv": self.csv(), ".tex": self.latex()}
-        for suffix, text in texts.items():
-            write_text(path.with_suffix(suffix), text + "\n")
-        return [path.with_suffix(suffix) for suffix in texts]
+        texts = (self.markdown(), self.csv(), self.latex())
+        files = [path.with_suffix(suffix) for suffix in self.SUFFIXES]
+        for file, text in zip(files, texts, strict=True):
+            write_text(file, text + "\n")
+        return files
 
 
 def _escaped(text: str) -> str:

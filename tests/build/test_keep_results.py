@@ -28,6 +28,13 @@ def test_results_and_figures_are_kept_without_the_seeds(tmp_path):
     assert json.loads(copies[0].read_text()) == content and copies[1].read_bytes() == b"a figure"
 
 
+def test_results_that_are_not_complete_are_not_kept(tmp_path):
+    made(tmp_path / "gym", {"suite": "gym", "missing": [["hopper-medium", "BC", 1]]})
+    with pytest.raises(ValueError, match="1 number is missing; run `dtag reproduce gym` again"):
+        keep(tmp_path / "gym", tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
 def test_a_suite_that_was_not_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="run `dtag reproduce` first"):
         keep(tmp_path / "gym", tmp_path / "kept")

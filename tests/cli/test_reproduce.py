@@ -183,6 +183,32 @@ def test_files_of_somebody_else_are_left_alone(file, reproduce, tmp_path):
     assert contents(tmp_path / "here") == before
 
 
+def test_hidden_files_are_nobodys(reproduce, tmp_path):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/.DS_Store").touch()
+    assert reproduce("toy", "--seeds", "1", "--out", "here")[0] < 2
+
+
+@pytest.mark.parametrize("file", ["here/recipes/seed-0.json", "here/results.json"])
+def test_a_damaged_file_is_named(file, reproduce, tmp_path):
+    reproduce("toy", "--seeds", "1", "--out", "here")
+    (tmp_path / file).write_text("")
+    code, _, err = reproduce("toy", "--seeds", "2", "--out", "here")
+    assert code == 2 and err.startswith(f"dtag reproduce: {file}: damaged or truncated JSON")
+    (tmp_path / file).write_text("[]")
+    code, _, err = reproduce("toy", "--seeds", "2", "--out", "here")
+    assert code == 2 and err.startswith("dtag reproduce: ") and err.count("\n") == 1 and file in err
+
+
+def test_an_interruption_says_where_it_goes_on(reproduce, monkeypatch, tmp_path):
+    def interrupted(seed, config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(suites.SUITES, "toy", replace(suites.SUITES["toy"], run=interrupted))
+    code, _, err = reproduce("toy", "--seeds", "1", "--out", "here")
+    assert code == 130 and err == "dtag reproduce: interrupted; the same command goes on in here\n"
+
+
 def test_the_list_names_every_suite(reproduce):
     code, out, _ = reproduce("list")
     assert code == 0 and [line.split()[0] for line in out.splitlines()] == sorted(suites.SUITES | STUDIES)
@@ -232,7 +258,10 @@ def test_table_in_three_forms(tmp_path):
         r"\end{tabular}",
     ]
     assert Table(("|a|", "b"), [("1", "|")]).markdown() == "| \\|a\\| | b |\n| --- | ---: |\n| 1 | \\| |"
-    assert Table(("|a| <= 1", "b\\c"), []).latex().splitlines()[2] == r"|a| $\leq$ 1 & b\textbackslash{}c \\"
+    assert Table(("|a| <= 1", "b\\c"), []).latex().splitlines()[2] == (
+        r"\textbar{}a\textbar{} $\leq$ 1 & b\textbackslash{}c \\"
+    )
+    assert Table(("a", "b"), [], text_columns=99).latex().startswith(r"\begin{tabular}{ll}")
     assert [file.name for file in table.save(tmp_path / "t")] == ["t.md", "t.csv", "t.tex"]
     with pytest.raises(ValueError, match="rows: expected 2 cells as the header has, row 1 has 1"):
         Table(("a", "b"), [("c",)])

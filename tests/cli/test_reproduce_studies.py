@@ -7,9 +7,11 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from suites_of_data import TINY, make_data
+from suites_of_data import DATASET, TINY, make_data
 
 from dtag_fast.cli.main import main
+from dtag_fast.data.catalog import minari_root_at
+from dtag_fast.data.random_policy import make_random
 from dtag_fast.experiments.reproduction import budget
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
@@ -161,6 +163,70 @@ def test_a_piece_that_fails_costs_its_own_numbers_and_the_exit_code(whole, repro
     assert out.count("failed: ") == 1 and "1 of 13 numbers are missing." in out
     rows = [json.loads((folder / "out/results.json").read_text())["rows"] for folder in (tmp_path, whole)]
     assert rows[0] == [row for row in rows[1] if row["method"] != "AWAC"]
+    found, complete = (json.loads((f / "out/results.json").read_text()) for f in (tmp_path, whole))
+    assert found["missing"] == [["hopper-medium", "AWAC", 1]] and complete["missing"] == []
+    notes = [(folder / "out/tables/scores.md").read_text() for folder in (tmp_path, whole)]
+    assert "INCOMPLETE: 1 of 13 numbers are missing." in notes[0] and "INCOMPLETE" not in notes[1]
+
+
+def test_a_damaged_number_costs_itself_and_its_file_is_named(whole, reproduce, tmp_path):
+    shutil.copytree(whole / "runs", tmp_path / "runs", symlinks=True)
+    (file,) = (tmp_path / "runs/evaluations").glob("hopper-medium-bc-s1-*.json")
+    intact = file.read_bytes()
+    file.write_bytes(intact[:200])
+    code, out, _ = reproduce(*words(tmp_path))
+    assert code == 1 and f"failed: {file}: damaged" in out and f"; remove {file} to have it made anew" in out
+    rows = [json.loads((folder / "out/results.json").read_text())["rows"] for folder in (tmp_path, whole)]
+    assert rows[0] == [row for row in rows[1] if row["method"] != "BC"]
+    file.unlink()
+    reproduce(*words(tmp_path))
+    again = json.loads((tmp_path / "out/results.json").read_text())
+    assert again == json.loads((whole / "out/results.json").read_text())
+
+
+def test_a_damaged_recipe_is_named(whole, reproduce, tmp_path):
+    shutil.copytree(whole / "runs", tmp_path / "runs", symlinks=True)
+    (file,) = (tmp_path / "runs/recipes/trainings").glob("hopper-medium-bc-s1-*.json")
+    file.write_bytes(file.read_bytes()[:30])
+    code, _, err = reproduce(*words(tmp_path))
+    assert code == 2 and err.startswith(f"dtag reproduce: {file}: damaged or truncated JSON")
+
+
+@pytest.mark.parametrize("more", [(), ("--resume",), ("--dry-run",)])
+def test_pieces_of_other_data_are_never_taken(more, whole, reproduce, tmp_path, monkeypatch):
+    for name in ("runs", "out"):
+        shutil.copytree(whole / name, tmp_path / name, symlinks=True)
+    before = files_of(tmp_path)
+    with minari_root_at(tmp_path / "other"):
+        make_random("Hopper-v5", 400, 1, DATASET)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "other"))
+    code, _, err = reproduce(*words(tmp_path), *more)
+    assert code == 2 and err.count("\n") == 1
+    assert f" is of other data than {DATASET} is now; --runs takes another folder" in err
+    assert {file for file in files_of(tmp_path) if not file.startswith("other/")} == before
+
+
+def test_pieces_that_do_not_say_of_which_data_they_are_count_as_before(whole, reproduce, tmp_path):
+    for name in ("runs", "out"):
+        shutil.copytree(whole / name, tmp_path / name, symlinks=True)
+    for file in (tmp_path / "runs/recipes").rglob("*.json"):
+        record = json.loads(file.read_text())
+        assert record["recipe"].pop("data").keys() == {DATASET}
+        file.write_text(json.dumps(record))
+    _, out, _ = reproduce(*words(tmp_path))
+    assert "trainings: 11, of which 0 are missing\n" in out
+
+
+def test_runs_within_the_results_are_gone_on_with(whole, reproduce, tmp_path):
+    (tmp_path / "found").mkdir()
+    shutil.copytree(whole / "runs", tmp_path / "found/runs", symlinks=True)
+    arguments = ("gym", "--seeds", "1", "--jobs", "1", "--out", "found", "--runs", "found/runs")
+    assert reproduce(*arguments)[0] < 2 and (tmp_path / "found/results.json").is_file()
+    (tmp_path / "found/results.json").unlink()
+    code, _, err = reproduce(*arguments)  # there are tables now
+    assert code == 2 and "out: found holds files of something else" in err
+    code, _, err = reproduce("gym", "--out", "same", "--runs", "same")
+    assert code == 2 and "runs: same is the folder of the results; take another one, or one in it" in err
 
 
 def test_all_tasks_whose_data_are_files_of_d4rl(reproduce, tmp_path):
@@ -176,7 +242,7 @@ def test_all_tasks_whose_data_are_files_of_d4rl(reproduce, tmp_path):
 
 
 def test_some_tasks_each_once(reproduce):
-    code, out, _ = reproduce("maze2d", "--tasks", "maze2d-umaze, maze2d-large,maze2d-umaze", "--dry-run")
+    code, out, _ = reproduce("maze2d", "--tasks", "maze2d-umaze, maze2d-large,maze2d-umaze,", "--dry-run")
     assert code == 0 and "Tasks: maze2d-umaze, maze2d-large.\n" in out and "datasets: 2, of which 2" in out
 
 
@@ -187,7 +253,7 @@ def test_some_tasks_each_once(reproduce):
         ("gym --seeds 0", "seeds: expected a positive number, got 0"),
         ("gym --jobs 0", "jobs: expected a whole number of at least 1, got 0"),
         ("gym --tasks hopper-medium,maze2d-umaze", "tasks: expected some of halfcheetah-medium, "),
-        ("gym --tasks hopper-medium,", "got ''"),
+        ("gym --tasks ,", "got none"),
         (
             "gym --tasks walker2d-medium",
             "data: there is none for this suite; wanted local/walker2d/medium-v0",

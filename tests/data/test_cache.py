@@ -68,6 +68,24 @@ def test_touched_data_is_converted_again_with_the_same_fingerprint(written, conv
     assert first.metadata["fingerprint"] == second.metadata["fingerprint"]
 
 
+def test_a_fingerprint_without_a_conversion(written, write_minari, make_episodes, conversions, tmp_path):
+    first = cache.dataset_fingerprint("test/set-v0")
+    metadata = written / "metadata.json"
+    metadata.write_text(metadata.read_text().replace("{", '{"ref_min_score": 1.0, ', 1))
+    os.utime(written / "main_data.hdf5", ns=(1, 1))
+    assert cache.dataset_fingerprint("test/set-v0") == cache.dataset_fingerprint(written.parent) == first
+    load_dataset("test/set-v0").save(tmp_path / "store")
+    of_store = cache.dataset_fingerprint(tmp_path / "store")
+    assert of_store != first
+    shutil.rmtree(written.parent)
+    write_minari("test/set-v0", make_episodes(LENGTHS, seed=1))
+    assert cache.dataset_fingerprint("test/set-v0") != first and len(conversions) == 1
+    load_dataset("test/set-v0").save(tmp_path / "other")
+    assert cache.dataset_fingerprint(tmp_path / "other") != of_store
+    with pytest.raises(FileNotFoundError, match="test/none-v0"):
+        cache.dataset_fingerprint("test/none-v0")
+
+
 def test_changed_metadata_is_seen_at_once(written):
     assert load_dataset("test/set-v0").metadata["ref_min_score"] is None
     path = written / "metadata.json"

@@ -176,7 +176,7 @@ def gain_claims(found: Sequence[Gain]) -> list[Claim]:
     claims.append(
         Claim(
             "Action Gradient gains wherever the critic tells the data's rewards better than their mean does",
-            gaining == len(knowing),
+            0 < gaining == len(knowing),
             f"by {gaining} of {len(knowing)} such critics, of {len(found)}",
         )
     )

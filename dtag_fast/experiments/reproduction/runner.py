@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from dtag_fast.data.cache import dataset_fingerprint
 from dtag_fast.executors.choice import Executor
 from dtag_fast.experiments.reproduction.work import Shelf, Work, in_order, plain
 from dtag_fast.experiments.reuse import Found, Pieces, code_fingerprint
@@ -55,7 +56,8 @@ def make_plan(goals: Sequence[Work], root: Path, keep_older: bool) -> Plan:
         keep_older: pieces of other code or another PyTorch count as they are, finished or begun.
 
     Raises:
-        ValueError: there are such pieces and they are not to be kept, or something else stands in a place.
+        ValueError: there are such pieces and they are not to be kept, some are of other data, or something
+            else stands in a place.
     """
     pieces, waves = Pieces(root), in_order(list(goals))
     missing, older = set(), set()
@@ -89,6 +91,12 @@ def look(work: Work, pieces: Pieces, wanted: dict[str, Any], keep_older: bool) -
     Raises:
         ValueError: as `make_plan`.
     """
+    record = pieces.record(work.name)
+    if record is not None:
+        was_of = record["recipe"].get("data")
+        _refuse_other_data(pieces.path(work.name), was_of or {}, wanted.get("data", {}))
+        if was_of is None:  # made by a version that did not note its data
+            wanted = {key: value for key, value in wanted.items() if key != "data"}
     found, difference = pieces.look(work.name, wanted)
     if found is not Found.OTHER:
         return Standing(found is Found.FINISHED, found is Found.BEGUN)
@@ -104,9 +112,20 @@ def look(work: Work, pieces: Pieces, wanted: dict[str, Any], keep_older: bool) -
     return Standing(finished, not finished, older=True)
 
 
+def _refuse_other_data(place: Path, was_of: dict[str, str], now: dict[str, str]) -> None:
+    for origin, fingerprint in now.items():
+        if was_of.get(origin, fingerprint) != fingerprint:
+            raise ValueError(
+                f"resume: {place} is of other data than {origin} is now; --runs takes another folder"
+            )
+
+
 def recipe(work: Work) -> dict:
     """What a piece is made from, as its record says."""
-    return {"work": plain(work), "code": _code(work.code), "torch": torch.__version__}
+    made_from = {"work": plain(work), "code": _code(work.code), "torch": torch.__version__}
+    if work.origins:
+        made_from["data"] = {origin: dataset_fingerprint(origin) for origin in sorted(work.origins)}
+    return made_from
 
 
 @cache
@@ -160,8 +179,13 @@ class WorkJob:
 
         path = pieces.begin(self.work.name, made_from, keep=begun)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with one_thread():
-            self.work.do(path, Shelf(self.root), report)
+        try:
+            with one_thread():
+                self.work.do(path, Shelf(self.root), report)
+        except ValueError as error:
+            if not begun:
+                raise
+            raise ValueError(f"{error}; it was begun before, remove {path} to have it made anew") from error
         pieces.finish(self.work.name, made_from, seconds=round(time.perf_counter() - began, 2))
 
 

@@ -78,7 +78,7 @@ def report(scores: Sequence[Score], tasks: Sequence[str]) -> Findings:
                 f"where up to {PUBLISHED_MOST} steps gain, more add less than a tenth to the gain of "
                 f"{PUBLISHED_MOST}",
                 diminish,
-                " combinations of task, policy and step size; half by chance",
+                " combinations of task, policy and step size; somewhat more than half by chance",
             ),
             on_most(
                 f"{STEPS[-1]} of Reinformer's largest steps, the last iterate executed, end below the policy "

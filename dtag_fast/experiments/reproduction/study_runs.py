@@ -12,7 +12,6 @@ from dtag_fast.experiments.reproduction.scores import Goal
 from dtag_fast.experiments.reproduction.study import Findings, Study
 from dtag_fast.experiments.reproduction.work import Shelf
 from dtag_fast.experiments.result_folder import RESULTS, refuse_other, write_findings
-from dtag_fast.training.files import write_json
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,9 @@ def plan_study(
     """
     asked = list(dict.fromkeys(study.tasks if tasks is None else tasks))
     foreign = [task for task in asked if task not in study.tasks]
-    if foreign:
-        raise ValueError(f"tasks: expected some of {', '.join(study.tasks)}, got {foreign[0]!r}")
+    if foreign or not asked:
+        got = repr(foreign[0]) if foreign else "none"
+        raise ValueError(f"tasks: expected some of {', '.join(study.tasks)}, got {got}")
     found = [task for task in asked if lab.data(task) is not None]
     absent = {task: lab.source.wanted(task) for task in asked if task not in found}
     goals = study.goals(lab, found)
@@ -93,28 +93,54 @@ def run_study(
     Raises:
         ValueError: `out` holds results of another suite.
     """
-    refuse_other(name, out, (out / RESULTS).is_file())
+    refuse_other(name, out, (out / RESULTS).is_file(), runs)
     failures = runner.run(plan.work, runs, crew, progress)
-    shelf = Shelf(runs)
-    found = {goal: study.read(goal, shelf) for goal in plan.goals}
+    found, damaged = _read(study, plan.goals, Shelf(runs))
+    failures += damaged
     rows = [row for row in found.values() if row is not None]
+    missing = [goal for goal, row in found.items() if row is None]
     if failures and not rows:
         return StudyReport(Findings({}, {}), plan.goals, failures, [])
     findings = study.report(rows, plan.tasks)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / RESULTS, _summary(name, study, lab, plan, rows, findings))
-    files = [out / RESULTS, *write_findings(out, findings.tables, findings.figures, label_of(lab, plan))]
-    return StudyReport(findings, [goal for goal, row in found.items() if row is None], failures, files)
+    summary = _summary(name, study, lab, plan, rows, missing, findings)
+    label = label_of(lab, plan, missing)
+    files = write_findings(out, summary, findings.tables, findings.figures, label)
+    return StudyReport(findings, missing, failures, files)
 
 
-def label_of(lab: Lab, plan: StudyPlan) -> str:
-    """Of what the numbers are, in a sentence or two."""
+def _read(study: Study, goals: Sequence[Goal], shelf: Shelf) -> tuple[dict[Goal, Any], list[str]]:
+    """The row of each goal, and a sentence for every one whose file is damaged."""
+    found, damaged = {}, []
+    for goal in goals:
+        try:
+            found[goal] = study.read(goal, shelf)
+        except ValueError as error:
+            found[goal] = None
+            damaged.append(f"{error}; remove {shelf.path(goal.work)} to have it made anew")
+    return found, list(dict.fromkeys(damaged))
+
+
+def label_of(lab: Lab, plan: StudyPlan, missing: Sequence[Goal] = ()) -> str:
+    """Of what the numbers are, in a sentence or more."""
     text = f"Budget {lab.budget.name}, data {lab.source.kind}, {lab.reported_in_words}."
-    return f"{text} Without {', '.join(plan.absent)}, whose data are not here." if plan.absent else text
+    if plan.absent:
+        text += f" Without {', '.join(plan.absent)}, whose data are not here."
+    if missing:
+        text += f" INCOMPLETE: {len(missing)} of {len(plan.goals)} numbers are missing."
+    return text
 
 
-def _summary(name: str, study: Study, lab: Lab, plan: StudyPlan, rows: list[Any], findings: Findings) -> dict:
-    """What results.json holds; nothing in it says where on this machine anything lies."""
+def _summary(
+    name: str,
+    study: Study,
+    lab: Lab,
+    plan: StudyPlan,
+    rows: list[Any],
+    missing: Sequence[Goal],
+    findings: Findings,
+) -> dict:
+    """What results.json holds beside tables and figures; nothing in it says where on this machine anything
+    lies."""
     return {
         "suite": name,
         "source": study.source,
@@ -125,6 +151,6 @@ def _summary(name: str, study: Study, lab: Lab, plan: StudyPlan, rows: list[Any]
         "training_seeds": list(lab.reported),
         "older_pieces": len(plan.work.older),
         "claims": [asdict(claim) for claim in findings.claims],
-        "tables": {name: asdict(table) for name, table in findings.tables.items()},
+        "missing": [[goal.task, goal.method, goal.seed] for goal in missing],
         "rows": [asdict(row) for row in rows],
     }

@@ -49,9 +49,10 @@ class Source:
         """
         kind, _, folder = text.partition(":")
         if kind == "d4rl" and folder:
-            if not Path(folder).is_dir():
+            root = Path(folder).expanduser()
+            if not root.is_dir():
                 raise ValueError(f"data: {folder} is no folder; give the one that holds D4RL's .hdf5 files")
-            return cls("d4rl", Path(folder).absolute())
+            return cls("d4rl", root.absolute())
         if text not in ("local", "minari"):
             raise ValueError(f'data: expected "local", "minari" or "d4rl:DIR", got {text!r}')
         return cls(text, minari_root())

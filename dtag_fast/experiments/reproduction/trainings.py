@@ -57,6 +57,11 @@ class Training(Work):
         return self.data.needs if self.critic is None else (*self.data.needs, self.critic)
 
     @property
+    def origins(self) -> frozenset[str]:
+        own = {self.data.origin} if isinstance(self.data.origin, str) else ()
+        return super().origins.union(own)
+
+    @property
     def seconds(self) -> float:
         term_of_q = 1.8 if self.critic is not None else 1.0
         return self.updates * term_of_q * update_seconds(self.algorithm, dict(self.changes))

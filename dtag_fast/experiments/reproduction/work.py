@@ -36,6 +36,12 @@ class Work(ABC):
         return ()
 
     @property
+    def origins(self) -> frozenset[str]:
+        """What `load_dataset` takes of the data that it is made from and that no piece of work made, its own
+        and those of what it needs."""
+        return frozenset().union(*(need.origins for need in self.needs))
+
+    @property
     @abstractmethod
     def seconds(self) -> float:
         """About how long it takes on one core."""

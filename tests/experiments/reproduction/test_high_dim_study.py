@@ -181,6 +181,8 @@ def test_claims_on_gain():
     # A critic that knows less than the mean reward does may lose.
     unknowing = [*good, gain_of(4, -0.4, -0.5, error=1.2)]
     assert [c.holds for c in high_dim_tables.gain_claims(unknowing)] == [False, True, True]
+    nothing = high_dim_tables.gain_claims([gain_of(1, 0.9, 0.9, error=1.2)])[-1]
+    assert not nothing.holds and nothing.measured == "by 0 of 0 such critics, of 1"
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Which pieces are made and which are kept; errors, deaths of processes, and kills in the middle."""
 
 import json
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -257,6 +258,16 @@ def test_what_another_process_makes_from_a_new_piece_is_not_removed_as_outdated(
     with pieces.lock(TOP.name):  # the other one is at it
         _forget_outdated(plan, pieces)
         assert (tmp_path / TOP.name).exists() and not (tmp_path / MIDDLE.name).exists()
+
+
+def test_what_was_begun_and_is_damaged_can_be_removed(tmp_path):
+    left_in_the_middle(tmp_path)
+    place = tmp_path / STEPS.name
+    (place / "steps.txt").write_bytes(b"\xff")
+    (sentence,) = do(tmp_path, (STEPS,))
+    assert sentence.endswith(f"; it was begun before, remove {place} to have it made anew")
+    shutil.rmtree(place)
+    assert do(tmp_path, (STEPS,)) == [] and (place / "steps.txt").read_text() == "0\n1\n2\n3\n"
 
 
 class Threads(Number):

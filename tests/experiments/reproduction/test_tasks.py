@@ -93,6 +93,12 @@ def test_anything_else_gets_a_sentence(text, sentence, tmp_path, monkeypatch):
     assert str(error.value) == sentence
 
 
+def test_a_folder_of_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "files").mkdir()
+    assert Source.parse("d4rl:~/files").root == tmp_path / "files"
+
+
 def test_mazes_are_collected_where_data_are_local_and_looked_for_elsewhere(root):
     lab = Lab(SMALL, Source.parse("local"), 1)
     assert lab.data("maze2d-umaze") == Data(Maze("umaze", SMALL.maze_steps))

@@ -22,7 +22,7 @@ from typing import Any
 
 import dtag_fast
 from dtag_fast.training.files import read_json
-from dtag_fast.training.files import write_json as write_in_folder
+from dtag_fast.training.files import write_json as write_whole
 
 
 class Found(Enum):
@@ -154,7 +154,7 @@ class Pieces:
 def write_json(path: Path, value) -> None:
     """`training.files.write_json` into a folder that need not be there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_in_folder(path, value)
+    write_whole(path, value)
 
 
 def code_fingerprint(*packages: str) -> str:

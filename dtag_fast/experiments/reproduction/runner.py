@@ -91,13 +91,14 @@ def look(work: Work, pieces: Pieces, wanted: dict[str, Any], keep_older: bool) -
     Raises:
         ValueError: as `make_plan`.
     """
-    record = pieces.record(work.name)
-    if record is not None:
-        was_of = record["recipe"].get("data")
-        _refuse_other_data(pieces.path(work.name), was_of or {}, wanted.get("data", {}))
-        if was_of is None:  # made by a version that did not note its data
-            wanted = {key: value for key, value in wanted.items() if key != "data"}
     found, difference = pieces.look(work.name, wanted)
+    if found is Found.OTHER and "data" in wanted:
+        was_of = pieces.record(work.name)["recipe"].get("data")
+        if was_of is None:  # made by a version that did not note its data
+            without = {key: value for key, value in wanted.items() if key != "data"}
+            found, difference = pieces.look(work.name, without)
+        else:
+            _refuse_other_data(pieces.path(work.name), was_of, wanted["data"])
     if found is not Found.OTHER:
         return Standing(found is Found.FINISHED, found is Found.BEGUN)
     place, finished = pieces.path(work.name), pieces.is_finished(work.name)

@@ -120,7 +120,7 @@ def _read(study: Study, goals: Sequence[Goal], shelf: Shelf) -> tuple[dict[Goal,
     return found, list(dict.fromkeys(damaged))
 
 
-def label_of(lab: Lab, plan: StudyPlan, missing: Sequence[Goal] = ()) -> str:
+def label_of(lab: Lab, plan: StudyPlan, missing: Sequence[Goal]) -> str:
     """Of what the numbers are, in a sentence or more."""
     text = f"Budget {lab.budget.name}, data {lab.source.kind}, {lab.reported_in_words}."
     if plan.absent:
